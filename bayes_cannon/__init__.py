@@ -1,0 +1,30 @@
+"""Stellar labels, with honest errors, from spectra: The Cannon as a probabilistic program."""
+
+from importlib import import_module
+from importlib.metadata import version
+
+_PUBLIC = {
+    "CannonModel": "bayes_cannon.model",
+    "RestrictedCannonModel": "bayes_cannon.restricted",
+    "load_model": "bayes_cannon.model",
+}
+_MODULES = (
+    "censoring", "cli", "continuum", "core", "infer", "io", "model", "plot", "programs", "restricted", "solvers",
+    "train", "training_set", "validate", "vectorizer",
+)  # fmt: skip
+
+__all__ = [*_PUBLIC, *_MODULES]
+__version__ = version("bayes-cannon")
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use (PEP 562), so that ``bayes-cannon --help`` and file tools do not wait for JAX."""
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return import_module(f"bayes_cannon.{name}")
+    raise AttributeError(f"module 'bayes_cannon' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,139 @@
+"""Which labels may act at which pixels.
+
+A censor is a mask over pixels for one label. **True means censored**: there every term that contains the label is
+exactly zero, so that the label cannot change the flux.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.core.vectorizer import BaseVectorizer
+
+
+def create_mask(dispersion: np.ndarray, censored_regions: Sequence) -> np.ndarray:
+    """Mask that is True (censored) inside the regions, both ends included.
+
+    Parameters
+    ----------
+    dispersion
+        Wavelength of each pixel, shape (pixel,), in any unit and order.
+    censored_regions
+        One pair ``(start, end)`` or a list of pairs, in the unit of ``dispersion``. None is an open end.
+
+    Returns
+    -------
+    mask
+        Boolean, shape (pixel,).
+
+    Raises
+    ------
+    ValueError
+        If there is no region, a region is not a pair, its start lies after its end, or an end is NaN.
+
+    """
+    wavelength = np.asarray(dispersion, dtype=float)
+    if wavelength.ndim != 1:
+        raise ValueError(f"dispersion must have shape (pixel,), got shape {wavelength.shape}")
+    mask = np.zeros(wavelength.size, dtype=bool)
+    for start, end in _pairs(censored_regions):
+        mask |= (wavelength >= start) & (wavelength <= end)
+    return mask
+
+
+def create_inverse_mask(dispersion: np.ndarray, kept_regions: Sequence) -> np.ndarray:
+    """Mask that is True (censored) everywhere *but* inside the regions: the label is kept only there.
+
+    Parameters and errors are those of `create_mask`.
+    """
+    return ~create_mask(dispersion, kept_regions)
+
+
+def _pairs(regions: Sequence) -> list[tuple[float, float]]:
+    regions = list(regions)
+    if not regions:
+        raise ValueError("no region given: write a pair (start, end), or a list of pairs; None is an open end")
+    if not isinstance(regions[0], Iterable):
+        regions = [regions]
+    pairs = []
+    for region in regions:
+        if not isinstance(region, Iterable) or len(list(region)) != 2:
+            raise ValueError(f"a region must be a pair (start, end), got {region!r}")
+        start, end = region
+        low, high = -np.inf if start is None else float(start), np.inf if end is None else float(end)
+        if not low <= high:
+            raise ValueError(f"a region must start before it ends, got {region!r}")
+        pairs.append((low, high))
+    return pairs
+
+
+class Censors(dict[str, np.ndarray]):
+    """A mask over pixels for each censored label; True means censored. Empty by default.
+
+    Parameters
+    ----------
+    label_names
+        Labels of the model.
+    num_pixels
+        Length of every mask.
+    items
+        Masks to start with, by label name.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no label of the model, or a mask that is not boolean (or 0 and 1) of the right length.
+
+    """
+
+    def __init__(self, label_names: Sequence[str], num_pixels: int, items: Mapping[str, Any] | None = None):
+        super().__init__()
+        self._label_names = tuple(label_names)
+        self._num_pixels = int(num_pixels)
+        self.update(items or {})
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Labels of the model."""
+        return self._label_names
+
+    @property
+    def num_pixels(self) -> int:
+        """Length of every mask."""
+        return self._num_pixels
+
+    def __setitem__(self, label_name: str, mask: Any) -> None:
+        if label_name not in self._label_names:
+            raise ValueError(f"unknown label {label_name!r} for censoring; the labels are {', '.join(self._label_names)}")
+        values = np.asarray(mask)
+        if values.shape != (self._num_pixels,):
+            raise ValueError(
+                f"the censoring mask of {label_name!r} must have shape ({self._num_pixels},), got {values.shape}"
+            )
+        if values.dtype != bool and not np.isin(values, (0, 1)).all():
+            raise ValueError(f"the censoring mask of {label_name!r} must be boolean, got {values.dtype}")
+        super().__setitem__(label_name, values.astype(bool))
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set several masks, each checked."""
+        for name, mask in dict(*args, **kwargs).items():
+            self[name] = mask
+
+    def setdefault(self, label_name: str, mask: Any = None) -> np.ndarray:
+        """Mask of a label, set to ``mask`` first if it has none."""
+        if label_name not in self:
+            self[label_name] = mask
+        return self[label_name]
+
+
+def design_matrix_mask(censors: Censors, vectorizer: BaseVectorizer) -> np.ndarray:
+    """Which terms are free at which pixel, shape (pixel, term): False where a label of the term is censored.
+
+    The constant term is always free.
+    """
+    free = np.ones((censors.num_pixels, vectorizer.n_terms), dtype=bool)
+    contains = vectorizer.exponents > 0
+    for label_name, mask in censors.items():
+        free[np.ix_(mask, contains[:, vectorizer.label_names.index(label_name)])] = False
+    return free

@@ -1,0 +1,64 @@
+"""Labels without units: ``x_k = (label_k - fiducial_k) / (f scale_k)``.
+
+The fiducial is the median of the training labels, the scale their 97.5 minus 2.5 percentile, and f the
+``scale_factor``, 1 by default (Casey et al. 2016, section 2, use 2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class LabelScaling:
+    """The affine map between labels in their units and scaled labels.
+
+    Attributes
+    ----------
+    fiducial
+        Zero point of each label, in its unit, shape (label,).
+    scale
+        Range of each label, in its unit, shape (label,), positive.
+    factor
+        The scale factor f, dimensionless.
+
+    """
+
+    fiducial: np.ndarray
+    scale: np.ndarray
+    factor: float = 1.0
+
+    @classmethod
+    def from_labels(cls, labels: np.ndarray, label_names: Sequence[str], factor: float = 1.0) -> "LabelScaling":
+        """Scaling by the training labels, shape (star, label).
+
+        Raises
+        ------
+        ValueError
+            If a label is constant, or all but a few of its values are equal so that its scale is zero.
+
+        """
+        if not (np.isfinite(factor) and factor > 0):
+            raise ValueError(f"scale_factor must be positive and finite, got {factor}")
+        low, median, high = np.percentile(labels, [2.5, 50, 97.5], axis=0)
+        for name, value, scale in zip(label_names, median, high - low, strict=True):
+            if not scale > 0:
+                raise ValueError(
+                    f"label {name!r} is constant: the middle 95 % of its values are {value}. "
+                    "Nothing can be learned from it; leave it out of label_names"
+                )
+        return cls(median, high - low, float(factor))
+
+    def scaled(self, labels: np.ndarray) -> np.ndarray:
+        """Scaled labels, shape (..., label)."""
+        return (np.asarray(labels, dtype=float) - self.fiducial) / (self.factor * self.scale)
+
+    def unscaled(self, x: np.ndarray) -> np.ndarray:
+        """Labels in their units, shape (..., label)."""
+        return np.asarray(x) * (self.factor * self.scale) + self.fiducial
+
+    def unscaled_covariance(self, covariance: np.ndarray) -> np.ndarray:
+        """Covariance in label units, shape (..., label, label)."""
+        unit = self.factor * self.scale
+        return np.asarray(covariance) * np.outer(unit, unit)

@@ -1,0 +1,75 @@
+"""How a fit of a pixel or of a star ended, as data: a number per pixel or star, and the text that a person is shown.
+
+Inside compiled code a failure cannot be raised, so that every fit returns one of these. Nothing is ever hidden behind
+a plausible number: where a status says that there is no result, the result is NaN.
+"""
+
+from enum import IntEnum
+
+
+class PixelStatus(IntEnum):
+    """How the training of one pixel ended."""
+
+    CONVERGED = 0
+    ZERO_SCATTER = 1
+    MAX_ITERATIONS = 2
+    NO_INFORMATION = 3
+    TOO_FEW_STARS = 4
+    DEGENERATE = 5
+    FAILED = 6
+
+    @property
+    def message(self) -> str:
+        """What happened, and what to do about it."""
+        return _PIXEL_MESSAGES[self]
+
+    @property
+    def has_solution(self) -> bool:
+        """Whether theta and s2 are numbers."""
+        return self not in (PixelStatus.NO_INFORMATION, PixelStatus.TOO_FEW_STARS)
+
+
+class StarStatus(IntEnum):
+    """How the fit of one star's labels ended."""
+
+    CONVERGED = 0
+    OUTSIDE_TRAINING_SET = 1
+    MAX_ITERATIONS = 2
+    NO_INFORMATION = 3
+    TOO_FEW_PIXELS = 4
+    SINGULAR = 5
+
+    @property
+    def message(self) -> str:
+        """What happened, and what to do about it."""
+        return _STAR_MESSAGES[self]
+
+    @property
+    def has_solution(self) -> bool:
+        """Whether the labels are numbers."""
+        return self not in (StarStatus.NO_INFORMATION, StarStatus.TOO_FEW_PIXELS)
+
+
+_PIXEL_MESSAGES = {
+    PixelStatus.CONVERGED: "converged",
+    PixelStatus.ZERO_SCATTER: "converged to s2 = 0: the noise alone explains the residuals",
+    PixelStatus.MAX_ITERATIONS: "stopped before convergence: the certificate says how far from the optimum; "
+    "raise the limits in op_kwds or train again, which starts from here",
+    PixelStatus.NO_INFORMATION: "no star has a positive ivar at this pixel: theta is NaN, s2 infinite, "
+    "and the pixel is skipped in the test step",
+    PixelStatus.TOO_FEW_STARS: "fewer stars with a positive ivar than free terms and no regularization: theta is not "
+    "determined, so that it is NaN and the pixel is skipped; add stars, lower the order or set a regularization",
+    PixelStatus.DEGENERATE: "the terms are linearly dependent for the stars with a positive ivar at this pixel: the "
+    "optimum is not unique, one of the minimizers is returned; remove a label or set a regularization",
+    PixelStatus.FAILED: "the optimizer failed: see its own message in the record; "
+    'use op_method=None, which certifies its result',
+}
+
+_STAR_MESSAGES = {
+    StarStatus.CONVERGED: "converged",
+    StarStatus.OUTSIDE_TRAINING_SET: "converged outside the range of the training labels: an extrapolation",
+    StarStatus.MAX_ITERATIONS: "stopped before convergence: the labels are the best found",
+    StarStatus.NO_INFORMATION: "no pixel has a positive ivar and a trained theta: the labels are NaN",
+    StarStatus.TOO_FEW_PIXELS: "fewer usable pixels than labels: the labels are not determined and therefore NaN",
+    StarStatus.SINGULAR: "converged, but the spectrum does not constrain every label: the covariance is NaN",
+}

@@ -1,0 +1,315 @@
+"""The vectorizer v(x): polynomial terms of the scaled labels.
+
+A term is a product of powers of labels, and the model of a pixel is linear in the terms, ``flux = v(x) . theta``. The
+constant term is always there and always first. With an order O the terms are all monomials of at most that degree,
+ordered as ``itertools.combinations_with_replacement`` gives them: ``1, x1, x2, x1^2, x1 x2, x2^2``; there are
+``D = C(K + O, O)`` of them. Any other list of terms may be given as text or as powers.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import combinations_with_replacement
+
+import numpy as np
+
+from bayes_cannon.core.typing import StarLabel
+
+Term = tuple[tuple[int, int], ...]
+"""One term: pairs (index of the label, its power), e.g. ``((0, 1), (2, 2))`` for ``x0 * x2^2``."""
+
+
+class BaseVectorizer:
+    """A map from K scaled labels to D terms, the first of which is the constant 1.
+
+    Parameters
+    ----------
+    label_names
+        Names of the K labels, in the order of the label axis everywhere else.
+    terms
+        Every term but the constant: pairs ``(label index, power)``.
+
+    """
+
+    def __init__(self, label_names: Sequence[str], terms: Sequence[Term]):
+        self._label_names = tuple(str(name) for name in label_names)
+        self._terms = [tuple((int(k), int(power)) for k, power in term) for term in terms]
+        repeated = [name for name, count in Counter(self._label_names).items() if count > 1]
+        if repeated:
+            raise ValueError(f"label_names must be distinct; {repeated[0]!r} occurs more than once in {label_names}")
+        if not self._label_names:
+            raise ValueError("label_names is empty: a model needs at least one label")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self._label_names
+
+    @property
+    def terms(self) -> list[Term]:
+        """Every term but the constant, as pairs ``(label index, power)``."""
+        return self._terms
+
+    @property
+    def n_terms(self) -> int:
+        """Number of terms D, the constant one included."""
+        return 1 + len(self._terms)
+
+    @property
+    def exponents(self) -> np.ndarray:
+        """Powers of the labels in each term, shape (term, label), integer; the first row is zero."""
+        powers = np.zeros((self.n_terms, len(self._label_names)), dtype=int)
+        for row, term in enumerate(self._terms, start=1):
+            for k, power in term:
+                powers[row, k] += power
+        return powers
+
+    def __repr__(self) -> str:
+        names = ", ".join(self._label_names)
+        return f"<{type(self).__name__} of {len(self._label_names)} labels ({names}) and {self.n_terms} terms>"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, BaseVectorizer)
+            and self.label_names == other.label_names
+            and self.exponents.tolist() == other.exponents.tolist()
+        )
+
+    def __hash__(self) -> int:
+        return hash((self._label_names, tuple(self._terms)))
+
+
+class PolynomialVectorizer(BaseVectorizer):
+    r"""Polynomial terms :math:`v_d(x) = \prod_k x_k^{e_{dk}}` of the scaled labels.
+
+    Parameters
+    ----------
+    label_names
+        Names of the K labels. May be left out when ``terms`` is text: the names are then taken from it, in order of
+        appearance.
+    order
+        Highest total degree of a term. Give this or ``terms``.
+    terms
+        Free-form terms without the constant: text such as ``"TEFF + LOGG + TEFF^2*LOGG"``, or a list of such texts, or
+        a list of lists of pairs ``(label index or name, power)``. Powers are positive integers.
+    cross_term_order
+        Highest power of a label in a term that mixes labels, ``order - 1`` by default, which leaves no term out.
+
+    Raises
+    ------
+    ValueError
+        If both or neither of ``order`` and ``terms`` are given, for an unknown label in a term, a power that is not a
+        positive integer, a term that occurs twice, or repeated label names.
+
+    """
+
+    def __init__(
+        self,
+        label_names: Sequence[str] | None = None,
+        order: int | None = None,
+        terms: str | Sequence | None = None,
+        *,
+        cross_term_order: int | None = None,
+    ):
+        if (terms is None) == (order is None):
+            raise ValueError(f"give either order or terms, not both or neither; got order={order!r}, terms={terms!r}")
+        if isinstance(label_names, str):
+            raise ValueError(f"label_names must be a sequence of names, got the text {label_names!r}: write a tuple")
+        if terms is None:
+            if label_names is None:
+                raise ValueError("label_names is needed together with order")
+            parsed = _all_monomials(len(label_names), order, cross_term_order)
+        else:
+            named = _parse_terms(terms)
+            if label_names is None:
+                label_names = list(dict.fromkeys(name for term in named for name, _ in term if isinstance(name, str)))
+            parsed = [_indexed(term, list(label_names)) for term in named]
+            repeated = [term for term, count in Counter(parsed).items() if count > 1]
+            if repeated:
+                raise ValueError(f"the term {_readable(repeated[0], label_names, '*', '^')!r} occurs more than once")
+            if not parsed:
+                raise ValueError("terms is empty: give at least one term beside the constant")
+        super().__init__(label_names, parsed)
+
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        """Return :meth:`get_label_vector`."""
+        return self.get_label_vector(labels)
+
+    def get_label_vector(self, labels: np.ndarray) -> np.ndarray:
+        """Terms at the given scaled labels.
+
+        Parameters
+        ----------
+        labels
+            Scaled labels, shape (label,) or (star, label).
+
+        Returns
+        -------
+        terms
+            Shape (term, star), as the original package lays it out.
+
+        """
+        return monomials(self._checked(labels), self.exponents).T
+
+    def get_label_vector_derivative(self, labels: np.ndarray) -> np.ndarray:
+        """Derivative of every term by every scaled label, dv_d / dx_k.
+
+        Parameters
+        ----------
+        labels
+            Scaled labels of one star, shape (label,), or of many, shape (star, label).
+
+        Returns
+        -------
+        derivative
+            Shape (term, label), or (star, term, label) for many stars.
+
+        """
+        x = self._checked(labels)
+        powers = self.exponents
+        derivative = np.empty((len(x), *powers.shape))
+        for k in range(powers.shape[1]):
+            lowered = powers.copy()
+            lowered[:, k] = np.maximum(powers[:, k] - 1, 0)
+            derivative[:, :, k] = powers[:, k] * monomials(x, lowered)
+        return derivative[0] if np.ndim(labels) == 1 else derivative
+
+    @property
+    def human_readable_label_vector(self) -> str:
+        """All terms as text, e.g. ``1 + TEFF + LOGG + TEFF^2 + LOGG*TEFF + LOGG^2``."""
+        return self.get_human_readable_label_vector()
+
+    def get_human_readable_label_vector(self, mul: str = "*", pow: str = "^", bracket: bool = False) -> str:  # noqa: A002
+        """All terms as text, joined by ``" + "``."""
+        return " + ".join(
+            self.get_human_readable_label_term(d, mul=mul, pow=pow, bracket=bracket) for d in range(self.n_terms)
+        )
+
+    def get_human_readable_label_term(
+        self,
+        term_index: int,
+        label_names: Sequence[str] | None = None,
+        *,
+        mul: str = "*",
+        pow: str = "^",  # noqa: A002
+        bracket: bool = False,
+    ) -> str:
+        """One term as text; ``label_names`` may give other names, such as LaTeX. The constant term is ``1``.
+
+        Labels within a term stand in alphabetical order of their own names, whatever names are shown.
+        """
+        if term_index == 0:
+            return "1"
+        term = sorted(self.terms[term_index - 1], key=lambda factor: self.label_names[factor[0]])
+        text = _readable(tuple(term), label_names or self.label_names, mul, pow)
+        return f"({text})" if bracket and len(term) > 1 else text
+
+    @property
+    def readable_terms(self) -> list[str]:
+        """Text of each of the D terms, the constant first."""
+        return [self.get_human_readable_label_term(d) for d in range(self.n_terms)]
+
+    def term_index(self, text: str) -> int:
+        """Index of a term given as text, its labels in any order; ``"1"`` is the constant."""
+        if text.strip() == "1":
+            return 0
+        (named,) = _parse_terms([text])
+        term = _indexed(named, list(self.label_names))
+        ordered = [tuple(sorted(t)) for t in self.terms]
+        if term not in ordered:
+            raise ValueError(f"unknown term {text!r}; the terms are {', '.join(self.readable_terms)}")
+        return 1 + ordered.index(term)
+
+    def _checked(self, labels: np.ndarray) -> np.ndarray:
+        x = np.atleast_2d(np.asarray(labels, dtype=float))
+        if x.ndim != 2 or x.shape[1] != len(self.label_names):
+            raise ValueError(
+                f"labels must have shape (star, {len(self.label_names)}) for {', '.join(self.label_names)}; "
+                f"got shape {np.shape(labels)}"
+            )
+        return x
+
+
+def monomials(x: StarLabel, exponents: np.ndarray) -> np.ndarray:
+    """Values of monomials, ``prod_k x_k ** e_dk``.
+
+    Works on NumPy and on JAX arrays, whose own kind it returns. Costs one gather and one product a degree.
+
+    Parameters
+    ----------
+    x
+        Scaled labels, shape (..., label).
+    exponents
+        Powers, shape (monomial, label), non-negative integers.
+
+    Returns
+    -------
+    values
+        Shape (..., monomial).
+
+    """
+    xp = x.__array_namespace__()
+    degree = int(exponents.sum(axis=1).max(initial=0))
+    factors = np.full((len(exponents), degree), exponents.shape[1])
+    for row, powers in enumerate(exponents):
+        factors[row, : powers.sum()] = np.repeat(np.arange(len(powers)), powers)
+    padded = xp.concat([x, xp.ones_like(x[..., :1])], axis=-1)
+    values = xp.ones((*x.shape[:-1], len(exponents)), dtype=x.dtype)
+    for column in factors.T:
+        values = values * padded[..., column]
+    return values
+
+
+def _all_monomials(n_labels: int, order: int | None, cross_term_order: int | None) -> list[Term]:
+    if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
+        raise ValueError(f"order must be a positive integer, got {order!r}")
+    highest = order - 1 if cross_term_order is None else cross_term_order
+    terms = [
+        tuple(sorted(Counter(combination).items()))
+        for degree in range(1, max(order, 1 + highest) + 1)
+        for combination in combinations_with_replacement(range(n_labels), degree)
+    ]
+    return [
+        term
+        for term in terms
+        if (len(term) == 1 and term[0][1] <= order) or (len(term) > 1 and max(power for _, power in term) <= highest)
+    ]
+
+
+def _parse_terms(terms: str | Iterable) -> list[list[tuple[str | int, float]]]:
+    """Pairs of label and power from text or from pairs; a power of zero drops out, and repeated labels add up."""
+    texts = terms.split("+") if isinstance(terms, str) else terms
+    parsed = []
+    for term in texts:
+        if isinstance(term, str):
+            factors: list[tuple[str | int, float]] = []
+            for factor in term.split("*"):
+                name, _, power = factor.partition("^")
+                try:
+                    factors.append((name.strip(), float(power) if power else 1))
+                except ValueError:
+                    raise ValueError(f"the power in {factor.strip()!r} is not a number") from None
+        else:
+            factors = [(name, power) for name, power in term]
+        total: dict[str | int, float] = {}
+        for name, power in factors:
+            total[name] = total.get(name, 0) + power
+        parsed.append([(name, power) for name, power in total.items() if power != 0])
+    return [term for term in parsed if term]
+
+
+def _indexed(term: Sequence[tuple[str | int, float]], label_names: list[str]) -> Term:
+    indexed = []
+    for name, power in term:
+        if isinstance(name, str) and name not in label_names:
+            raise ValueError(f"unknown label {name!r} in a term; the labels are {', '.join(label_names)}")
+        k = label_names.index(name) if isinstance(name, str) else int(name)
+        if not 0 <= k < len(label_names):
+            raise ValueError(f"label index {k} in a term is outside 0 to {len(label_names) - 1}")
+        if power != int(power) or power < 1:
+            raise ValueError(f"the power of {label_names[k]} must be a positive integer, got {power}")
+        indexed.append((k, int(power)))
+    return tuple(sorted(indexed))
+
+
+def _readable(term: Term, label_names: Sequence[str], mul: str, pow: str) -> str:  # noqa: A002
+    return mul.join(f"{label_names[k]}{pow}{power}" if power > 1 else f"{label_names[k]}" for k, power in term)
