@@ -1,0 +1,124 @@
+r"""How far (theta, s^2) is from the optimum: a duality gap for theta, the gradient of the profile for s^2.
+
+At fixed s^2 the problem of a pixel is convex. With the rows of design and flux scaled by :math:`\sqrt{w_n}` to A and b,
+and :math:`\lambda = \Lambda / 2`, it is :math:`\min_\theta \frac12 |b - A\theta|^2 + \sum_d h_d(\theta_d)`, where
+:math:`h_d` is the penalty and the bounds of one term. Any u gives a lower bound on it, so that
+
+.. math:: \mathrm{gap} = \tfrac12 |r - u|^2 + \sum_d \left[ h_d(\theta_d) + h_d^*(z_d) - z_d \theta_d \right],
+          \qquad r = b - A\theta, \quad z = A^T u
+
+bounds the excess of theta. Each bracket is a Fenchel-Young term and not negative, so nothing cancels. We take for u the
+residual, projected orthogonal to the columns whose conjugate is finite at zero only (unpenalized, and not at a bound),
+then shrunk until every other conjugate is finite. Without any penalty the gap is the normal equations' residual in the
+metric of the Gram matrix. All of it follows from the Gram matrix, the gradient :math:`g = A^T r` and :math:`|r|^2`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_cannon.core.likelihood import log_variance, masked, weights
+from bayes_cannon.core.typing import Array, PerTerm, PerTermMask, Scalar, TermTerm
+from bayes_cannon.solvers.problem import PixelProblem
+
+
+
+def relative_gap(
+    gram: TermTerm, gradient: PerTerm, chi_squared: Scalar, theta: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm
+) -> Array:
+    """Duality gap of theta at fixed s2, relative to ``sum w r^2 + Lambda |theta|_1``.
+
+    Parameters
+    ----------
+    gram
+        ``A^T A``, shape (term, term).
+    gradient
+        ``A^T r``, shape (term,).
+    chi_squared
+        ``|r|^2 = sum w r^2``.
+    theta, lower, upper
+        Coefficients and their bounds, shape (term,).
+    lam
+        Half of Lambda for each term, 0 for the constant, shape (term,).
+
+    Returns
+    -------
+    gap
+        A scalar, not negative.
+
+    """
+    fixed = lower == upper
+    at_bound = (theta <= lower) | (theta >= upper)
+    projected = (lam == 0) & ~at_bound
+    delta = solve_masked(gram, jnp.where(projected, gradient, 0.0), projected)
+    z = jnp.where(projected, 0.0, gradient - gram @ delta)
+
+    # A conjugate with an open side is finite only up to lam on that side.
+    over = jnp.where(jnp.isinf(upper), z, 0.0), jnp.where(jnp.isinf(lower), -z, 0.0)
+    excess = jnp.where(fixed | projected, 0.0, jnp.maximum(*over))
+    shrink = jnp.min(jnp.where(excess > lam, lam / jnp.where(excess > 0, excess, 1.0), 1.0))
+    z = shrink * z
+
+    removed = jnp.dot(delta, gram @ delta)
+    distance = (1 - shrink) ** 2 * chi_squared + (2 * (1 - shrink) * shrink + shrink**2) * removed
+    penalty = lam * jnp.abs(theta)
+    fenchel = jnp.where(projected, 0.0, penalty + _conjugate(z, lam, lower, upper) - z * theta)
+    gap = 0.5 * distance + jnp.sum(jnp.maximum(fenchel, 0.0))
+    return 2 * gap / jnp.maximum(chi_squared + 2 * jnp.sum(penalty), jnp.finfo(theta.dtype).tiny)
+
+
+def _conjugate(z: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm) -> Array:
+    """Largest ``z t - lam |t|`` over the interval: attained at a finite end, or at zero."""
+    at_end = [jnp.where(jnp.isinf(end), -jnp.inf, z * end - lam * jnp.abs(end)) for end in (lower, upper)]
+    at_zero = jnp.where((lower <= 0) & (upper >= 0), 0.0, -jnp.inf)
+    return jnp.maximum(jnp.maximum(*at_end), at_zero)
+
+
+def solve_masked(gram: TermTerm, right: PerTerm, mask: PerTermMask) -> Array:
+    """Solution of the rows and columns in the mask, zero elsewhere; a relative ridge of 1e-13 keeps it finite."""
+    scale = jnp.where(mask & (jnp.diagonal(gram) > 0), jnp.sqrt(jnp.abs(jnp.diagonal(gram))), 1.0)
+    scaled = gram / (scale[:, None] * scale[None, :])
+    eye = jnp.eye(len(right), dtype=gram.dtype)
+    system = jnp.where(mask[:, None] & mask[None, :], scaled, 0.0) + eye * jnp.where(mask, 1e-13, 1.0)
+    factor = jnp.linalg.cholesky(system)
+    half = jax.scipy.linalg.solve_triangular(factor, jnp.where(mask, right / scale, 0.0), lower=True)
+    return jnp.where(mask, jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) / scale, 0.0)
+
+
+@partial(jax.jit)
+def _certify_block(design, flux, ivar, regularization, lower, upper, theta, s2):  # noqa: ANN001, ANN202
+    def one(flux, ivar, regularization, lower, upper, theta, s2):  # noqa: ANN001, ANN202
+        w = weights(ivar, s2)
+        residual = flux - design @ theta
+        gram, gradient = design.T @ (w[:, None] * design), design.T @ (w * residual)
+        chi_squared = jnp.sum(w * residual**2)
+        lam = 0.5 * regularization * (jnp.arange(len(theta)) > 0)
+        objective = chi_squared + jnp.sum(log_variance(ivar, s2)) + 2 * jnp.sum(lam * jnp.abs(theta))
+        gap = relative_gap(gram, gradient, chi_squared, theta, lam, lower, upper)
+        return objective, gap, jnp.sum(w * (1 - w * residual**2)) / jnp.sum(w)
+
+    return jax.lax.map(lambda pixel: one(*pixel), (flux.T, ivar.T, regularization, lower, upper, theta, s2))
+
+
+def certify(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Objective, relative duality gap and profile gradient of each pixel, at any (theta, s2).
+
+    It knows nothing of how the point was found, and so checks every solver alike. Costs one Gram matrix a pixel. Pixels
+    without information get NaN.
+
+    Returns
+    -------
+    objective, duality_gap, profile_gradient
+        Shape (pixel,) each, as in `PixelSolution`.
+
+    """
+    with jax.enable_x64(True):
+        out = _certify_block(
+            problem.design, masked(problem.flux, problem.ivar), problem.ivar, problem.regularization,
+            problem.lower, problem.upper, theta, s2,
+        )  # fmt: skip
+        objective, gap, gradient = (np.array(array) for array in out)
+    solved = (problem.unsolvable() == 0) & np.isfinite(theta).all(axis=1)
+    return tuple(np.where(solved, array, np.nan) for array in (objective, gap, gradient))
