@@ -13,8 +13,6 @@ then shrunk until every other conjugate is finite. Without any penalty the gap i
 metric of the Gram matrix. All of it follows from the Gram matrix, the gradient :math:`g = A^T r` and :math:`|r|^2`.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,16 +76,27 @@ def _conjugate(z: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm) -> Arra
 
 def solve_masked(gram: TermTerm, right: PerTerm, mask: PerTermMask) -> Array:
     """Solution of the rows and columns in the mask, zero elsewhere; a relative ridge of 1e-13 keeps it finite."""
-    scale = jnp.where(mask & (jnp.diagonal(gram) > 0), jnp.sqrt(jnp.abs(jnp.diagonal(gram))), 1.0)
-    scaled = gram / (scale[:, None] * scale[None, :])
-    eye = jnp.eye(len(right), dtype=gram.dtype)
-    system = jnp.where(mask[:, None] & mask[None, :], scaled, 0.0) + eye * jnp.where(mask, 1e-13, 1.0)
-    factor = jnp.linalg.cholesky(system)
+    factor, scale = _masked_factor(gram, mask)
     half = jax.scipy.linalg.solve_triangular(factor, jnp.where(mask, right / scale, 0.0), lower=True)
     return jnp.where(mask, jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) / scale, 0.0)
 
 
-@partial(jax.jit)
+def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
+    """Smallest squared pivot of the Gram matrix scaled to a unit diagonal; about 1e-13 where columns are dependent."""
+    factor, _ = _masked_factor(gram, mask)
+    return jnp.min(jnp.where(mask, jnp.diagonal(factor) ** 2, jnp.inf))
+
+
+def _masked_factor(gram: TermTerm, mask: PerTermMask) -> tuple[Array, Array]:
+    """Cholesky factor of the masked, scaled matrix, and the scale of each term."""
+    scale = jnp.where(mask & (jnp.diagonal(gram) > 0), jnp.sqrt(jnp.abs(jnp.diagonal(gram))), 1.0)
+    scaled = gram / (scale[:, None] * scale[None, :])
+    eye = jnp.eye(len(scale), dtype=gram.dtype)
+    system = jnp.where(mask[:, None] & mask[None, :], scaled, 0.0) + eye * jnp.where(mask, 1e-13, 1.0)
+    return jnp.linalg.cholesky(system), scale
+
+
+@jax.jit
 def _certify_block(design, flux, ivar, regularization, lower, upper, theta, s2):  # noqa: ANN001, ANN202
     def one(flux, ivar, regularization, lower, upper, theta, s2):  # noqa: ANN001, ANN202
         w = weights(ivar, s2)
