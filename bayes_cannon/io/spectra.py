@@ -1,0 +1,344 @@
+"""Spectra of many stars on one wavelength grid, with what is known of each star.
+
+Three kinds of file hold them: netCDF-4 or HDF5 (``.nc``, ``.h5``, ``.hdf5``) and Zarr (``.zarr``), both with the
+dimensions ``star`` and ``pixel``, and NumPy's ``.npz``. A masked pixel is one with ``ivar = 0``: bit masks must be
+turned into that before.
+"""
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from bayes_cannon.core.typing import PerPixel, StarPixel
+from bayes_cannon.io.atomic import atomic_path
+
+_HDF5_SUFFIXES = (".nc", ".h5", ".hdf5")
+_RESERVED = ("flux", "ivar", "wavelength", "dispersion", "star", "star_id", "pixel", "labels", "label_names", "attrs")
+_COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
+_WANTED = "expected flux and ivar of shape (star, pixel), wavelength of shape (pixel,) and one value a star for a label"
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Spectra of N stars in P pixels. Shapes are checked when it is made; values are not.
+
+    Attributes
+    ----------
+    flux, ivar
+        Flux and its inverse variance, shape (star, pixel).
+    wavelength
+        Wavelength of each pixel, shape (pixel,), or None.
+    star_id
+        Name of each star, shape (star,), texts. By default the row numbers.
+    labels
+        Numbers of each star by name, each of shape (star,): labels, their errors, magnitudes. NaN is not known.
+    units
+        Unit by name, of labels and of ``flux`` and ``wavelength``.
+    attrs
+        Texts and numbers about the whole set.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit the others, or a label has the name of another variable.
+
+    """
+
+    flux: StarPixel
+    ivar: StarPixel
+    wavelength: PerPixel | None = None
+    star_id: np.ndarray | None = None
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    attrs: Mapping[str, str | float | int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _set(self, "flux", _numbers("flux", self.flux))
+        if self.flux.ndim != 2:
+            raise ValueError(f"flux must have shape (star, pixel), got shape {self.flux.shape}")
+        n_stars, n_pixels = self.flux.shape
+        _set(self, "ivar", _of_shape("ivar", _numbers("ivar", self.ivar), (n_stars, n_pixels)))
+        if self.wavelength is not None:
+            _set(self, "wavelength", _of_shape("wavelength", _numbers("wavelength", self.wavelength), (n_pixels,)))
+        ids = _row_numbers(n_stars) if self.star_id is None else _texts(self.star_id)
+        _set(self, "star_id", _of_shape("star_id", ids, (n_stars,)))
+        taken = [name for name in self.labels if name in _RESERVED]
+        if taken:
+            raise ValueError(f"a label cannot be called {taken[0]!r}: the name stands for another variable")
+        labels = {name: _of_shape(name, _numbers(name, values), (n_stars,)) for name, values in self.labels.items()}
+        _set(self, "labels", labels)
+
+    @property
+    def n_stars(self) -> int:
+        """Number of stars N."""
+        return self.flux.shape[0]
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels P."""
+        return self.flux.shape[1]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Name of each star, shape (star,), texts."""
+        return np.asarray(self.star_id)
+
+    @property
+    def has_own_ids(self) -> bool:
+        """Whether the stars have names that are not just their row numbers."""
+        return not np.array_equal(self.ids, _row_numbers(self.n_stars))
+
+    def at(self, stars: np.ndarray | slice) -> "Spectra":
+        """Spectra of some of the stars, by mask, indices or slice."""
+        return replace(
+            self,
+            flux=self.flux[stars],
+            ivar=self.ivar[stars],
+            star_id=self.ids[stars],
+            labels={name: values[stars] for name, values in self.labels.items()},
+        )
+
+    def label_array(self, label_names: list[str] | tuple[str, ...]) -> np.ndarray:
+        """Labels of all stars, shape (star, label).
+
+        Raises
+        ------
+        ValueError
+            For a label that is not there, listing those that are.
+
+        """
+        for name in label_names:
+            if name not in self.labels:
+                raise ValueError(f"there is no label {name!r}; there are {', '.join(self.labels) or 'none'}")
+        return np.stack([self.labels[name] for name in label_names], axis=1)
+
+
+def read_spectra(path: str | os.PathLike) -> Spectra:
+    """Read spectra into memory.
+
+    Parameters
+    ----------
+    path
+        A ``.nc``, ``.h5``, ``.hdf5`` or ``.zarr`` Dataset with variables ``flux`` and ``ivar`` over ``star`` and
+        ``pixel``, coordinates ``wavelength`` and ``star`` and any number of numeric variables over ``star``, taken as
+        labels. Or an ``.npz`` with arrays ``flux`` and ``ivar``, ``wavelength`` or ``dispersion``, ``star_id``, and
+        either one array a label or ``labels`` of shape (star, label) with ``label_names``. Other arrays are ignored.
+
+    Returns
+    -------
+    spectra
+        Every array as float64.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        For ``.zarr`` where the extra ``bayes-cannon[zarr]`` is not installed.
+    ValueError
+        For a file that cannot be read or lacks something, naming the file, the variable and what was expected.
+
+    """
+    path = Path(path)
+    suffix = _known_suffix(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path} with spectra")
+    try:
+        if suffix == ".npz":
+            return _from_arrays(*_npz_arrays(path))
+        return _from_dataset(_load_dataset(path, suffix))
+    except (ValueError, KeyError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"cannot read spectra from {path}: {error}; {_WANTED}") from error
+
+
+def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool = False) -> None:
+    """Write spectra so that `read_spectra` gives them back. The file appears whole or not at all.
+
+    Parameters
+    ----------
+    path
+        File to write; its suffix says the format, as for `read_spectra`.
+    spectra
+        What to write.
+    overwrite
+        Replace what exists.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    ImportError
+        For ``.zarr`` where the extra ``bayes-cannon[zarr]`` is not installed.
+    ValueError
+        For a suffix that is not known.
+
+    """
+    suffix = _known_suffix(Path(path))
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        if suffix == ".npz":
+            arrays = {"flux": spectra.flux, "ivar": spectra.ivar, "star_id": spectra.ids, **spectra.labels}
+            if spectra.wavelength is not None:
+                arrays["wavelength"] = spectra.wavelength
+            about = json.dumps({"units": dict(spectra.units), "attrs": dict(spectra.attrs)})
+            np.savez_compressed(temporary, allow_pickle=False, attrs=np.array(about), **arrays)
+        elif suffix == ".zarr":
+            _to_dataset(spectra).to_zarr(temporary, mode="w", consolidated=False)
+        else:
+            dataset = _to_dataset(spectra)
+            encoding: dict[Any, dict[str, Any]] = {
+                name: {"_FillValue": None} for name, variable in dataset.variables.items() if variable.dtype == float
+            }
+            for name in ("flux", "ivar"):
+                encoding[name] |= _COMPRESSION
+            dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+
+
+def _known_suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    known = (*_HDF5_SUFFIXES, ".zarr", ".npz")
+    if suffix not in known:
+        raise ValueError(f"the suffix of {path} must be one of {', '.join(known)} to hold spectra, got {suffix!r}")
+    if suffix == ".zarr" and find_spec("zarr") is None:
+        raise ImportError(f"{path} needs the package zarr: install bayes-cannon[zarr]")
+    return suffix
+
+
+def _load_dataset(path: Path, suffix: str) -> xr.Dataset:
+    plain: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
+    if suffix == ".zarr":
+        return xr.load_dataset(path, engine="zarr", consolidated=False, **plain)
+    return xr.load_dataset(path, engine="h5netcdf", **plain)
+
+
+def _from_dataset(dataset: xr.Dataset) -> Spectra:
+    for name in ("flux", "ivar"):
+        if name not in dataset:
+            raise ValueError(f"there is no variable {name!r} in it, but {', '.join(map(str, dataset.variables))}")
+        if set(dataset[name].dims) != {"star", "pixel"}:
+            raise ValueError(f"the dimensions of {name!r} must be star and pixel, got {dataset[name].dims}")
+    wavelength = next((dataset[name] for name in ("wavelength", "dispersion") if name in dataset.variables), None)
+    if wavelength is not None and wavelength.dims != ("pixel",):
+        raise ValueError(f"the dimension of {wavelength.name!r} must be pixel, got {wavelength.dims}")
+    per_star = {
+        str(name): variable
+        for name, variable in dataset.variables.items()
+        if variable.dims == ("star",) and variable.dtype.kind in "fiu" and name not in _RESERVED
+    }
+    ids = next((dataset[name].to_numpy() for name in ("star", "star_id") if name in dataset.variables), None)
+    units = {str(name): str(v.attrs["units"]) for name, v in dataset.variables.items() if "units" in v.attrs}
+    return Spectra(
+        flux=dataset["flux"].transpose("star", "pixel").to_numpy(),
+        ivar=dataset["ivar"].transpose("star", "pixel").to_numpy(),
+        wavelength=None if wavelength is None else wavelength.to_numpy(),
+        star_id=ids,
+        labels={name: variable.to_numpy() for name, variable in per_star.items()},
+        units=units,
+        attrs=_plain_attributes(dataset.attrs),
+    )
+
+
+def _to_dataset(spectra: Spectra) -> xr.Dataset:
+    variables: dict[str, Any] = {"flux": (("star", "pixel"), spectra.flux), "ivar": (("star", "pixel"), spectra.ivar)}
+    variables |= {name: ("star", values) for name, values in spectra.labels.items()}
+    coords: dict[str, Any] = {"star": spectra.ids.astype(object)}
+    if spectra.wavelength is not None:
+        coords["wavelength"] = ("pixel", spectra.wavelength)
+    dataset = xr.Dataset(variables, coords, dict(spectra.attrs))
+    for name, unit in spectra.units.items():
+        if name in dataset.variables:
+            dataset[name].attrs["units"] = unit
+    return dataset
+
+
+def _npz_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of an .npz by name, and what `write_spectra` said about them."""
+    with np.load(path, allow_pickle=False) as file:
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it is one array, not an .npz archive")
+        arrays = {}
+        for name in file.files:
+            try:
+                arrays[name] = file[name]
+            except ValueError as error:
+                raise ValueError(f"the array {name!r} cannot be loaded: {error}") from error
+    about = json.loads(str(arrays.pop("attrs"))) if "attrs" in arrays else {}
+    return arrays, about
+
+
+def _from_arrays(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> Spectra:
+    for name in ("flux", "ivar"):
+        if name not in arrays:
+            raise ValueError(f"there is no array {name!r} in it, but {', '.join(arrays) or 'nothing'}")
+    named: list[str] = [name for name in ("wavelength", "dispersion") if name in arrays]
+    wavelengths = named or [name for name in arrays if name.startswith("wave")]
+    n_stars = len(arrays["flux"]) if arrays["flux"].ndim else 0
+    labels = {
+        name: values
+        for name, values in arrays.items()
+        if values.shape == (n_stars,) and values.dtype.kind in "fiu" and name not in {*_RESERVED, *wavelengths}
+    }
+    return Spectra(
+        flux=arrays["flux"],
+        ivar=arrays["ivar"],
+        wavelength=arrays[wavelengths[0]] if wavelengths else None,
+        star_id=arrays.get("star_id"),
+        labels=labels | _columns(arrays, "labels", "") | _columns(arrays, "label_errors", "_ERR"),
+        units=about.get("units", {}),
+        attrs=about.get("attrs", {}),
+    )
+
+
+def _columns(arrays: dict[str, np.ndarray], name: str, suffix: str) -> dict[str, np.ndarray]:
+    """Columns of a (star, label) array under the names in ``label_names``, none where there is no such array."""
+    if name not in arrays:
+        return {}
+    names = arrays.get("label_names")
+    if names is None:
+        raise ValueError(f"the array {name!r} needs 'label_names' beside it")
+    if arrays[name].ndim != 2 or names.shape != (arrays[name].shape[1],):
+        raise ValueError(
+            f"{name!r} must have shape (star, {names.size}) for the {names.size} label_names, "
+            f"got shape {arrays[name].shape}"
+        )
+    return {f"{label}{suffix}": arrays[name][:, k] for k, label in enumerate(names)}
+
+
+def _plain_attributes(attributes: Mapping[Any, Any]) -> dict[str, str | float | int]:
+    plain = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in attributes.items()}
+    return {name: value for name, value in plain.items() if isinstance(value, str | float | int)}
+
+
+def _texts(values: Any) -> np.ndarray:
+    """Texts of a fixed width from texts, bytes or numbers of any kind."""
+    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in np.asarray(values).ravel()]
+    return np.array(texts, dtype=str).reshape(np.shape(values))
+
+
+def _row_numbers(n_stars: int) -> np.ndarray:
+    return np.arange(n_stars).astype(str)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must hold real numbers, got {np.asarray(values).dtype}") from None
+
+
+def _of_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if values.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} beside the flux, got shape {values.shape}")
+    return values
+
+
+def _set(spectra: Spectra, name: str, value: Any) -> None:
+    object.__setattr__(spectra, name, value)
