@@ -1,0 +1,272 @@
+"""Tables of labels: read to train with, joined to spectra by name or by row, and written with units and errors."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import MaskedColumn, Table
+
+from bayes_cannon.core.status import StarStatus
+from bayes_cannon.core.typing import PerStar, PerStarInt, StarLabel
+from bayes_cannon.io.atomic import atomic_path
+from bayes_cannon.io.spectra import Spectra
+
+_READERS = {".fits": "fits", ".fit": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
+_WRITTEN = (".fits", ".ecsv")
+STAR_ID = "star_id"
+
+
+class FittedLabels(Protocol):
+    """What `label_table` needs of a fit of N stars; `LabelFit` has it."""
+
+    @property
+    def labels(self) -> StarLabel:
+        """Labels in their units, shape (star, label)."""
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Covariance in label units, shape (star, label, label)."""
+
+    @property
+    def chi_squared(self) -> PerStar:
+        """Weighted sum of squared residuals, shape (star,)."""
+
+    @property
+    def reduced_chi_squared(self) -> PerStar:
+        """The same over the degrees of freedom, shape (star,)."""
+
+    @property
+    def n_pixels(self) -> PerStarInt:
+        """Number of pixels that were used, shape (star,)."""
+
+    @property
+    def snr(self) -> PerStar:
+        """Signal-to-noise ratio a pixel, shape (star,)."""
+
+    @property
+    def status(self) -> PerStarInt:
+        """`StarStatus` of each star, shape (star,)."""
+
+
+def label_table(
+    label_names: Sequence[str],
+    fit: FittedLabels,
+    *,
+    star_id: np.ndarray | None = None,
+    label_units: Mapping[str, str] | None = None,
+    extra: Mapping[str, np.ndarray] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Table:
+    """Table of inferred labels, one row a star.
+
+    Columns: ``star_id``, each label, its error ``NAME_ERR`` (the square root of the diagonal of the covariance),
+    ``covariance`` of shape (star, label, label) in the units of the labels, ``chi2``, ``reduced_chi2``, ``n_pixels``,
+    ``snr``, ``status`` and ``status_text``, then those of ``extra``. What is not known is NaN.
+
+    Parameters
+    ----------
+    label_names
+        Names of the K labels.
+    fit
+        The inferred labels.
+    star_id
+        Name of each star, shape (star,); row numbers by default.
+    label_units
+        Unit of each label as text; a label may be missing.
+    extra
+        More columns, each of shape (star,).
+    meta
+        Texts and numbers about the table. FITS keeps keys of up to eight capitals as they are.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit, or a label has the name of another column.
+
+    """
+    labels, covariance = np.asarray(fit.labels, dtype=float), np.asarray(fit.covariance, dtype=float)
+    n_stars, n_labels = len(labels), len(label_names)
+    if labels.shape != (n_stars, n_labels) or covariance.shape != (n_stars, n_labels, n_labels):
+        raise ValueError(
+            f"labels and covariance of {n_labels} labels must have shapes (star, {n_labels}) and "
+            f"(star, {n_labels}, {n_labels}), got {labels.shape} and {covariance.shape}"
+        )
+    variance = np.diagonal(covariance, axis1=1, axis2=2)
+    errors = np.sqrt(np.where(variance >= 0, variance, np.nan))
+    status = np.asarray(fit.status, dtype=int)
+    columns: list[tuple[str, Any]] = [(STAR_ID, np.arange(n_stars).astype(str) if star_id is None else star_id)]
+    for k, name in enumerate(label_names):
+        columns += [(name, labels[:, k]), (f"{name}_ERR", errors[:, k])]
+    columns += [
+        ("covariance", covariance),
+        ("chi2", fit.chi_squared),
+        ("reduced_chi2", fit.reduced_chi_squared),
+        ("n_pixels", fit.n_pixels),
+        ("snr", fit.snr),
+        ("status", status),
+        ("status_text", np.array([StarStatus(number).message for number in status], dtype=str)),
+        *(extra or {}).items(),
+    ]
+    table = Table(meta=dict(meta or {}))
+    for name, values in columns:
+        if name in table.colnames:
+            raise ValueError(f"the column {name!r} would occur twice: give that label another name")
+        if len(values) != n_stars:
+            raise ValueError(f"the column {name!r} must have {n_stars} rows, one a star; got {len(values)}")
+        table[name] = np.asarray(values)
+    for name in label_names:
+        if unit := (label_units or {}).get(name):
+            table[name].unit = table[f"{name}_ERR"].unit = u.Unit(unit, parse_strict="silent")
+    return table
+
+
+def write_table(path: str | os.PathLike, table: Table, *, overwrite: bool = False) -> None:
+    """Write a table as FITS (``.fits``) or ECSV (``.ecsv``), units included. It appears whole or not at all.
+
+    A unit that the FITS standard does not know, such as dex, is written as its text, as surveys do.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    ValueError
+        For another suffix.
+
+    """
+    path = check_table_suffix(path)
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        if path.suffix.lower() == ".fits":
+            _fits_table(table).writeto(temporary)
+        else:
+            table.write(temporary, format="ascii.ecsv")
+
+
+def check_table_suffix(path: str | os.PathLike) -> Path:
+    """Refuse a suffix that `write_table` does not write, before any work is done for it."""
+    path = Path(path)
+    if path.suffix.lower() not in _WRITTEN:
+        raise ValueError(f"a label table is written as {' or '.join(_WRITTEN)}; got {path}")
+    return path
+
+
+def read_table(path: str | os.PathLike) -> Table:
+    """Read a FITS, ECSV or CSV table; what is missing in it is NaN in columns of real numbers.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        For another suffix or a file that cannot be read, naming it.
+
+    """
+    path = Path(path)
+    suffix = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    if suffix not in _READERS:
+        raise ValueError(f"a table must be one of {', '.join(_READERS)}, got {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table {path}")
+    options = {"mask_invalid": False} if _READERS[suffix] == "fits" else {}
+    with warnings.catch_warnings():
+        # Surveys write units such as dex, which FITS does not define; their text is all that is used of them.
+        warnings.simplefilter("ignore", u.UnitsWarning)
+        try:
+            table = Table.read(path, format=_READERS[suffix], **options)
+        except Exception as error:
+            # The readers raise whatever the parser at hand does.
+            raise ValueError(f"cannot read the table {path}: {error}") from error
+    for name in table.colnames:
+        if isinstance(table[name], MaskedColumn) and table[name].dtype.kind in "fiu":
+            unit, values = table[name].unit, np.ma.filled(table[name].astype(float), np.nan)
+            table[name] = np.asarray(values)
+            table[name].unit = unit
+    return table
+
+
+def join_labels(spectra: Spectra, table: Table, *, id_column: str | None = None) -> Spectra:
+    """Spectra with the numeric columns of a table as labels.
+
+    Rows are matched by the names of the stars where both sides have names, otherwise by their order. A label that both
+    have is taken from the table.
+
+    Parameters
+    ----------
+    spectra
+        The spectra.
+    table
+        One row a star; more, in any order, when matched by name.
+    id_column
+        Column with the names of the stars. By default ``star_id``, in capitals or not, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If a star is missing in the table or occurs twice on either side, the number of rows differs where rows are
+        matched by order, or ``id_column`` does not exist.
+
+    """
+    if id_column is not None and id_column not in table.colnames:
+        raise ValueError(f"the label table has no column {id_column!r}; it has {', '.join(table.colnames)}")
+    column = id_column or next((name for name in table.colnames if name.lower() == STAR_ID), None)
+    if column is not None and (spectra.has_own_ids or id_column is not None):
+        rows = _matching_rows(spectra.ids, np.asarray([_text(value) for value in table[column]], dtype=str), column)
+    elif len(table) == spectra.n_stars:
+        rows = np.arange(spectra.n_stars)
+    else:
+        raise ValueError(
+            f"the label table has {len(table)} rows and there are {spectra.n_stars} spectra: give both a star_id "
+            "to match them by name, or one row a spectrum in the same order"
+        )
+    labels = {n: np.asarray(table[n], dtype=float)[rows] for n in table.colnames if _is_label(table[n]) and n != column}
+    units = {name: str(table[name].unit) for name in labels if table[name].unit}
+    kept = {name: unit for name, unit in spectra.units.items() if name not in labels}
+    return replace(spectra, labels={**spectra.labels, **labels}, units=kept | units)
+
+
+def _fits_table(table: Table) -> fits.BinTableHDU:
+    plain, foreign = table.copy(), {}
+    for name in table.colnames:
+        if table[name].unit is None:
+            continue
+        try:
+            table[name].unit.to_string(format="fits")
+        except ValueError:
+            foreign[name], plain[name].unit = str(table[name].unit), None
+    hdu = fits.table_to_hdu(plain)
+    for name, unit in foreign.items():
+        hdu.columns[name].unit = unit
+    return hdu
+
+
+def _is_label(column: Any) -> bool:
+    return column.ndim == 1 and column.dtype.kind in "fiu"
+
+
+def _text(value: Any) -> str:
+    return (value.decode() if isinstance(value, bytes) else str(value)).strip()
+
+
+def _matching_rows(wanted: np.ndarray, given: np.ndarray, column: str) -> np.ndarray:
+    """Row of ``given`` that holds each of ``wanted``, shape (star,)."""
+    for names, where in ((wanted, "the spectra"), (given, f"the column {column!r} of the label table")):
+        values, counts = np.unique(names, return_counts=True)
+        repeated = np.isin(values[counts > 1], wanted)
+        if repeated.any():
+            raise ValueError(
+                f"the star {values[counts > 1][repeated][0]!r} occurs more than once in {where}, as do "
+                f"{repeated.sum() - 1} others: names must be distinct to match by them"
+            )
+    row = {name: index for index, name in enumerate(given)}
+    missing = [name for name in wanted if name not in row]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(wanted)} stars are not in the column {column!r} of the label table; "
+            f"the first is {str(missing[0])!r}"
+        )
+    return np.array([row[name] for name in wanted], dtype=int)
