@@ -1,0 +1,153 @@
+"""What a continuum fit is given, checked and cut into regions with orthonormal functions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.core.likelihood import masked
+from bayes_cannon.core.warnings import FluxNotFiniteWarning, stars_text, warn_user
+
+DEPENDENT = 1e-10
+"""Mixtures of sines and cosines with a singular value below this, relative to the largest, are zero in the region."""
+
+
+@dataclass(frozen=True)
+class ContinuumRegion:
+    """One section of the spectrum and its orthonormal functions: ``design = basis * singular_values @ rotation``."""
+
+    bounds: tuple[float, float]
+    pixels: np.ndarray
+    """Indices of the pixels, shape (region pixel,)."""
+    continuum: np.ndarray
+    """Positions of the continuum pixels within ``pixels``."""
+    basis: np.ndarray
+    """Shape (region pixel, function)."""
+    singular_values: np.ndarray
+    rotation: np.ndarray
+    """Shape (function, amplitude)."""
+
+
+def checked_spectra(dispersion: Any, flux: Any, ivar: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Wavelength (pixel,), flux and ivar (star, pixel); both zero where there is no usable flux."""
+    wavelength = np.asarray(dispersion, dtype=np.float64)
+    if wavelength.ndim != 1 or wavelength.size == 0:
+        raise ValueError(f"dispersion must have shape (pixel,), got shape {wavelength.shape}")
+    if not np.isfinite(wavelength).all():
+        pixel = int(np.flatnonzero(~np.isfinite(wavelength))[0])
+        raise ValueError(f"dispersion must be finite, got {wavelength[pixel]} at pixel {pixel}")
+    if (np.diff(wavelength) <= 0).any():
+        pixel = int(np.flatnonzero(np.diff(wavelength) <= 0)[0])
+        raise ValueError(
+            f"dispersion must increase, got {wavelength[pixel]} and then {wavelength[pixel + 1]} at pixels {pixel} "
+            f"and {pixel + 1}: sort it, with flux, ivar and continuum pixels"
+        )
+    y, weight = (np.atleast_2d(np.asarray(values, dtype=np.float64)) for values in (flux, ivar))
+    if y.ndim != 2 or y.shape[1] != wavelength.size or y.shape != weight.shape:
+        raise ValueError(
+            f"flux and ivar must have shape (star, {wavelength.size}) or ({wavelength.size},), like dispersion; "
+            f"got {np.shape(flux)} and {np.shape(ivar)}"
+        )
+    wrong = ~(np.isfinite(weight) & (weight >= 0))
+    if wrong.any():
+        star, pixel = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"ivar must be finite and not negative, got {weight[star, pixel]} at star {star}, pixel {pixel} and at "
+            f"{wrong.sum() - 1} more: set it to 0 where the flux is unknown"
+        )
+    unknown = (weight > 0) & ~np.isfinite(y)
+    if unknown.any():
+        warn_user(
+            f"flux is NaN or infinite at {unknown.sum()} pixels of positive ivar, in "
+            f"{stars_text(unknown.any(axis=1))}; they count as ivar = 0",
+            FluxNotFiniteWarning,
+        )
+        weight = np.where(unknown, 0.0, weight)
+    return wavelength, masked(y, weight), weight
+
+
+def continuum_regions(
+    wavelength: np.ndarray, continuum_pixels: Any, L: float, order: int, regions: Sequence | None
+) -> list[ContinuumRegion]:
+    """Regions in the order in which they were given, their design matrices decomposed."""
+    if not (np.isfinite(L) and L > 0):
+        raise ValueError(f"L must be positive and finite, got {L!r}")
+    if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
+        raise ValueError(f"order must be a positive integer, got {order!r}")
+    is_continuum = _continuum_mask(continuum_pixels, wavelength.size)
+    taken = np.full(wavelength.size, -1)
+    sections = []
+    for r, (start, end) in enumerate(_bounds(regions, wavelength)):
+        pixels = np.flatnonzero((wavelength >= start) & (wavelength <= end))
+        if pixels.size == 0:
+            raise ValueError(
+                f"region {r}, {start} to {end}, holds no pixel; dispersion runs from {wavelength[0]} "
+                f"to {wavelength[-1]}"
+            )
+        if (taken[pixels] >= 0).any():
+            shared = pixels[taken[pixels] >= 0][0]
+            raise ValueError(
+                f"regions {taken[shared]} and {r} overlap: both hold the pixel at {wavelength[shared]}; "
+                "let one end before the other starts"
+            )
+        taken[pixels] = r
+        continuum = np.flatnonzero(is_continuum[pixels])
+        if continuum.size < 2 * order + 1:
+            raise ValueError(
+                f"region {r}, {start} to {end}, holds {continuum.size} continuum pixels, fewer than the "
+                f"{2 * order + 1} amplitudes of order {order}: name more continuum pixels, lower the order or widen "
+                "the region"
+            )
+        design = _design_matrix(wavelength[pixels], L, order)
+        basis, singular_values, rotation = np.linalg.svd(design, full_matrices=False)
+        kept = singular_values > DEPENDENT * singular_values[0]
+        sections.append(
+            ContinuumRegion((start, end), pixels, continuum, basis[:, kept], singular_values[kept], rotation[kept])
+        )
+    return sections
+
+
+def _bounds(regions: Any, wavelength: np.ndarray) -> list[tuple[float, float]]:
+    if regions is None:
+        return [(float(wavelength[0]), float(wavelength[-1]))]
+    pairs = []
+    for r, region in enumerate(regions):
+        if np.ndim(region) != 1 or len(region) != 2:
+            raise ValueError(f"regions must be a list of pairs (start, end), got {region!r} as region {r}")
+        start = float(wavelength[0] if region[0] is None else region[0])
+        end = float(wavelength[-1] if region[1] is None else region[1])
+        if not start < end:
+            raise ValueError(f"a region must start before it ends, got {start} to {end} as region {r}")
+        pairs.append((start, end))
+    if not pairs:
+        raise ValueError("regions is empty: give pairs (start, end), or None for the whole spectrum")
+    return pairs
+
+
+def _continuum_mask(continuum_pixels: Any, n_pixels: int) -> np.ndarray:
+    given = np.asarray(continuum_pixels)
+    if given.ndim != 1 or given.dtype.kind not in "biu":
+        raise ValueError(
+            f"continuum_pixels must be a boolean mask of shape ({n_pixels},) or a list of integer indices, got "
+            f"shape {given.shape} of type {given.dtype}; convert with astype(bool) or astype(int)"
+        )
+    if given.dtype == bool:
+        if given.size != n_pixels:
+            raise ValueError(f"the mask continuum_pixels must have shape ({n_pixels},), got shape {given.shape}")
+        return given
+    if given.size == n_pixels > 2 and given.max() <= 1:
+        raise ValueError("continuum_pixels looks like a mask stored as integers: convert it with astype(bool)")
+    outside = given[(given < 0) | (given >= n_pixels)]
+    if outside.size:
+        raise ValueError(f"continuum_pixels must be indices from 0 to {n_pixels - 1}, got {outside[0]}")
+    mask = np.zeros(n_pixels, dtype=bool)
+    mask[given] = True
+    return mask
+
+
+def _design_matrix(wavelength: np.ndarray, L: float, order: int) -> np.ndarray:
+    """Columns 1, cos, sin, cos 2, sin 2, ..., shape (pixel, 2 order + 1)."""
+    phase = 2 * np.pi * np.arange(1, order + 1) * wavelength[:, None] / L
+    waves = np.stack([np.cos(phase), np.sin(phase)], axis=-1).reshape(wavelength.size, -1)
+    return np.hstack([np.ones((wavelength.size, 1)), waves])
