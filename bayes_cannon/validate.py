@@ -1,0 +1,256 @@
+"""How good inferred labels are, by definitions that are the same everywhere.
+
+With the difference d = inferred - reference of one label over all stars:
+
+- bias: the median of d;
+- robust scatter: 1.4826 times the median of abs(d - bias), where a failed star counts as infinite;
+- plain scatter: the standard deviation of d;
+- pull: d divided by the error of the inferred label, whose robust and plain scatter are 1 where errors are honest.
+
+A star has failed in a label where its inferred value is NaN. It has no d of either sign, so that the bias and the plain
+figures are those of the other stars; the number of failed stars stands beside them. Labels keep their units throughout.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import Table
+
+from bayes_cannon.core.typing import PerLabel, StarLabel, StarPixel
+
+Infer = Callable[[np.ndarray, np.ndarray], tuple]
+"""Flux and ivar (star, pixel) to labels (star, label), their covariance (star, label, label) or None, anything more."""
+
+Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Infer]
+"""Labels (star, label), flux and ivar (star, pixel) of training stars to the function that labels other stars."""
+
+_NORMAL = 1.4826
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Labels of every star, inferred by a model that was trained without its fold.
+
+    Attributes
+    ----------
+    inferred, reference
+        Labels in their units, shape (star, label); NaN where the fit failed.
+    covariance
+        In label units, shape (star, label, label); NaN where it is not known.
+    fold
+        Fold of each star, shape (star,), from 0.
+
+    """
+
+    inferred: np.ndarray
+    reference: np.ndarray
+    covariance: np.ndarray
+    fold: np.ndarray
+
+
+def bias(inferred: StarLabel, reference: StarLabel | float = 0.0) -> PerLabel:
+    """Median of inferred - reference over the stars that did not fail, shape (label,), in label units."""
+    difference = _difference(inferred, reference)
+    return np.array([_median(column[np.isfinite(column)]) for column in difference.T])
+
+
+def robust_scatter(inferred: StarLabel, reference: StarLabel | float = 0.0) -> PerLabel:
+    """``1.4826 median(abs(d - bias))`` of d = inferred - reference, a failed star counting as infinite, shape (label,).
+
+    With one argument it is the robust scatter of that array itself, for example of pulls.
+    """
+    deviation = np.abs(_difference(inferred, reference) - bias(inferred, reference))
+    return _NORMAL * np.array([_median(column) for column in _failed_as_infinite(deviation).T])
+
+
+def plain_scatter(inferred: StarLabel, reference: StarLabel | float = 0.0) -> PerLabel:
+    """Standard deviation of inferred - reference over the stars that did not fail, shape (label,), in label units."""
+    difference = _difference(inferred, reference)
+    finite = (column[np.isfinite(column)] for column in difference.T)
+    return np.array([column.std() if column.size else np.nan for column in finite])
+
+
+def pulls(
+    inferred: StarLabel,
+    reference: StarLabel,
+    covariance: np.ndarray,
+    reference_error: StarLabel | float = 0.0,
+) -> StarLabel:
+    """``(inferred - reference) / error``, dimensionless, NaN for failed stars.
+
+    Parameters
+    ----------
+    inferred, reference
+        Labels, shape (star, label).
+    covariance
+        Of the inferred labels, shape (star, label, label); its diagonal is the squared error.
+    reference_error
+        Error of the reference labels, added in quadrature. Say so where the result is shown.
+
+    Returns
+    -------
+    pulls
+        Shape (star, label).
+
+    """
+    error = np.hypot(label_errors(covariance), reference_error)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _difference(inferred, reference) / error
+
+
+def label_errors(covariance: np.ndarray) -> np.ndarray:
+    """Square root of the diagonal of (star, label, label), shape (star, label); NaN where that is negative or NaN."""
+    covariance = np.asarray(covariance, dtype=float)
+    if covariance.ndim != 3 or covariance.shape[1] != covariance.shape[2]:
+        raise ValueError(f"covariance must have shape (star, label, label), got {covariance.shape}")
+    variance = np.diagonal(covariance, axis1=1, axis2=2)
+    return np.sqrt(np.where(variance >= 0, variance, np.nan))
+
+
+def folds(n_stars: int, k: int = 5, seed: int = 0) -> np.ndarray:
+    """Fold of each star, ``numpy.random.default_rng(seed).integers(0, k, n_stars)``, shape (star,)."""
+    if not 2 <= k <= n_stars:
+        raise ValueError(f"the number of folds must be from 2 to the number of stars, {n_stars}; got {k}")
+    return np.random.default_rng(seed).integers(0, k, n_stars)
+
+
+def cross_validate(
+    fit: Fit,
+    labels: StarLabel,
+    flux: StarPixel,
+    ivar: StarPixel,
+    *,
+    k: int = 5,
+    seed: int = 0,
+    reject: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> CrossValidation:
+    """Label every star by a model trained on the other folds. No star is left out of the evaluation.
+
+    Parameters
+    ----------
+    fit
+        Trains: labels (star, label), flux and ivar (star, pixel) to a function of flux and ivar that returns at least
+        labels and covariance, such as the method `CannonModel.test`. The covariance may be None.
+    labels, flux, ivar
+        All stars, shapes (star, label), (star, pixel) and (star, pixel).
+    k, seed
+        Number of folds and the seed of `folds`.
+    reject
+        Given the indices of the training stars of a fold, True for those that must not train, shape (training star,).
+
+    Returns
+    -------
+    result
+        See `CrossValidation`.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of stars differ or ``fit`` returns labels of another shape than it was given.
+
+    """
+    labels, flux, ivar = (np.asarray(array, dtype=float) for array in (labels, flux, ivar))
+    if labels.ndim != 2 or not len(labels) == len(flux) == len(ivar):
+        raise ValueError(
+            "labels, flux and ivar must be two-dimensional with one row a star, "
+            f"got shapes {labels.shape}, {flux.shape} and {ivar.shape}"
+        )
+    fold = folds(len(labels), k, seed)
+    inferred = np.full(labels.shape, np.nan)
+    covariance = np.full((*labels.shape, labels.shape[1]), np.nan)
+    for number in range(k):
+        training, held_out = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        if not held_out.size:
+            continue
+        if reject is not None:
+            training = training[~np.asarray(reject(training), dtype=bool)]
+        found, found_covariance, *_ = fit(labels[training], flux[training], ivar[training])(
+            flux[held_out], ivar[held_out]
+        )
+        if np.shape(found) != (held_out.size, labels.shape[1]):
+            raise ValueError(
+                f"inferred labels must have shape {(held_out.size, labels.shape[1])}, got {np.shape(found)}"
+            )
+        inferred[held_out] = found
+        if found_covariance is not None:
+            covariance[held_out] = found_covariance
+    return CrossValidation(inferred, labels, covariance, fold)
+
+
+def summary_table(
+    inferred: StarLabel,
+    reference: StarLabel,
+    covariance: np.ndarray | None = None,
+    *,
+    label_names: Sequence[str],
+    units: Mapping[str, str] | None = None,
+    reference_error: StarLabel | float = 0.0,
+) -> Table:
+    """One row a label: bias, scatters, median error, scatters of the pulls, and how many stars failed.
+
+    Parameters
+    ----------
+    inferred, reference
+        Labels, shape (star, label), NaN where the fit failed.
+    covariance
+        Of the inferred labels, shape (star, label, label). Without it the columns of errors and pulls are missing.
+    label_names
+        Names of the labels.
+    units
+        Units by label name, "" by default.
+    reference_error
+        Error of the reference labels, shape (star, label), that enters the pulls; the table's ``meta`` says whether.
+
+    Returns
+    -------
+    table
+        Columns label, unit, stars, failed, bias, robust_scatter, plain_scatter and, with a covariance, median_error,
+        robust_pull and plain_pull.
+
+    """
+    inferred, reference = np.asarray(inferred, dtype=float), np.asarray(reference, dtype=float)
+    if inferred.shape != reference.shape or inferred.ndim != 2 or inferred.shape[1] != len(label_names):
+        raise ValueError(
+            f"inferred and reference must both have shape (star, {len(label_names)}) for {', '.join(label_names)}; "
+            f"got {inferred.shape} and {reference.shape}"
+        )
+    columns: dict[str, object] = {
+        "label": list(label_names),
+        "unit": [(units or {}).get(name, "") for name in label_names],
+        "stars": np.full(len(label_names), len(inferred)),
+        "failed": (~np.isfinite(inferred)).sum(axis=0),
+        "bias": bias(inferred, reference),
+        "robust_scatter": robust_scatter(inferred, reference),
+        "plain_scatter": plain_scatter(inferred, reference),
+    }
+    if covariance is not None:
+        pull = pulls(inferred, reference, covariance, reference_error)
+        columns |= {
+            "median_error": np.median(_failed_as_infinite(label_errors(covariance)), axis=0),
+            "robust_pull": robust_scatter(pull),
+            "plain_pull": plain_scatter(pull),
+        }
+    table = Table(columns)
+    table.meta["pulls_include_reference_errors"] = bool(np.any(np.asarray(reference_error) != 0))
+    for column in table.itercols():
+        if column.dtype.kind == "f":
+            column.format = ".4g"
+    return table
+
+
+def _difference(inferred: StarLabel, reference: StarLabel | float) -> np.ndarray:
+    inferred, reference = np.asarray(inferred, dtype=float), np.asarray(reference, dtype=float)
+    if inferred.ndim != 2 or reference.shape not in ((), inferred.shape):
+        raise ValueError(
+            f"inferred and reference must have the same shape (star, label), got {inferred.shape} and {reference.shape}"
+        )
+    return inferred - reference
+
+
+def _failed_as_infinite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(values), np.inf, values)
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values)) if values.size else np.nan
