@@ -16,6 +16,7 @@ from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.typing import PerStar, PerStarInt, StarLabel
 from bayes_cannon.io.atomic import atomic_path
 from bayes_cannon.io.spectra import Spectra
+from bayes_cannon.validate import label_errors
 
 _READERS = {".fits": "fits", ".fit": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
 _WRITTEN = (".fits", ".ecsv")
@@ -97,8 +98,7 @@ def label_table(
             f"labels and covariance of {n_labels} labels must have shapes (star, {n_labels}) and "
             f"(star, {n_labels}, {n_labels}), got {labels.shape} and {covariance.shape}"
         )
-    variance = np.diagonal(covariance, axis1=1, axis2=2)
-    errors = np.sqrt(np.where(variance >= 0, variance, np.nan))
+    errors = label_errors(covariance)
     status = np.asarray(fit.status, dtype=int)
     columns: list[tuple[str, Any]] = [(STAR_ID, np.arange(n_stars).astype(str) if star_id is None else star_id)]
     for k, name in enumerate(label_names):

@@ -1,0 +1,125 @@
+"""What is done to spectra before a model sees them; kept with the model, so that new spectra go the same way."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.core.continuum import normalize
+from bayes_cannon.io.recipe import ContinuumSection, Recipe
+from bayes_cannon.io.spectra import Spectra
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Steps in this order: division by the continuum, choice of pixels, logarithm of the flux.
+
+    Attributes
+    ----------
+    continuum
+        Keywords of `bayes_cannon.continuum.normalize` and the continuum pixels: ``pixels``, indices of the pixels
+        before any choice, or ``every``, one of so many. None is no division.
+    wavelength_range
+        First and last wavelength kept, both included; None keeps all.
+    log_flux
+        Whether flux y becomes ``ln y`` with ``ivar y^2``; where y is not positive ivar becomes zero.
+
+    """
+
+    continuum: Mapping[str, Any] | None = None
+    wavelength_range: tuple[float, float] | None = None
+    log_flux: bool = False
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> "Preparation":
+        """The steps that a recipe asks for; the file of its continuum pixels is read here."""
+        section = recipe.continuum
+        continuum = None if section is None else _continuum(section, recipe)
+        return cls(continuum, recipe.data.wavelength_range, recipe.data.log_flux)
+
+    @classmethod
+    def from_text(cls, text: str) -> "Preparation":
+        """What `to_text` wrote."""
+        given = json.loads(text)
+        pair = given["wavelength_range"]
+        return cls(given["continuum"], None if pair is None else (pair[0], pair[1]), given["log_flux"])
+
+    def to_text(self) -> str:
+        """The steps as JSON."""
+        return json.dumps(asdict(self))
+
+    def apply(self, spectra: Spectra) -> Spectra:
+        """Prepared spectra.
+
+        Raises
+        ------
+        ValueError
+            If a step needs wavelengths and the spectra have none, no pixel lies in the range, or as
+            `bayes_cannon.continuum.normalize` does.
+
+        """
+        if self.continuum is not None:
+            spectra = _normalized(spectra, self.continuum)
+        if self.wavelength_range is not None:
+            spectra = _chosen(spectra, self.wavelength_range)
+        return _logarithm(spectra) if self.log_flux else spectra
+
+
+def _continuum(section: ContinuumSection, recipe: Recipe) -> dict[str, Any]:
+    given = {name: value for name, value in asdict(section).items() if value is not None}
+    if isinstance(section.pixels, str):
+        given["pixels"] = _read_pixels(recipe.resolve(section.pixels))
+    return given
+
+
+def _read_pixels(path: Path) -> list[int]:
+    """Indices from a file that holds indices, or a mask over the pixels."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} with continuum pixels")
+    try:
+        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"cannot read continuum pixels from {path}: {error}") from error
+    if values.ndim != 1 or values.dtype.kind not in "biuf" or not values.size or (values != values.astype(int)).any():
+        raise ValueError(f"{path} must hold a list of indices of pixels or a mask, got {values.dtype} {values.shape}")
+    is_mask = values.dtype == bool or (values.size > 2 and np.isin(values, (0, 1)).all())
+    return (np.flatnonzero(values) if is_mask else values.astype(int)).tolist()
+
+
+def _wavelength(spectra: Spectra, what: str) -> np.ndarray:
+    if spectra.wavelength is None:
+        raise ValueError(f"{what} needs the wavelengths of the pixels, and the spectra have none")
+    return np.asarray(spectra.wavelength)
+
+
+def _normalized(spectra: Spectra, continuum: Mapping[str, Any]) -> Spectra:
+    wavelength = _wavelength(spectra, "the continuum")
+    keywords = {name: value for name, value in continuum.items() if name not in ("pixels", "every")}
+    if "every" in continuum:
+        pixels = np.arange(0, spectra.n_pixels, continuum["every"])
+    else:
+        pixels = np.asarray(continuum["pixels"], dtype=int)
+    flux, ivar, _, _ = normalize(wavelength, np.asarray(spectra.flux), np.asarray(spectra.ivar), pixels, **keywords)
+    return replace(spectra, flux=flux, ivar=ivar)
+
+
+def _chosen(spectra: Spectra, wavelength_range: tuple[float, float]) -> Spectra:
+    wavelength = _wavelength(spectra, "wavelength_range")
+    first, last = wavelength_range
+    used = (wavelength >= first) & (wavelength <= last)
+    if not used.any():
+        raise ValueError(
+            f"no pixel lies in wavelength_range = {list(wavelength_range)}; "
+            f"the spectra cover {wavelength.min()} to {wavelength.max()}"
+        )
+    return replace(spectra, flux=spectra.flux[:, used], ivar=spectra.ivar[:, used], wavelength=wavelength[used])
+
+
+def _logarithm(spectra: Spectra) -> Spectra:
+    flux, ivar = np.asarray(spectra.flux), np.asarray(spectra.ivar)
+    usable = (ivar > 0) & (flux > 0)
+    positive = np.where(usable, flux, 1.0)
+    return replace(spectra, flux=np.log(positive), ivar=np.where(usable, ivar * positive**2, 0.0))

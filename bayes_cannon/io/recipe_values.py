@@ -1,0 +1,126 @@
+"""Checks of single values of a recipe. Each takes a value and its place, such as ``model.order``, and returns it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite, isnan
+from typing import Any
+
+Check = Callable[[Any, str], Any]
+Limits = Mapping[str, float]
+"""Limits of a cut: ``above``, ``below`` or both."""
+
+
+def text(value: Any, where: str) -> str:
+    """A text."""
+    return _expect(value, where, "a text", isinstance(value, str))
+
+
+def file_name(value: Any, where: str) -> str:
+    """A text that can begin the name of a file."""
+    allowed = isinstance(value, str) and value.strip() and not set(value) & set("/\\:\0") and not value.startswith(".")
+    return _expect(value, where, "a text that can begin a file's name, without slashes", bool(allowed))
+
+
+def boolean(value: Any, where: str) -> bool:
+    """True or false."""
+    return _expect(value, where, "true or false", isinstance(value, bool))
+
+
+def natural(value: Any, where: str) -> int:
+    """An integer that is not negative."""
+    return _expect(value, where, "an integer of 0 or more", _is_integer(value) and value >= 0)
+
+
+def count(value: Any, where: str) -> int:
+    """A positive integer."""
+    return _expect(value, where, "an integer of 1 or more", _is_integer(value) and value >= 1)
+
+
+def several(value: Any, where: str) -> int:
+    """An integer of at least two."""
+    return _expect(value, where, "an integer of 2 or more", _is_integer(value) and value >= 2)
+
+
+def positive(value: Any, where: str) -> float:
+    """A positive finite number."""
+    return float(_expect(value, where, "a positive number", _is_number(value) and isfinite(value) and value > 0))
+
+
+def not_negative(value: Any, where: str) -> float:
+    """A finite number that is not negative."""
+    return float(_expect(value, where, "a number of 0 or more", _is_number(value) and isfinite(value) and value >= 0))
+
+
+def names(value: Any, where: str) -> tuple[str, ...]:
+    """Texts, at least one, none twice."""
+    right = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+    return tuple(_expect(value, where, "a list of different texts", bool(right) and len(set(value)) == len(value)))
+
+
+def texts(value: Any, where: str) -> dict[str, str]:
+    """Texts by name."""
+    _expect(value, where, "a table of texts", isinstance(value, Mapping))
+    return {name: text(entry, f"{where}.{name}") for name, entry in value.items()}
+
+
+def pair(value: Any, where: str) -> tuple[float, float]:
+    """Two numbers in order; they may be infinite."""
+    right = isinstance(value, list) and len(value) == 2 and all(_is_number(end) and not isnan(end) for end in value)
+    low, high = _expect(value, where, "a pair [low, high] of numbers", right and value[0] <= value[1])
+    return float(low), float(high)
+
+
+def pairs_by_name(value: Any, where: str) -> dict[str, tuple[float, float]]:
+    """Pairs of numbers by name."""
+    _expect(value, where, "a table of pairs [low, high]", isinstance(value, Mapping))
+    return {name: pair(entry, f"{where}.{name}") for name, entry in value.items()}
+
+
+def regions(value: Any, where: str) -> tuple[tuple[float, float], ...]:
+    """Pairs of numbers, at least one."""
+    _expect(value, where, "a list of pairs [[start, end], ...]", isinstance(value, list) and len(value) > 0)
+    return tuple(pair(entry, f"{where}[{index}]") for index, entry in enumerate(value))
+
+
+def indices_or_path(value: Any, where: str) -> tuple[int, ...] | str:
+    """Indices of pixels, or a path."""
+    if isinstance(value, str):
+        return value
+    right = isinstance(value, list) and value and all(_is_integer(index) and index >= 0 for index in value)
+    return tuple(_expect(value, where, "a list of indices of pixels, or the path of a file", bool(right)))
+
+
+def cuts(value: Any, where: str) -> dict[str, Limits]:
+    """Tables with ``above``, ``below`` or both, by name."""
+    _expect(value, where, "a table of cuts", isinstance(value, Mapping))
+    checked: dict[str, Limits] = {}
+    for name, limits in value.items():
+        place = f"{where}.{name}"
+        right = isinstance(limits, Mapping) and limits and set(limits) <= {"above", "below"}
+        _expect(limits, place, "a table with above, below or both, such as {above = 4000.0}", bool(right))
+        for end, limit in limits.items():
+            _expect(limit, f"{place}.{end}", "a number", _is_number(limit) and not isnan(limit))
+        checked[name] = {end: float(limit) for end, limit in limits.items()}
+    return checked
+
+
+def one_of(choices: Sequence[str]) -> Check:
+    """Check that a value is one of some texts."""
+
+    def check(value: Any, where: str) -> str:
+        return _expect(value, where, f"one of {', '.join(map(repr, choices))}", value in choices)
+
+    return check
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _expect(value: Any, where: str, wanted: str, right: bool) -> Any:
+    if not right:
+        raise ValueError(f"{where} must be {wanted}; got {value!r}")
+    return value
