@@ -105,7 +105,9 @@ class Censors(dict[str, np.ndarray]):
 
     def __setitem__(self, label_name: str, mask: Any) -> None:
         if label_name not in self._label_names:
-            raise ValueError(f"unknown label {label_name!r} for censoring; the labels are {', '.join(self._label_names)}")
+            raise ValueError(
+                f"unknown label {label_name!r} for censoring; the labels are {', '.join(self._label_names)}"
+            )
         values = np.asarray(mask)
         if values.shape != (self._num_pixels,):
             raise ValueError(

@@ -22,7 +22,6 @@ from bayes_cannon.core.typing import Array, PerTerm, PerTermMask, Scalar, TermTe
 from bayes_cannon.solvers.problem import PixelProblem
 
 
-
 def relative_gap(
     gram: TermTerm, gradient: PerTerm, chi_squared: Scalar, theta: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm
 ) -> Array:
@@ -81,6 +80,13 @@ def solve_masked(gram: TermTerm, right: PerTerm, mask: PerTermMask) -> Array:
     return jnp.where(mask, jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) / scale, 0.0)
 
 
+def inverse_masked(gram: TermTerm, mask: PerTermMask) -> Array:
+    """Inverse of the rows and columns in the mask, zero elsewhere, shape (term, term)."""
+    factor, scale = _masked_factor(gram, mask)
+    inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(scale), dtype=gram.dtype))
+    return jnp.where(mask[:, None] & mask[None, :], inverse / (scale[:, None] * scale[None, :]), 0.0)
+
+
 def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
     """Smallest squared pivot of the Gram matrix scaled to a unit diagonal; about 1e-13 where columns are dependent."""
     factor, _ = _masked_factor(gram, mask)
@@ -97,8 +103,8 @@ def _masked_factor(gram: TermTerm, mask: PerTermMask) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _certify_block(design, flux, ivar, regularization, lower, upper, theta, s2):  # noqa: ANN001, ANN202
-    def one(flux, ivar, regularization, lower, upper, theta, s2):  # noqa: ANN001, ANN202
+def _certify_block(design, flux, ivar, regularization, lower, upper, theta, s2):
+    def one(flux, ivar, regularization, lower, upper, theta, s2):
         w = weights(ivar, s2)
         residual = flux - design @ theta
         gram, gradient = design.T @ (w[:, None] * design), design.T @ (w * residual)

@@ -3,10 +3,11 @@ r"""Weighted lasso with bounds, from the Gram matrix alone.
 .. math:: \min_\theta \; \tfrac12 \theta^T G \theta - b^T \theta + \sum_d \lambda_d |\theta_d|,
           \qquad l \le \theta \le u
 
-Each round is one Newton step on the terms that are neither zero nor at a bound, with their signs held, followed by a few
-sweeps of coordinate descent, which decide which terms those are. Both only ever lower the objective: the Newton step
-goes to the first term that would change sign or leave its bounds and stops there, exactly at zero or at the bound. The
-first finds the optimum once the second has found the active set, which takes a handful of rounds; zeros are exact.
+Each round is one Newton step on the terms that are neither zero nor at a bound, with their signs held, followed by a
+few sweeps of coordinate descent, which decide which terms those are. Both only ever lower the objective: the Newton
+step goes to the first term that would change sign or leave its bounds and stops there, exactly at zero or at the
+bound. The first finds the optimum once the second has found the active set, which takes a handful of rounds; zeros
+are exact.
 (Coordinate descent: Friedman, Hastie & Tibshirani 2010, eq. 9; the active-set step as in Osborne et al. 2000.)
 """
 

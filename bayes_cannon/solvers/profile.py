@@ -46,7 +46,9 @@ LASSO_TOLERANCE = 1e-8
 """On the largest single-coordinate change, in units of the noise of one star."""
 GRADIENT_TOLERANCE = 1e-9
 """On p' over the sum of the weights."""
-MAX_STEPS = 40
+PATIENCE = 8
+"""Newton steps after which every other one is a bisection, which ends what Newton's method does not."""
+MAX_STEPS = 60
 """Newton steps on the profile at most."""
 BLOCK_NUMBERS = 2**19
 """Numbers in one (pixel, star) array of a block; a handful of such arrays then fit the cache of a core."""
@@ -145,14 +147,16 @@ def solve(
             refined = _refine(training, block._replace(theta=candidates.theta[:, 0]), candidates.s2[:, 0])
             _keep(solution, pixels, refined)
             rival = np.isfinite(np.asarray(candidates.objective[: len(pixels), 1]))
-            again.append((pixels[rival], *(np.asarray(a)[: len(pixels), 1][rival] for a in (candidates.s2, candidates.theta))))
+            again.append(
+                (pixels[rival], *(np.asarray(a)[: len(pixels), 1][rival] for a in (candidates.s2, candidates.theta)))
+            )
             if progress is not None:
                 progress(len(pixels))
         _refine_rivals(problem, solution, training, again, size)
     return solution
 
 
-def _refine_rivals(problem, solution, training, again, size) -> None:  # noqa: ANN001
+def _refine_rivals(problem, solution, training, again, size) -> None:
     """Start from the second minimum where the scan could not tell which one is lower, and keep the lower end."""
     pixels, s2, theta = (np.concatenate(arrays) for arrays in zip(*again, strict=True)) if again else ([], [], [])
     start = np.zeros_like(solution.theta)
@@ -169,9 +173,7 @@ def _block(problem: PixelProblem, pixels: np.ndarray, theta: np.ndarray, size: i
     index = np.resize(pixels, size)
     ivar = np.ascontiguousarray(problem.ivar[:, index].T)
     flux = masked(problem.flux[:, index].T, ivar)
-    return _Pixels(
-        flux, ivar, problem.regularization[index], problem.lower[index], problem.upper[index], theta[index]
-    )
+    return _Pixels(flux, ivar, problem.regularization[index], problem.lower[index], problem.upper[index], theta[index])
 
 
 def _keep(solution: PixelSolution, pixels: np.ndarray, refined: _Refinement) -> None:
@@ -180,7 +182,7 @@ def _keep(solution: PixelSolution, pixels: np.ndarray, refined: _Refinement) -> 
     better = ~(solution.objective[pixels] <= new["objective"])
     index = pixels[better]
     s2, done = new["s2"][better], new["done"][better]
-    degenerate = (new["pivot"][better] < 1e-11)
+    degenerate = new["pivot"][better] < 1e-11
     status = np.where(s2 == 0, PixelStatus.ZERO_SCATTER, PixelStatus.CONVERGED)
     status = np.where(degenerate, PixelStatus.DEGENERATE, status)
     solution.status[index] = np.where(done, status, PixelStatus.MAX_ITERATIONS)
@@ -284,11 +286,11 @@ def _refine_pixel(training: _Training, pixel: _Pixels, s2: Array) -> _Refinement
         cross = (w * wr) @ training.design
         curvature = jnp.dot(w, 2 * wr**2 - w) - 2 * jnp.dot(cross, solve_masked(gram, cross, active))
         at_boundary = (s2 == 0) & (gradient >= 0)
-        resolved = (high - low) <= 1e-13 * (centre + high)
+        resolved = jnp.isfinite(high) & (high - low <= 1e-13 * (centre + high))
         done = (jnp.abs(gradient) <= GRADIENT_TOLERANCE * scale) | at_boundary | resolved
         return _Refinement(
             s2=s2, low=low, high=high, theta=theta,
-            next_s2=_next_s2(s2, low, high, gradient, curvature, centre),
+            next_s2=_next_s2(s2, low, high, gradient, curvature, centre, state.steps),
             gradient=gradient / scale,
             gap=relative_gap(gram, training.design.T @ wr, chi_squared, theta, lam, pixel.lower, pixel.upper),
             objective=chi_squared + jnp.sum(log_variance(pixel.ivar, s2)) + penalty,
@@ -303,8 +305,10 @@ def _refine_pixel(training: _Training, pixel: _Pixels, s2: Array) -> _Refinement
     return jax.lax.while_loop(lambda state: ~state.done & (state.steps < MAX_STEPS), evaluate, first)
 
 
-def _next_s2(s2: Array, low: Array, high: Array, gradient: Array, curvature: Array, centre: Array) -> Array:
-    """Newton step in ln(c + s^2), at most a factor e^2, bisected where it leaves the bracket, zero where it falls below."""
+def _next_s2(
+    s2: Array, low: Array, high: Array, gradient: Array, curvature: Array, centre: Array, steps: Array
+) -> Array:
+    """Newton step in ln(c + s^2) of at most a factor e^2, bisected where it leaves the bracket; zero is the least."""
     total = centre + s2
     slope, bend = total * gradient, total**2 * curvature + total * gradient
     step = jnp.where(bend > 0, -slope / jnp.where(bend > 0, bend, 1.0), -jnp.sign(slope))
@@ -312,4 +316,5 @@ def _next_s2(s2: Array, low: Array, high: Array, gradient: Array, curvature: Arr
     proposal = jnp.maximum(proposal, 0.0)
     middle = jnp.sqrt((centre + low) * (centre + jnp.where(jnp.isinf(high), low, high))) - centre
     outside = (proposal < low) | (proposal > high) | ((proposal == s2) & (s2 > 0))
+    outside |= (steps >= PATIENCE) & (steps % 2 == 0) & jnp.isfinite(high)
     return jnp.where(outside, middle, proposal)

@@ -1,0 +1,562 @@
+"""`CannonModel`: the training set, what was learned from it, and the verbs train, test, read and write.
+
+The class holds data and checks it; the work is done by `bayes_cannon.train` and `bayes_cannon.infer`, on arrays.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from bayes_cannon.core.censoring import Censors, design_matrix_mask
+from bayes_cannon.core.checks import (
+    check_correlation,
+    check_dispersion,
+    check_regularization,
+    check_same_dispersion,
+    check_spectra,
+)
+from bayes_cannon.core.hull import in_convex_hull
+from bayes_cannon.core.labels import label_array, label_units
+from bayes_cannon.core.progress import ProgressOption, reporter
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.status import PixelStatus
+from bayes_cannon.core.typing import Record
+from bayes_cannon.core.vectorizer import BaseVectorizer, monomials
+from bayes_cannon.core.warnings import BayesCannonWarning
+from bayes_cannon.infer import LabelFit, fit_labels
+from bayes_cannon.io.model_file import read_model, write_model
+from bayes_cannon.io.model_state import ModelState
+from bayes_cannon.model.record import StarRecord
+from bayes_cannon.solvers.problem import PixelProblem, PixelSolution
+from bayes_cannon.train import check_op_method, correct_scatter, records, train
+
+_CERTIFICATES = ("objective", "duality_gap", "profile_gradient", "iterations", "status")
+_LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
+
+
+class TrainingWarning(BayesCannonWarning):
+    """Some pixels have no theta, or one that is not certified."""
+
+
+class NotTrainedError(TypeError):
+    """The model was asked for something that only a trained model knows. Call `CannonModel.train` first."""
+
+
+class CannonModel:
+    r"""A data-driven model of stellar spectra (Ness et al. 2015; Casey et al. 2016).
+
+    The flux of star n at pixel j is :math:`y_{jn} \sim N(v(x_n) \cdot \theta_j, \sigma_{jn}^2 + s_j^2)` with the
+    terms v of the scaled labels x. Training minimizes, for each pixel, over theta and s^2 jointly
+
+    .. math:: \sum_n \frac{(y_n - v_n \cdot \theta)^2}{\sigma_n^2 + s^2} + \sum_n \ln(\sigma_n^2 + s^2)
+              + \Lambda \sum_{d \ge 1} |\theta_d|
+
+    Parameters
+    ----------
+    training_set_labels
+        Labels of the N training stars: an array (star, label), or a structured array, mapping, astropy Table or
+        pandas DataFrame with the label names as columns. In their usual units (K, dex), which are kept.
+    training_set_flux, training_set_ivar
+        Normalized flux and its inverse variance, shape (star, pixel). Where ivar is zero the flux is not used and may
+        be NaN. Both may be None for a model that is only used, not trained.
+    vectorizer
+        The terms, usually a `vectorizer.PolynomialVectorizer`.
+    dispersion
+        Wavelength of each pixel, shape (pixel,), sorted; in the unit that censoring regions are given in.
+    regularization
+        Lambda: None (no regularization), a number, or one per pixel, shape (pixel,).
+    censors
+        Masks over pixels by label name; **True means censored** there. Empty by default.
+    scale_factor
+        The f of the label scaling ``x = (label - median) / (f (p97.5 - p2.5))``; Casey et al. (2016) use 2.
+    label_units
+        Unit of each label as text; by default those of the table's columns, where it has any.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, labels that are not finite, constant or perfectly correlated, negative or NaN ivar,
+        flux that is not finite where ivar is positive, and invalid dispersion, regularization or censors.
+    TypeError
+        If ``vectorizer`` is no vectorizer.
+
+    """
+
+    _classes: ClassVar[dict[str, type["CannonModel"]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        CannonModel._classes[cls.__name__] = cls
+
+    def __init__(
+        self,
+        training_set_labels: Any,
+        training_set_flux: Any,
+        training_set_ivar: Any,
+        vectorizer: BaseVectorizer,
+        dispersion: Any = None,
+        regularization: Any = None,
+        censors: Mapping[str, Any] | None = None,
+        *,
+        scale_factor: float = 1.0,
+        label_units: Mapping[str, str] | None = None,
+    ):
+        if not isinstance(vectorizer, BaseVectorizer):
+            raise TypeError(f"vectorizer must be a vectorizer.BaseVectorizer, got {type(vectorizer).__name__}")
+        names = vectorizer.label_names
+        self._vectorizer = vectorizer
+        self._labels = label_array(training_set_labels, names)
+        self._label_units = _units(training_set_labels, names, label_units)
+        self._scaling = LabelScaling.from_labels(self._labels, names, scale_factor)
+        check_correlation(self._labels, names)
+        self._flux: np.ndarray | None = None
+        self._ivar: np.ndarray | None = None
+        self._theta: np.ndarray | None = None
+        self._s2: np.ndarray | None = None
+        self._training: dict[str, np.ndarray] | None = None
+        self._op_method: str | None = None
+        self._n_pixels: int | None = None
+        if training_set_flux is not None or training_set_ivar is not None:
+            self._flux, self._ivar = check_spectra(training_set_flux, training_set_ivar, "training_set_")
+            self._n_pixels = self._flux.shape[1]
+            if len(self._flux) != len(self._labels):
+                raise ValueError(
+                    f"training_set_labels has {len(self._labels)} stars but training_set_flux {len(self._flux)}: "
+                    "both need one row a star, in the same order"
+                )
+        elif dispersion is not None:
+            self._n_pixels = np.size(dispersion)
+        self._dispersion: np.ndarray | None = None
+        self.dispersion = dispersion
+        self.regularization = regularization
+        self.censors = censors
+
+    # What the model holds.
+
+    @property
+    def vectorizer(self) -> BaseVectorizer:
+        """The terms v."""
+        return self._vectorizer
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self._vectorizer.label_names
+
+    @property
+    def label_units(self) -> dict[str, str]:
+        """Unit of each label, as text; empty where none is known."""
+        return dict(self._label_units)
+
+    @property
+    def training_set_labels(self) -> np.ndarray:
+        """Labels of the training stars in their units, shape (star, label)."""
+        return self._labels
+
+    @property
+    def training_set_flux(self) -> np.ndarray | None:
+        """Normalized flux of the training stars, shape (star, pixel), or None."""
+        return self._flux
+
+    @property
+    def training_set_ivar(self) -> np.ndarray | None:
+        """Inverse variance of the flux, shape (star, pixel), or None."""
+        return self._ivar
+
+    @property
+    def scaling(self) -> LabelScaling:
+        """The map between labels and scaled labels."""
+        return self._scaling
+
+    @property
+    def design_matrix(self) -> np.ndarray:
+        """Terms of the training stars, shape (star, term)."""
+        return monomials(self._scaling.scaled(self._labels), self._vectorizer.exponents)
+
+    @property
+    def n_pixels(self) -> int | None:
+        """Number of pixels, None where neither spectra nor a dispersion were given."""
+        return self._n_pixels
+
+    @property
+    def dispersion(self) -> np.ndarray | None:
+        """Wavelength of each pixel, shape (pixel,), or None."""
+        return self._dispersion
+
+    @dispersion.setter
+    def dispersion(self, dispersion: Any) -> None:
+        expected = np.size(dispersion) if self._n_pixels is None else self._n_pixels
+        self._dispersion = check_dispersion(dispersion, expected)
+
+    @property
+    def regularization(self) -> float | np.ndarray | None:
+        """Lambda: None, a number, or one per pixel."""
+        return self._regularization
+
+    @regularization.setter
+    def regularization(self, regularization: Any) -> None:
+        self._regularization = check_regularization(regularization, self._n_pixels)
+
+    @property
+    def censors(self) -> Censors:
+        """Censoring masks by label name; True means censored. It may be changed in place; then train again."""
+        return self._censors
+
+    @censors.setter
+    def censors(self, censors: Mapping[str, Any] | None) -> None:
+        if censors is not None and not isinstance(censors, Mapping):
+            raise TypeError(f"censors must map label names to masks, got {type(censors).__name__}")
+        self._censors = Censors(self.label_names, self._n_pixels or 0, censors)
+
+    @property
+    def theta(self) -> np.ndarray | None:
+        """Coefficients, shape (pixel, term); None before training, NaN where a pixel has no solution."""
+        return self._theta
+
+    @property
+    def s2(self) -> np.ndarray | None:
+        """Variance of the intrinsic scatter, shape (pixel,); None before training, infinite where a pixel has none."""
+        return self._s2
+
+    @property
+    def certificates(self) -> dict[str, np.ndarray] | None:
+        """Arrays over pixels of the last training: objective, duality_gap, profile_gradient, iterations, status."""
+        return None if self._training is None else dict(self._training)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether theta and s2 are there."""
+        return self._theta is not None and self._s2 is not None
+
+    def reset(self) -> None:
+        """Forget what was trained."""
+        self._theta = self._s2 = self._training = self._op_method = None
+
+    def __str__(self) -> str:
+        pixels = "an unknown number of" if self._n_pixels is None else self._n_pixels
+        return (
+            f"<{type(self).__name__} of {len(self.label_names)} labels "
+            f"with a training set of {len(self._labels)} stars each with {pixels} pixels>"
+        )
+
+    def __repr__(self) -> str:
+        return f"{str(self)[:-1]}, {'trained' if self.is_trained else 'not trained'}>"
+
+    # Verbs.
+
+    def train(
+        self,
+        threads: int | None = None,
+        op_method: str | None = None,
+        op_strict: bool = True,
+        op_kwds: Mapping[str, Any] | None = None,
+        *,
+        dof_correction: bool = False,
+        progress: ProgressOption = None,
+    ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
+        """Learn theta and s2 of every pixel; a trained model starts from the theta that it has.
+
+        Parameters
+        ----------
+        threads, op_strict
+            Accepted for old scripts, without effect: all cores are used, and no solver needs another to finish its
+            work. A result that is not certified says so in its status.
+        op_method
+            None: the package's own certified solver. ``"l_bfgs_b"``: SciPy's L-BFGS-B. ``"powell"``: SciPy's Powell.
+            All minimize the same scalar.
+        op_kwds
+            Keywords of ``scipy.optimize.fmin_l_bfgs_b`` or ``fmin_powell`` under their documented names.
+        dof_correction
+            Return s2 of restricted maximum likelihood. Maximum likelihood, the default, is biased low by about
+            ``(D / N)(s2 + sigma^2) / s2``. Theta and the certificates stay those of the maximum.
+        progress
+            True for a bar on the standard error, or a function that is called with the number of pixels finished.
+
+        Returns
+        -------
+        theta, s2, metadata
+            Shape (pixel, term) and (pixel,), and one record per pixel (`bayes_cannon.train.records`).
+
+        Raises
+        ------
+        TypeError
+            If the model holds no training spectra.
+        ValueError
+            For an unknown method or keyword.
+
+        """
+        check_op_method(op_method)
+        problem = self._problem()
+        with reporter(progress, problem.n_pixels, "pixel") as report:
+            solution = train(
+                problem,
+                exponents=self._vectorizer.exponents,
+                x=self._scaling.scaled(self._labels),
+                op_method=op_method,
+                op_kwds=op_kwds,
+                theta=self._theta,
+                s2=self._s2,
+                progress=report,
+            )
+        metadata = records(solution, op_method)
+        if dof_correction:
+            solution = correct_scatter(problem, solution)
+        _warn_of_failures(solution)
+        self._theta, self._s2 = solution.theta, solution.s2
+        self._training = {name: getattr(solution, name) for name in _CERTIFICATES}
+        self._op_method = op_method
+        return self._theta, self._s2, metadata
+
+    def __call__(self, labels: Any) -> np.ndarray:
+        """Model flux at the given labels: shape (pixel,) for one star, (star, pixel) for several.
+
+        Pixels without a solution are NaN.
+
+        Parameters
+        ----------
+        labels
+            In their units, shape (label,) or (star, label).
+
+        """
+        theta, _ = self._trained()
+        flux = monomials(self._scaling.scaled(self._label_rows(labels)), self._vectorizer.exponents) @ theta.T
+        return flux[0] if len(flux) == 1 else flux
+
+    def test(
+        self,
+        flux: Any,
+        ivar: Any,
+        initial_labels: Any = None,
+        threads: int | None = None,
+        use_derivatives: bool | None = True,
+        op_kwds: Mapping[str, Any] | None = None,
+        *,
+        dispersion: Any = None,
+        progress: ProgressOption = None,
+    ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
+        """Labels of spectra, by minimizing chi^2 with the scatter included (Casey et al. 2016, equation 3).
+
+        Parameters
+        ----------
+        flux, ivar
+            Normalized in the same way as the training set, shape (star, pixel) or (pixel,).
+        initial_labels
+            More points to start from, in label units: one set for all stars or one for each, shape (label,),
+            (star, label) or (star, start, label). The best training stars are always tried.
+        threads, use_derivatives, op_kwds
+            Accepted for old scripts, without effect: all cores and exact derivatives are used, and Newton's method
+            runs to convergence. ``op_kwds`` may hold the names that ``scipy.optimize.leastsq`` knows.
+        dispersion
+            Wavelengths of these spectra. If given they must be the model's.
+        progress
+            True for a bar on the standard error, or a function that is called with the number of stars finished.
+
+        Returns
+        -------
+        labels, covariance, metadata
+            Shape (star, label) and (star, label, label), **in label units**, and one record per star: ``status``,
+            ``message``, ``chi_sq``, ``r_chi_sq``, ``n_pixels``, ``snr``, and, computed when asked for, ``model_flux``.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            For spectra that do not fit the model.
+
+        """
+        unknown = sorted(set(op_kwds or {}) - set(_LEASTSQ_KEYWORDS))
+        if unknown:
+            raise ValueError(f"unknown op_kwds {', '.join(unknown)}; known are {', '.join(_LEASTSQ_KEYWORDS)}")
+        fit = self.fit_labels(flux, ivar, initial_labels=initial_labels, dispersion=dispersion, progress=progress)
+        return (
+            fit.labels,
+            fit.covariance,
+            [StarRecord(self, self.label_names, fit, star) for star in range(len(fit.labels))],
+        )
+
+    def fit_labels(
+        self,
+        flux: Any,
+        ivar: Any,
+        *,
+        initial_labels: Any = None,
+        dispersion: Any = None,
+        progress: ProgressOption = None,
+    ) -> LabelFit:
+        """As `test`, with the results as arrays over stars."""
+        theta, s2 = self._trained()
+        check_same_dispersion(dispersion, self._dispersion)
+        n_stars = 1 if np.ndim(flux) == 1 else len(flux)
+        with reporter(progress, n_stars, "star") as report:
+            return fit_labels(
+                flux, ivar, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
+                training_labels=self._labels, initial_labels=initial_labels, progress=report,
+            )  # fmt: skip
+
+    def in_convex_hull(self, labels: Any) -> np.ndarray:
+        """Whether labels lie in the convex hull of the training labels, boolean, shape (star,).
+
+        A point is inside if it is a weighted mean of training stars, which a linear program decides; unlike a
+        triangulation it works in any number of labels.
+
+        Parameters
+        ----------
+        labels
+            In their units, shape (label,) or (star, label). NaN is outside.
+
+        """
+        points = self._scaling.scaled(self._label_rows(labels))
+        return in_convex_hull(points, self._scaling.scaled(self._labels))
+
+    def write(
+        self,
+        path: str | os.PathLike,
+        include_training_set_spectra: bool = False,
+        overwrite: bool = False,
+        protocol: int | None = None,
+    ) -> None:
+        """Write the model to one netCDF (HDF5) file.
+
+        Parameters
+        ----------
+        path
+            File to write.
+        include_training_set_spectra
+            Keep the training spectra too, so that the model can be trained again after reading.
+        overwrite
+            Replace a file that exists.
+        protocol
+            Accepted for old scripts, without effect: nothing is pickled.
+
+        Raises
+        ------
+        FileExistsError
+            If the file exists and ``overwrite`` is False.
+
+        """
+        if not self.is_trained and not include_training_set_spectra:
+            warnings.warn(
+                "the model is not trained and its training spectra are not written: the file can be used for nothing. "
+                "Train first, or write with include_training_set_spectra=True",
+                TrainingWarning,
+                stacklevel=2,
+            )
+        write_model(path, self._state(include_training_set_spectra), overwrite=overwrite)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> "CannonModel":
+        """Read a model that `write` made; a restricted model comes back as one.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no model file, is damaged, or was written by a newer version.
+
+        """
+        state = read_model(path)
+        return CannonModel._classes[state.model_class]._from_state(state)
+
+    # Inside.
+
+    def _state(self, with_spectra: bool) -> ModelState:
+        return ModelState(
+            model_class=type(self).__name__,
+            label_names=self.label_names,
+            terms=self._vectorizer.terms,
+            fiducial=self._scaling.fiducial,
+            scale=self._scaling.scale,
+            training_set_labels=self._labels,
+            scale_factor=self._scaling.factor,
+            label_units=self._label_units,
+            dispersion=self._dispersion,
+            regularization=self._regularization,
+            censors=dict(self._censors),
+            training_set_flux=self._flux if with_spectra else None,
+            training_set_ivar=self._ivar if with_spectra else None,
+            theta=self._theta,
+            s2=self._s2,
+            training=self._training,
+            op_method=self._op_method,
+        )
+
+    @classmethod
+    def _from_state(cls, state: ModelState) -> Self:
+        with warnings.catch_warnings():
+            # Whoever trained the model has been told.
+            warnings.simplefilter("ignore", BayesCannonWarning)
+            model = cls(
+                state.training_set_labels, state.training_set_flux, state.training_set_ivar, state.vectorizer,
+                scale_factor=state.scale_factor, label_units=state.label_units,
+            )  # fmt: skip
+        model._scaling = LabelScaling(np.asarray(state.fiducial), np.asarray(state.scale), state.scale_factor)
+        model._n_pixels = state.n_pixels
+        model.dispersion, model.regularization, model.censors = state.dispersion, state.regularization, state.censors
+        model._theta, model._s2 = state.theta, state.s2
+        model._training = None if state.training is None else dict(state.training)
+        model._op_method = state.op_method
+        return model
+
+    def _problem(self) -> PixelProblem:
+        if self._flux is None or self._ivar is None:
+            raise TypeError(
+                "cannot train: the model holds no training spectra. They are kept in a file only by "
+                "write(..., include_training_set_spectra=True)"
+            )
+        n_pixels = self._flux.shape[1]
+        lam = 0.0 if self._regularization is None else self._regularization
+        lower, upper = self._bounds()
+        return PixelProblem(
+            self.design_matrix, self._flux, self._ivar, np.broadcast_to(np.float64(lam), (n_pixels,)), lower, upper
+        )
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds on theta, shape (pixel, term): both zero where a term is censored."""
+        free = design_matrix_mask(self._censors, self._vectorizer)
+        return np.where(free, -np.inf, 0.0), np.where(free, np.inf, 0.0)
+
+    def _trained(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._theta is None or self._s2 is None:
+            raise NotTrainedError("the model is not trained: call train() first")
+        return self._theta, self._s2
+
+    def _label_rows(self, labels: Any) -> np.ndarray:
+        rows = np.atleast_2d(np.asarray(labels, dtype=float))
+        if rows.ndim != 2 or rows.shape[1] != len(self.label_names):
+            raise ValueError(
+                f"labels must have shape (star, {len(self.label_names)}) for {', '.join(self.label_names)}; "
+                f"got shape {np.shape(labels)}"
+            )
+        return rows
+
+
+CannonModel._classes[CannonModel.__name__] = CannonModel
+
+
+def load_model(path: str | os.PathLike) -> CannonModel:
+    """As `CannonModel.read`, under the original package's older name."""
+    return CannonModel.read(path)
+
+
+def _units(labels: Any, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
+    unknown = sorted(set(given or {}) - set(names))
+    if unknown:
+        raise ValueError(f"label_units names {', '.join(unknown)}; the labels are {', '.join(names)}")
+    return label_units(labels, names) | dict(given or {})
+
+
+def _warn_of_failures(solution: PixelSolution) -> None:
+    """One warning that counts the pixels of each status that a person should look at."""
+    expected = (PixelStatus.CONVERGED, PixelStatus.ZERO_SCATTER, PixelStatus.NO_INFORMATION)
+    for status in PixelStatus:
+        pixels = np.flatnonzero(solution.status == status)
+        if status not in expected and len(pixels):
+            warnings.warn(
+                f"{len(pixels)} of {len(solution.status)} pixels, the first is pixel {pixels[0]}: {status.message}",
+                TrainingWarning,
+                stacklevel=3,
+            )

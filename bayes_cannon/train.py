@@ -1,0 +1,121 @@
+"""The training step: from spectra with labels to theta and s^2 of every pixel."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.core.status import PixelStatus
+from bayes_cannon.core.typing import Record
+from bayes_cannon.solvers import profile
+from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
+from bayes_cannon.solvers.scatter import unbiased_scatter
+from bayes_cannon.solvers.scipy_lbfgsb import solve_lbfgsb
+from bayes_cannon.solvers.scipy_powell import solve_powell
+
+OP_METHODS = ("certified", "l_bfgs_b", "powell")
+"""Names of the solvers; None stands for the first."""
+
+
+def train(
+    problem: PixelProblem,
+    *,
+    exponents: np.ndarray,
+    x: np.ndarray,
+    op_method: str | None = None,
+    op_kwds: Mapping[str, Any] | None = None,
+    theta: np.ndarray | None = None,
+    s2: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> PixelSolution:
+    """Joint optimum over (theta, s2) of every pixel, by the named solver.
+
+    Parameters
+    ----------
+    problem
+        The pixels.
+    exponents, x
+        Powers of the terms, shape (term, label), and scaled training labels, shape (star, label), that
+        `PixelProblem.design` was made from.
+    op_method
+        ``None`` or ``"certified"``: the package's own (`solvers.profile`); ``"l_bfgs_b"``, ``"powell"``: SciPy's. All
+        minimize the same scalar.
+    op_kwds
+        Keywords of SciPy's ``fmin_l_bfgs_b`` and ``fmin_powell`` under their documented names. The certified solver
+        takes none.
+    theta, s2
+        A previous solution to start from, shape (pixel, term) and (pixel,).
+    progress
+        Called with the number of pixels finished.
+
+    Returns
+    -------
+    solution
+        With status and certificate of every pixel.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method or keyword, naming the known ones.
+
+    """
+    method = check_op_method(op_method)
+    options = dict(op_kwds or {})
+    if method == "certified":
+        if options:
+            raise ValueError(
+                f"op_kwds {', '.join(sorted(options))} not known: the certified solver (op_method=None) takes none, it "
+                'stops when its certificate is reached. SciPy\'s keywords go with op_method="l_bfgs_b" or "powell"'
+            )
+        return profile.solve(problem, exponents=exponents, x=x, theta=theta, progress=progress)
+    solve = solve_lbfgsb if method == "l_bfgs_b" else solve_powell
+    return solve(problem, theta=theta, s2=s2, options=options, progress=progress)
+
+
+def check_op_method(op_method: str | None) -> str:
+    """Name of the solver; an unknown one is an error that names the nearest."""
+    if op_method is None:
+        return OP_METHODS[0]
+    name = str(op_method).lower()
+    if name not in OP_METHODS:
+        near = get_close_matches(name, OP_METHODS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"op_method must be None or one of {', '.join(OP_METHODS)}; got {op_method!r}{hint}")
+    return name
+
+
+def correct_scatter(problem: PixelProblem, solution: PixelSolution) -> PixelSolution:
+    """The same theta with the degrees-of-freedom correction of s2 (`solvers.scatter`)."""
+    return replace(solution, s2=unbiased_scatter(problem, solution.theta, solution.s2))
+
+
+def records(solution: PixelSolution, op_method: str | None) -> list[Record]:
+    """One record per pixel: what a person or a script wants to know of its training.
+
+    Keys: ``status`` (a `PixelStatus`), ``message``, ``op_method``, ``n_iterations``, ``fopt`` (the training scalar),
+    ``duality_gap`` (relative), ``profile_gradient`` and ``optimizer_message`` (SciPy's own words).
+    """
+    method = check_op_method(op_method)
+    return [
+        {
+            "status": PixelStatus(status),
+            "message": PixelStatus(status).message,
+            "op_method": method,
+            "n_iterations": int(iterations),
+            "fopt": float(objective),
+            "duality_gap": float(gap),
+            "profile_gradient": float(gradient),
+            "optimizer_message": str(message),
+        }
+        for status, iterations, objective, gap, gradient, message in zip(
+            solution.status,
+            solution.iterations,
+            solution.objective,
+            solution.duality_gap,
+            solution.profile_gradient,
+            solution.messages,
+            strict=True,
+        )
+    ]
