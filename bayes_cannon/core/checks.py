@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -153,7 +154,7 @@ def check_correlation(labels: np.ndarray, label_names: Sequence[str]) -> None:
         return
     standardized = (labels - labels.mean(axis=0)) / labels.std(axis=0)
     rho = standardized.T @ standardized / len(labels)
-    for i, k in zip(*np.triu_indices(len(rho), 1), strict=True):
+    for i, k in combinations(range(len(rho)), 2):
         pair = f"labels {label_names[i]!r} and {label_names[k]!r}"
         if abs(rho[i, k]) > 1 - 1e-10:
             raise ValueError(f"{pair} are perfectly correlated (rho = {rho[i, k]:+.6f}): leave one of them out")

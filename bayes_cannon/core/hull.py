@@ -20,7 +20,7 @@ def in_convex_hull(points: StarLabel, corners: StarLabel) -> np.ndarray:
         Shape (star, label), of the order of one in each label.
 
     """
-    inside = ((points >= corners.min(axis=0)) & (points <= corners.max(axis=0))).all(axis=1)
+    inside = np.all((points >= corners.min(axis=0)) & (points <= corners.max(axis=0)), axis=1)
     equations = np.vstack([corners.T, np.ones(len(corners))])
     options = {"primal_feasibility_tolerance": 1e-10}
     for star in np.flatnonzero(inside):

@@ -291,9 +291,9 @@ def _parse_terms(terms: str | Iterable) -> list[list[tuple[str | int, float]]]:
         else:
             factors = [(name, power) for name, power in term]
         total: dict[str | int, float] = {}
-        for name, power in factors:
-            total[name] = total.get(name, 0) + power
-        parsed.append([(name, power) for name, power in total.items() if power != 0])
+        for label, exponent in factors:
+            total[label] = total.get(label, 0) + exponent
+        parsed.append([(label, exponent) for label, exponent in total.items() if exponent != 0])
     return [term for term in parsed if term]
 
 

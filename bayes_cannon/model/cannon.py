@@ -5,32 +5,27 @@ The class holds data and checks it; the work is done by `bayes_cannon.train` and
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from bayes_cannon.core.censoring import Censors, design_matrix_mask
 from bayes_cannon.core.checks import (
-    check_correlation,
-    check_dispersion,
-    check_regularization,
     check_same_dispersion,
-    check_spectra,
 )
 from bayes_cannon.core.hull import in_convex_hull
-from bayes_cannon.core.labels import label_array, label_units
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Record
-from bayes_cannon.core.vectorizer import BaseVectorizer, monomials
+from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.infer import LabelFit, fit_labels
 from bayes_cannon.io.model_file import read_model, write_model
 from bayes_cannon.io.model_state import ModelState
+from bayes_cannon.model.data import ModelData
 from bayes_cannon.model.record import StarRecord
-from bayes_cannon.solvers.problem import PixelProblem, PixelSolution
+from bayes_cannon.solvers.problem import PixelSolution
 from bayes_cannon.train import check_op_method, correct_scatter, records, train
 
 _CERTIFICATES = ("objective", "duality_gap", "profile_gradient", "iterations", "status")
@@ -41,11 +36,7 @@ class TrainingWarning(BayesCannonWarning):
     """Some pixels have no theta, or one that is not certified."""
 
 
-class NotTrainedError(TypeError):
-    """The model was asked for something that only a trained model knows. Call `CannonModel.train` first."""
-
-
-class CannonModel:
+class CannonModel(ModelData):
     r"""A data-driven model of stellar spectra (Ness et al. 2015; Casey et al. 2016).
 
     The flux of star n at pixel j is :math:`y_{jn} \sim N(v(x_n) \cdot \theta_j, \sigma_{jn}^2 + s_j^2)` with the
@@ -89,160 +80,6 @@ class CannonModel:
 
     def __init_subclass__(cls) -> None:
         CannonModel._classes[cls.__name__] = cls
-
-    def __init__(
-        self,
-        training_set_labels: Any,
-        training_set_flux: Any,
-        training_set_ivar: Any,
-        vectorizer: BaseVectorizer,
-        dispersion: Any = None,
-        regularization: Any = None,
-        censors: Mapping[str, Any] | None = None,
-        *,
-        scale_factor: float = 1.0,
-        label_units: Mapping[str, str] | None = None,
-    ):
-        if not isinstance(vectorizer, BaseVectorizer):
-            raise TypeError(f"vectorizer must be a vectorizer.BaseVectorizer, got {type(vectorizer).__name__}")
-        names = vectorizer.label_names
-        self._vectorizer = vectorizer
-        self._labels = label_array(training_set_labels, names)
-        self._label_units = _units(training_set_labels, names, label_units)
-        self._scaling = LabelScaling.from_labels(self._labels, names, scale_factor)
-        check_correlation(self._labels, names)
-        self._flux: np.ndarray | None = None
-        self._ivar: np.ndarray | None = None
-        self._theta: np.ndarray | None = None
-        self._s2: np.ndarray | None = None
-        self._training: dict[str, np.ndarray] | None = None
-        self._op_method: str | None = None
-        self._n_pixels: int | None = None
-        if training_set_flux is not None or training_set_ivar is not None:
-            self._flux, self._ivar = check_spectra(training_set_flux, training_set_ivar, "training_set_")
-            self._n_pixels = self._flux.shape[1]
-            if len(self._flux) != len(self._labels):
-                raise ValueError(
-                    f"training_set_labels has {len(self._labels)} stars but training_set_flux {len(self._flux)}: "
-                    "both need one row a star, in the same order"
-                )
-        elif dispersion is not None:
-            self._n_pixels = np.size(dispersion)
-        self._dispersion: np.ndarray | None = None
-        self.dispersion = dispersion
-        self.regularization = regularization
-        self.censors = censors
-
-    # What the model holds.
-
-    @property
-    def vectorizer(self) -> BaseVectorizer:
-        """The terms v."""
-        return self._vectorizer
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of the labels."""
-        return self._vectorizer.label_names
-
-    @property
-    def label_units(self) -> dict[str, str]:
-        """Unit of each label, as text; empty where none is known."""
-        return dict(self._label_units)
-
-    @property
-    def training_set_labels(self) -> np.ndarray:
-        """Labels of the training stars in their units, shape (star, label)."""
-        return self._labels
-
-    @property
-    def training_set_flux(self) -> np.ndarray | None:
-        """Normalized flux of the training stars, shape (star, pixel), or None."""
-        return self._flux
-
-    @property
-    def training_set_ivar(self) -> np.ndarray | None:
-        """Inverse variance of the flux, shape (star, pixel), or None."""
-        return self._ivar
-
-    @property
-    def scaling(self) -> LabelScaling:
-        """The map between labels and scaled labels."""
-        return self._scaling
-
-    @property
-    def design_matrix(self) -> np.ndarray:
-        """Terms of the training stars, shape (star, term)."""
-        return monomials(self._scaling.scaled(self._labels), self._vectorizer.exponents)
-
-    @property
-    def n_pixels(self) -> int | None:
-        """Number of pixels, None where neither spectra nor a dispersion were given."""
-        return self._n_pixels
-
-    @property
-    def dispersion(self) -> np.ndarray | None:
-        """Wavelength of each pixel, shape (pixel,), or None."""
-        return self._dispersion
-
-    @dispersion.setter
-    def dispersion(self, dispersion: Any) -> None:
-        expected = np.size(dispersion) if self._n_pixels is None else self._n_pixels
-        self._dispersion = check_dispersion(dispersion, expected)
-
-    @property
-    def regularization(self) -> float | np.ndarray | None:
-        """Lambda: None, a number, or one per pixel."""
-        return self._regularization
-
-    @regularization.setter
-    def regularization(self, regularization: Any) -> None:
-        self._regularization = check_regularization(regularization, self._n_pixels)
-
-    @property
-    def censors(self) -> Censors:
-        """Censoring masks by label name; True means censored. It may be changed in place; then train again."""
-        return self._censors
-
-    @censors.setter
-    def censors(self, censors: Mapping[str, Any] | None) -> None:
-        if censors is not None and not isinstance(censors, Mapping):
-            raise TypeError(f"censors must map label names to masks, got {type(censors).__name__}")
-        self._censors = Censors(self.label_names, self._n_pixels or 0, censors)
-
-    @property
-    def theta(self) -> np.ndarray | None:
-        """Coefficients, shape (pixel, term); None before training, NaN where a pixel has no solution."""
-        return self._theta
-
-    @property
-    def s2(self) -> np.ndarray | None:
-        """Variance of the intrinsic scatter, shape (pixel,); None before training, infinite where a pixel has none."""
-        return self._s2
-
-    @property
-    def certificates(self) -> dict[str, np.ndarray] | None:
-        """Arrays over pixels of the last training: objective, duality_gap, profile_gradient, iterations, status."""
-        return None if self._training is None else dict(self._training)
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether theta and s2 are there."""
-        return self._theta is not None and self._s2 is not None
-
-    def reset(self) -> None:
-        """Forget what was trained."""
-        self._theta = self._s2 = self._training = self._op_method = None
-
-    def __str__(self) -> str:
-        pixels = "an unknown number of" if self._n_pixels is None else self._n_pixels
-        return (
-            f"<{type(self).__name__} of {len(self.label_names)} labels "
-            f"with a training set of {len(self._labels)} stars each with {pixels} pixels>"
-        )
-
-    def __repr__(self) -> str:
-        return f"{str(self)[:-1]}, {'trained' if self.is_trained else 'not trained'}>"
 
     # Verbs.
 
@@ -461,8 +298,6 @@ class CannonModel:
         state = read_model(path)
         return CannonModel._classes[state.model_class]._from_state(state)
 
-    # Inside.
-
     def _state(self, with_spectra: bool) -> ModelState:
         return ModelState(
             model_class=type(self).__name__,
@@ -501,38 +336,6 @@ class CannonModel:
         model._op_method = state.op_method
         return model
 
-    def _problem(self) -> PixelProblem:
-        if self._flux is None or self._ivar is None:
-            raise TypeError(
-                "cannot train: the model holds no training spectra. They are kept in a file only by "
-                "write(..., include_training_set_spectra=True)"
-            )
-        n_pixels = self._flux.shape[1]
-        lam = 0.0 if self._regularization is None else self._regularization
-        lower, upper = self._bounds()
-        return PixelProblem(
-            self.design_matrix, self._flux, self._ivar, np.broadcast_to(np.float64(lam), (n_pixels,)), lower, upper
-        )
-
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds on theta, shape (pixel, term): both zero where a term is censored."""
-        free = design_matrix_mask(self._censors, self._vectorizer)
-        return np.where(free, -np.inf, 0.0), np.where(free, np.inf, 0.0)
-
-    def _trained(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._theta is None or self._s2 is None:
-            raise NotTrainedError("the model is not trained: call train() first")
-        return self._theta, self._s2
-
-    def _label_rows(self, labels: Any) -> np.ndarray:
-        rows = np.atleast_2d(np.asarray(labels, dtype=float))
-        if rows.ndim != 2 or rows.shape[1] != len(self.label_names):
-            raise ValueError(
-                f"labels must have shape (star, {len(self.label_names)}) for {', '.join(self.label_names)}; "
-                f"got shape {np.shape(labels)}"
-            )
-        return rows
-
 
 CannonModel._classes[CannonModel.__name__] = CannonModel
 
@@ -540,13 +343,6 @@ CannonModel._classes[CannonModel.__name__] = CannonModel
 def load_model(path: str | os.PathLike) -> CannonModel:
     """As `CannonModel.read`, under the original package's older name."""
     return CannonModel.read(path)
-
-
-def _units(labels: Any, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
-    unknown = sorted(set(given or {}) - set(names))
-    if unknown:
-        raise ValueError(f"label_units names {', '.join(unknown)}; the labels are {', '.join(names)}")
-    return label_units(labels, names) | dict(given or {})
 
 
 def _warn_of_failures(solution: PixelSolution) -> None:

@@ -114,7 +114,7 @@ def _certify_block(design, flux, ivar, regularization, lower, upper, theta, s2):
         gap = relative_gap(gram, gradient, chi_squared, theta, lam, lower, upper)
         return objective, gap, jnp.sum(w * (1 - w * residual**2)) / jnp.sum(w)
 
-    return jax.lax.map(lambda pixel: one(*pixel), (flux.T, ivar.T, regularization, lower, upper, theta, s2))
+    return jax.lax.map(one, (flux.T, ivar.T, regularization, lower, upper, theta, s2))
 
 
 def certify(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -136,4 +136,5 @@ def certify(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -> tuple[n
         )  # fmt: skip
         objective, gap, gradient = (np.array(array) for array in out)
     solved = (problem.unsolvable() == 0) & np.isfinite(theta).all(axis=1)
-    return tuple(np.where(solved, array, np.nan) for array in (objective, gap, gradient))
+    objective, gap, gradient = (np.where(solved, array, np.nan) for array in (objective, gap, gradient))
+    return objective, gap, gradient
