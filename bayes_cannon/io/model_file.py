@@ -97,7 +97,12 @@ def read_model(path: str | os.PathLike) -> ModelState:
     _check_format(path)
     try:
         dataset = xr.load_dataset(
-            path, engine="h5netcdf", mask_and_scale=False, decode_times=False, decode_timedelta=False
+            path,
+            engine="h5netcdf",
+            phony_dims="sort",
+            mask_and_scale=False,
+            decode_times=False,
+            decode_timedelta=False,
         )
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}. Restore it from a copy or train the model again") from error

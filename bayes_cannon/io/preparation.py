@@ -80,12 +80,15 @@ def _read_pixels(path: Path) -> list[int]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} with continuum pixels")
     try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False).astype(float)
+        else:
+            values = np.array(path.read_text(encoding="utf-8").split(), dtype=float)
     except (ValueError, EOFError) as error:
         raise ValueError(f"cannot read continuum pixels from {path}: {error}") from error
-    if values.ndim != 1 or values.dtype.kind not in "biuf" or not values.size or (values != values.astype(int)).any():
-        raise ValueError(f"{path} must hold a list of indices of pixels or a mask, got {values.dtype} {values.shape}")
-    is_mask = values.dtype == bool or (values.size > 2 and np.isin(values, (0, 1)).all())
+    if values.ndim != 1 or not values.size or (values != np.rint(values)).any() or (values < 0).any():
+        raise ValueError(f"{path} must hold indices of pixels, or a mask of 0 and 1 over all pixels")
+    is_mask = values.size > 2 and np.isin(values, (0, 1)).all()
     return (np.flatnonzero(values) if is_mask else values.astype(int)).tolist()
 
 

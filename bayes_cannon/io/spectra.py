@@ -216,7 +216,7 @@ def _load_dataset(path: Path, suffix: str) -> xr.Dataset:
     plain: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
     if suffix == ".zarr":
         return xr.load_dataset(path, engine="zarr", consolidated=False, **plain)
-    return xr.load_dataset(path, engine="h5netcdf", **plain)
+    return xr.load_dataset(path, engine="h5netcdf", phony_dims="sort", **plain)
 
 
 def _from_dataset(dataset: xr.Dataset) -> Spectra:
@@ -261,7 +261,9 @@ def _to_dataset(spectra: Spectra) -> xr.Dataset:
 
 def _npz_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of an .npz by name, and what `write_spectra` said about them."""
-    with np.load(path, allow_pickle=False) as file:
+    # The stream is ours: numpy.load leaves a file open that it could not read.
+    with path.open("rb") as stream:
+        file = np.load(stream, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("it is one array, not an .npz archive")
         arrays = {}

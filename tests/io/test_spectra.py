@@ -1,0 +1,241 @@
+"""Spectra in files: an exact round trip in every format, and an error that names file and variable for bad ones."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+from bayes_cannon.io import spectra as spectra_module
+from bayes_cannon.io.spectra import Spectra, read_spectra, write_spectra
+
+SUFFIXES = [".nc", ".h5", ".hdf5", ".zarr", ".npz"]
+SHARED = Path(__file__).parents[2] / "../shared/data"
+
+
+@pytest.fixture
+def stars() -> Spectra:
+    """Three stars of four pixels, with what is not known among it."""
+    rng = np.random.default_rng(2)
+    flux = rng.normal(size=(3, 4))
+    flux[1, 2] = np.nan
+    return Spectra(
+        flux,
+        rng.random((3, 4)),
+        np.linspace(4000, 5000, 4),
+        np.array(["HD 1", "σ Ori", ""]),
+        {"TEFF": np.array([5000.1, np.nan, 4000.0]), "AGE": np.array([1.0, 2.0, 3.0])},
+        # Units that time decoding would swallow.
+        {"TEFF": "K", "AGE": "days since 2000-01-01", "wavelength": "Angstrom", "flux": "1"},
+        {"origin": "made up", "resolution": 2000.5},
+    )
+
+
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_round_trip_is_exact(stars, suffix, tmp_path):
+    path = tmp_path / f"stars{suffix}"
+    write_spectra(path, stars)
+    read = read_spectra(path)
+    assert same(read.flux, stars.flux)
+    assert same(read.ivar, stars.ivar)
+    assert same(read.wavelength, stars.wavelength)
+    assert read.ids.tolist() == ["HD 1", "σ Ori", ""]
+    assert set(read.labels) == {"TEFF", "AGE"}
+    assert all(same(read.labels[name], stars.labels[name]) for name in read.labels)
+    assert read.units == stars.units
+    assert read.attrs == stars.attrs
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_without_wavelength_ids_and_labels(suffix, tmp_path):
+    write_spectra(tmp_path / f"bare{suffix}", Spectra(np.ones((2, 3)), np.ones((2, 3))))
+    read = read_spectra(tmp_path / f"bare{suffix}")
+    assert read.wavelength is None
+    assert read.ids.tolist() == ["0", "1"]
+    assert not read.has_own_ids
+    assert not read.labels
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr", ".npz"])
+def test_existing_file_needs_overwrite(stars, suffix, tmp_path):
+    path = tmp_path / f"stars{suffix}"
+    write_spectra(path, stars)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        write_spectra(path, stars.at([0]))
+    assert read_spectra(path).n_stars == 3
+    write_spectra(path, stars.at([0]), overwrite=True)
+    assert read_spectra(path).n_stars == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_folder_that_is_no_zarr_store_is_never_replaced(stars, tmp_path):
+    precious = tmp_path / "thesis.zarr"
+    precious.mkdir()
+    (precious / "chapter1.tex").write_text("once")
+    with pytest.raises(FileExistsError, match="a folder of that name exists"):
+        write_spectra(precious, stars, overwrite=True)
+    assert (precious / "chapter1.tex").read_text() == "once"
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr", ".npz"])
+def test_failed_write_leaves_nothing(stars, suffix, tmp_path, monkeypatch):
+    def fails(path, *_, **__):
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(spectra_module.np, "savez_compressed", fails)
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", lambda self, path, **_: (path.touch(), fails(path)))
+    monkeypatch.setattr(xr.Dataset, "to_zarr", lambda self, path, **_: (path.mkdir(), fails(path)))
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_spectra(tmp_path / f"stars{suffix}", stars)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_as_an_array_with_names(tmp_path):
+    np.savez(
+        tmp_path / "s.npz",
+        flux=np.ones((2, 3), np.float32),
+        ivar=np.ones((2, 3), np.float32),
+        dispersion=np.arange(3),
+        labels=np.array([[1.0, 2.0], [3.0, 4.0]]),
+        label_errors=np.array([[0.1, 0.2], [0.3, 0.4]]),
+        label_names=np.array(["TEFF", "LOGG"]),
+        subclass=np.array(["G", "K"]),
+        andmask=np.zeros((2, 3), int),
+    )
+    read = read_spectra(tmp_path / "s.npz")
+    assert read.flux.dtype == float
+    assert read.wavelength.tolist() == [0, 1, 2]
+    assert {name: values.tolist() for name, values in read.labels.items()} == {
+        "TEFF": [1, 3], "LOGG": [2, 4], "TEFF_ERR": [0.1, 0.3], "LOGG_ERR": [0.2, 0.4],
+    }  # fmt: skip
+    assert read.label_array(["LOGG", "TEFF"]).tolist() == [[2, 1], [4, 3]]
+    with pytest.raises(ValueError, match="no label 'FE_H'; there are TEFF, LOGG"):
+        read.label_array(["FE_H"])
+
+
+def test_dimensions_in_the_other_order_are_turned(stars, tmp_path):
+    flux = xr.DataArray(stars.flux.T, dims=("pixel", "star"))
+    xr.Dataset({"flux": flux, "ivar": flux**2}).to_netcdf(tmp_path / "s.nc", engine="h5netcdf")
+    assert same(read_spectra(tmp_path / "s.nc").flux, stars.flux)
+
+
+def _bad_file(kind: str, folder: Path) -> Path:
+    flux = np.ones((2, 3))
+    arrays = {
+        "no ivar": {"flux": flux},
+        "no flux": {"ivar": flux},
+        "ivar of another shape": {"flux": flux, "ivar": np.ones((2, 4))},
+        "one spectrum": {"flux": flux[0], "ivar": flux[0]},
+        "wavelength of another length": {"flux": flux, "ivar": flux, "wavelength": np.ones(4)},
+        "texts for flux": {"flux": flux.astype(str), "ivar": flux, "x": np.array(["a"])},
+        "labels without names": {"flux": flux, "ivar": flux, "labels": flux},
+        "too few names": {"flux": flux, "ivar": flux, "labels": flux, "label_names": np.array(["A"])},
+        "pickled array": {"flux": flux, "ivar": flux, "labels": np.array([{}, None])},
+    }
+    path = folder / "bad.npz"
+    if kind in arrays:
+        content = arrays[kind]
+        if kind == "texts for flux":
+            content["flux"][0, 0] = "bad"
+        np.savez(path, **content)
+    elif kind == "not a zip":
+        path.write_text("flux")
+    elif kind == "one array":
+        with path.open("wb") as file:
+            np.save(file, flux)
+    elif kind == "truncated npz":
+        np.savez(path, flux=np.ones((50, 50)), ivar=np.ones((50, 50)))
+        path.write_bytes(path.read_bytes()[:9000])
+    else:
+        path = folder / "bad.nc"
+        dims = ("row", "column") if kind == "other dimensions" else ("star", "pixel")
+        dataset = xr.Dataset({"flux": (dims, flux), "ivar": (dims, flux)})
+        if kind == "wavelength over stars":
+            dataset = dataset.assign_coords(wavelength=("star", [1.0, 2.0]))
+        if kind == "netCDF without flux":
+            dataset = dataset.drop_vars("flux")
+        dataset.to_netcdf(path, engine="h5netcdf")
+        if kind == "truncated netCDF":
+            path.write_bytes(path.read_bytes()[:3000])
+        if kind == "plain HDF5":
+            with h5py.File(path, "w") as file:
+                file["flux"] = flux
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("no ivar", "no array 'ivar'"),
+        ("no flux", "no array 'flux'"),
+        ("ivar of another shape", r"ivar must have shape \(2, 3\)"),
+        ("one spectrum", "flux must have shape"),
+        ("wavelength of another length", r"wavelength must have shape \(3,\)"),
+        ("texts for flux", "flux must hold real numbers"),
+        ("labels without names", "label_names"),
+        ("too few names", "label_names"),
+        ("pickled array", "'labels' cannot be loaded"),
+        ("not a zip", "bad.npz"),
+        ("one array", "one array"),
+        ("truncated npz", "bad.npz"),
+        ("other dimensions", "dimensions of 'flux' must be star and pixel"),
+        ("wavelength over stars", "dimension of 'wavelength' must be pixel"),
+        ("netCDF without flux", "no variable 'flux'"),
+        ("truncated netCDF", "bad.nc"),
+        ("plain HDF5", "bad.nc"),
+    ],
+)
+def test_bad_file_is_named_with_its_variable(kind, said, tmp_path):
+    path = _bad_file(kind, tmp_path)
+    with pytest.raises(ValueError, match=said) as caught:
+        read_spectra(path)
+    assert str(path) in str(caught.value)
+    assert "expected flux and ivar of shape (star, pixel)" in str(caught.value)
+
+
+def test_missing_file_and_unknown_suffix(stars, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*no\.nc"):
+        read_spectra(tmp_path / "no.nc")
+    for unknown in (tmp_path / "stars.csv", tmp_path / "stars"):
+        with pytest.raises(ValueError, match=r"must be one of \.nc, \.h5"):
+            read_spectra(unknown)
+        with pytest.raises(ValueError, match=r"must be one of \.nc, \.h5"):
+            write_spectra(unknown, stars)
+
+
+def test_zarr_is_an_extra(stars, tmp_path, monkeypatch):
+    monkeypatch.setattr(spectra_module, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"bayes-cannon\[zarr\]"):
+        write_spectra(tmp_path / "s.zarr", stars)
+    with pytest.raises(ImportError, match=r"bayes-cannon\[zarr\]"):
+        read_spectra(tmp_path / "s.zarr")
+
+
+def test_a_label_cannot_take_the_name_of_another_variable():
+    with pytest.raises(ValueError, match="cannot be called 'flux'"):
+        Spectra(np.ones((2, 3)), np.ones((2, 3)), labels={"flux": np.ones(2)})
+
+
+def test_choosing_stars_keeps_rows_together(stars):
+    some = stars.at(np.array([False, True, True]))
+    assert some.ids.tolist() == ["σ Ori", ""]
+    assert same(some.flux, stars.flux[1:])
+    assert some.labels["AGE"].tolist() == [2, 3]
+    assert some.units == stars.units
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="the reference data are not beside the project")
+def test_lamost_file_as_others_made_it():
+    read = read_spectra(SHARED / "lamost_dr1.npz")
+    assert read.flux.shape == (131, 3904)
+    assert read.wavelength[0] == pytest.approx(3699.985, abs=1e-3)
+    assert {"teff", "teff_ERR", "rv_kms"} <= set(read.labels)
+    with pytest.raises(ValueError, match="no array 'ivar'"):
+        read_spectra(SHARED / "miles.npz")
