@@ -103,8 +103,11 @@ def _masked_factor(gram: TermTerm, mask: PerTermMask) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _certify_block(design, flux, ivar, regularization, lower, upper, theta, s2):
-    def one(flux, ivar, regularization, lower, upper, theta, s2):
+def _certify_block(
+    design: Array, flux: Array, ivar: Array, regularization: Array, lower: Array, upper: Array, theta: Array, s2: Array
+) -> tuple[Array, Array, Array]:
+    def one(pixel: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        flux, ivar, regularization, lower, upper, theta, s2 = pixel
         w = weights(ivar, s2)
         residual = flux - design @ theta
         gram, gradient = design.T @ (w[:, None] * design), design.T @ (w * residual)
