@@ -1,0 +1,205 @@
+"""The figure of inferred against reference labels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, label_title, latex_names, new_figure
+from bayes_cannon.validate import bias, label_errors, robust_scatter
+
+_COLUMNS = 4
+_RESIDUAL_RANGE = 5.0
+_MARGIN = 0.06
+
+
+def one_to_one(
+    model: Any,
+    test_labels: np.ndarray,
+    cov: np.ndarray | None = None,
+    latex_label_names: Sequence[str] | None = None,
+    show_statistics: bool = True,
+    *,
+    reference: np.ndarray | None = None,
+    label_units: Mapping[str, str] | None = None,
+    scatter_kwds: Mapping[str, Any] | None = None,
+    errorbar_kwds: Mapping[str, Any] | None = None,
+) -> Any:
+    """Inferred against reference labels, with the differences beneath, one column a label.
+
+    Stars beyond the limits of a panel stand as triangles at its edge: none is hidden. Stars without a result are
+    counted in the text.
+
+    Parameters
+    ----------
+    model
+        A model, which names the labels.
+    test_labels
+        Inferred labels in their units, shape (star, label); NaN where the fit failed.
+    cov
+        Their covariance, shape (star, label, label), drawn as error bars of one standard deviation.
+    latex_label_names
+        Name of each label in LaTeX, without dollar signs.
+    show_statistics
+        Whether bias and robust scatter (`bayes_cannon.validate`) stand in each panel.
+    reference
+        Reference labels of the same stars, shape (star, label), by default the model's training labels.
+    label_units
+        Unit by label name, by default the model's.
+    scatter_kwds, errorbar_kwds
+        For the points and the error bars, as in ``matplotlib.axes.Axes.plot`` and ``vlines``.
+
+    Returns
+    -------
+    figure
+        A ``matplotlib.figure.Figure``; its axes are the K one-to-one panels, then the K panels of differences.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    ValueError
+        If the shapes of labels, reference and covariance do not agree.
+
+    """
+    names = tuple(model.vectorizer.label_names)
+    inferred = np.asarray(test_labels, dtype=float)
+    truth = np.asarray(model.training_set_labels if reference is None else reference, dtype=float)
+    _check_shapes(inferred, truth, cov, names, default=reference is None)
+    errors = None if cov is None else label_errors(np.asarray(cov))
+    latex = latex_names(latex_label_names, names)
+    units = getattr(model, "label_units", {}) if label_units is None else label_units
+    figure, panels, residual_panels = _panels(len(names))
+    kwds = (dict(scatter_kwds or {}), dict(errorbar_kwds or {}))
+    for k, name in enumerate(names):
+        unit, error = units.get(name, ""), None if errors is None else errors[:, k]
+        statistics = _draw_label((panels[k], residual_panels[k]), truth[:, k], inferred[:, k], error, kwds)
+        panels[k].set_title(label_title(name, unit, None if latex is None else latex[k]))
+        if show_statistics:
+            _write_statistics(panels[k], *statistics, unit)
+    panels[0].set_ylabel("Inferred")
+    residual_panels[0].set_ylabel("Inferred\n$-$ reference")
+    return figure
+
+
+def _check_shapes(
+    inferred: np.ndarray, truth: np.ndarray, cov: np.ndarray | None, names: Sequence[str], *, default: bool
+) -> None:
+    if inferred.ndim != 2 or inferred.shape[1] != len(names):
+        raise ValueError(
+            f"test_labels must have shape (star, {len(names)}) for {', '.join(names)}, got {inferred.shape}"
+        )
+    if truth.shape != inferred.shape:
+        what = "the training labels of the model" if default else "reference"
+        remedy = "; for other stars than the training set give reference=" if default else ""
+        raise ValueError(f"{what} must have the shape of test_labels, {inferred.shape}, got {truth.shape}{remedy}")
+    if cov is not None and np.shape(cov) != (*inferred.shape, len(names)):
+        raise ValueError(f"cov must have shape {(*inferred.shape, len(names))}, got {np.shape(cov)}")
+
+
+def _panels(n_labels: int) -> tuple[Any, list[Any], list[Any]]:
+    """A figure with K pairs of panels, up to four side by side."""
+    n_columns = min(n_labels, _COLUMNS)
+    n_rows = -(-n_labels // n_columns)
+    figure = new_figure(0.5 + 3.0 * n_columns, 4.5 * n_rows)
+    grid = figure.add_gridspec(2 * n_rows, n_columns, height_ratios=[3, 1.2] * n_rows)
+    places = [divmod(k, n_columns) for k in range(n_labels)]
+    upper = [figure.add_subplot(grid[2 * row, column]) for row, column in places]
+    lower = [
+        figure.add_subplot(grid[2 * row + 1, column], sharex=axes)
+        for axes, (row, column) in zip(upper, places, strict=True)
+    ]
+    for axes in upper:
+        axes.tick_params(labelbottom=False)
+        axes.locator_params(nbins=5)
+    for axes in lower:
+        axes.locator_params(axis="y", nbins=4)
+    return figure, upper, lower
+
+
+def _draw_label(
+    panels: tuple[Any, Any],
+    truth: np.ndarray,
+    inferred: np.ndarray,
+    error: np.ndarray | None,
+    kwds: tuple[dict[str, Any], dict[str, Any]],
+) -> tuple[float, float, int, int]:
+    """One label in both of its panels; returns bias, robust scatter and the numbers of failed and of all stars."""
+    axes, residual_axes = panels
+    pair = inferred[:, None], truth[:, None]
+    shift, scatter = float(bias(*pair)[0]), float(robust_scatter(*pair)[0])
+    limits, residual_limits = _shared_limits(truth, inferred), _residual_limits(shift, scatter)
+    _points(axes, truth, inferred, error, limits, kwds)
+    axes.plot(limits, limits, color=REFERENCE, lw=0.9, zorder=3)
+    axes.set(xlim=limits, ylim=limits)
+    _points(residual_axes, truth, inferred - truth, error, residual_limits, kwds)
+    residual_axes.axhline(0, color=REFERENCE, lw=0.9, zorder=3)
+    residual_axes.set(xlim=limits, ylim=residual_limits, xlabel="Reference")
+    return shift, scatter, int((~np.isfinite(inferred)).sum()), len(inferred)
+
+
+def _shared_limits(truth: np.ndarray, inferred: np.ndarray) -> tuple[float, float]:
+    """Limits of both axes: all reference labels and the middle 99 % of the inferred ones."""
+    known, found = truth[np.isfinite(truth)], inferred[np.isfinite(inferred)]
+    ends = [
+        *(np.percentile(found, [0.5, 99.5]) if found.size else ()),
+        *((known.min(), known.max()) if known.size else ()),
+    ]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    margin = _MARGIN * (high - low) or 1.0
+    return float(low - margin), float(high + margin)
+
+
+def _residual_limits(shift: float, scatter: float) -> tuple[float, float]:
+    """Limits about zero that hold five times the robust scatter."""
+    half = _RESIDUAL_RANGE * scatter + abs(shift)
+    half = half if np.isfinite(half) and half > 0 else 1.0
+    return -half, half
+
+
+def _points(
+    axes: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    error: np.ndarray | None,
+    limits: tuple[float, float],
+    kwds: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    """Points with error bars; those above or below the limits as triangles at the edge."""
+    low, high = limits
+    inside = (y >= low) & (y <= high)
+    many = len(y) > 1000
+    style = {
+        "ls": "",
+        "marker": ".",
+        "ms": 3 if many else 4.5,
+        "mew": 0,
+        "alpha": 0.5 if many else 0.7,
+        "color": COLOURS[0],
+    }
+    style["rasterized"] = len(y) > 3000
+    if error is not None:
+        bars = {"color": COLOURS[0], "lw": 0.5, "alpha": 0.25 if many else 0.5} | kwds[1]
+        barred = inside & np.isfinite(error)
+        axes.vlines(x[barred], (y - error)[barred], (y + error)[barred], **bars)
+    axes.plot(x[inside], y[inside], **style | kwds[0])
+    edge = 0.02 * (high - low)
+    for outside, place, marker in ((y > high, high - edge, "^"), (y < low, low + edge, "v")):
+        axes.plot(x[outside], np.full(outside.sum(), place), ls="", marker=marker, ms=4, mew=0, color=COLOURS[1])
+
+
+def _write_statistics(axes: Any, shift: float, scatter: float, n_failed: int, n_stars: int, unit: str) -> None:
+    after = f" {unit}" if unit else ""
+    lines = [f"bias {_number(shift, '+')}{after}", f"scatter {_number(scatter)}{after}", f"{n_stars} stars"]
+    if n_failed:
+        lines.append(f"{n_failed} without result")
+    box = {"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 1.5}
+    axes.text(0.04, 0.96, "\n".join(lines), transform=axes.transAxes, va="top", fontsize="small", zorder=4, bbox=box)
+
+
+def _number(value: float, sign: str = "") -> str:
+    """Two or three digits without an exponent in the usual range."""
+    if not np.isfinite(value):
+        return str(value)
+    decimals = max(0, 1 - int(np.floor(np.log10(abs(value))))) if value else 0
+    return f"{value:{sign}.{min(decimals, 6)}f}".replace("-", "\N{MINUS SIGN}")

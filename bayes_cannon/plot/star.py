@@ -1,0 +1,165 @@
+"""The figure of one star's spectrum with the model over it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.plot._matplotlib import (
+    COLOURS,
+    REFERENCE,
+    label_title,
+    latex_names,
+    new_figure,
+    pixel_axis,
+    visible,
+    with_gaps,
+)
+
+
+def spectrum(
+    model: Any,
+    labels: np.ndarray,
+    flux: np.ndarray | None = None,
+    ivar: np.ndarray | None = None,
+    *,
+    cov: np.ndarray | None = None,
+    xlim: Sequence[float | None] | None = None,
+    latex_label_names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Any:
+    """Model over data of one star, with the noise ``ivar^(-1/2)`` and the scatter s of the model as bands.
+
+    Beneath, flux - model with the band of the noise and that of ``(1 / ivar + s^2)^(1/2)``. Pixels with ivar = 0, and
+    those whose model is not trained, are left blank.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    labels
+        Labels of the star, in their units, shape (label,).
+    flux, ivar
+        Its spectrum, shape (pixel,). Without a flux the model alone is drawn; without an ivar all finite flux is used
+        and no noise is shown.
+    cov
+        Covariance of the labels, shape (label, label), whose errors then stand in the title.
+    xlim
+        Limits of the horizontal axis, in its unit; an open end is None.
+    latex_label_names
+        Name of each label in LaTeX, without dollar signs.
+    title
+        Text above the figure, by default the labels.
+
+    Returns
+    -------
+    figure
+        A ``matplotlib.figure.Figure`` with one panel, or two where there is a flux.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    ValueError
+        If the model is not trained, or a shape does not fit it.
+
+    """
+    if getattr(model, "theta", None) is None:
+        raise ValueError("the model is not trained: call train() first")
+    names = tuple(model.vectorizer.label_names)
+    values = _of_shape("labels", labels, (len(names),), f"one value for each of {', '.join(names)}")
+    predicted = np.asarray(model(values), dtype=float).ravel()
+    n_pixels = predicted.size
+    x, x_title = pixel_axis(model.dispersion, n_pixels)
+    s2 = np.where(np.isfinite(model.s2), model.s2, np.nan)
+    figure = new_figure(9.0, 3.6 if flux is None else 5.0)
+    if flux is None:
+        axes = bottom = figure.subplots()
+    else:
+        observed, noise = _data(flux, ivar, n_pixels)
+        axes, bottom = figure.subplots(2, sharex=True, height_ratios=[2.2, 1])
+        _draw_data(axes, x, observed, noise)
+        _draw_residuals(bottom, x, observed - predicted, noise, s2, visible(x, xlim))
+    _band(axes, x, predicted, np.sqrt(s2), COLOURS[1], 0.3, "scatter $s$")
+    axes.plot(*with_gaps(x, predicted), color=COLOURS[1], lw=1.0, label="model")
+    shown = visible(x, xlim)
+    curves = [predicted[shown]] if flux is None else [predicted[shown], observed[shown]]
+    axes.set_ylim(*_limits(np.concatenate(curves)))
+    axes.set_ylabel("Flux")
+    axes.legend(frameon=False, fontsize="small", ncols=4)
+    bottom.set_xlabel(x_title)
+    bottom.set_xlim(*(xlim if xlim is not None else (x.min(), x.max())))
+    axes.set_title(_title(model, values, cov, latex_label_names) if title is None else title, fontsize="medium")
+    return figure
+
+
+def _data(flux: np.ndarray, ivar: np.ndarray | None, n_pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flux, NaN where it carries no information, and its noise, NaN where that is not known; shapes (pixel,)."""
+    observed = _of_shape("flux", flux, (n_pixels,), "one value a pixel of the model")
+    if ivar is None:
+        return observed, np.full(n_pixels, np.nan)
+    weight = _of_shape("ivar", ivar, (n_pixels,), "one value a pixel of the model")
+    used = weight > 0
+    noise = np.full(n_pixels, np.nan)
+    noise[used] = weight[used] ** -0.5
+    return np.where(used, observed, np.nan), noise
+
+
+def _draw_data(axes: Any, x: np.ndarray, observed: np.ndarray, noise: np.ndarray) -> None:
+    if np.isfinite(noise).any():
+        _band(axes, x, observed, noise, "black", 0.2, "noise")
+    axes.plot(*with_gaps(x, observed), color="black", lw=0.9, label="data")
+
+
+def _draw_residuals(
+    axes: Any, x: np.ndarray, residual: np.ndarray, noise: np.ndarray, s2: np.ndarray, shown: np.ndarray
+) -> None:
+    total = np.sqrt(np.where(np.isfinite(noise), noise, 0) ** 2 + s2)
+    _band(axes, x, np.zeros_like(x), total, COLOURS[1], 0.3, "noise and scatter")
+    if np.isfinite(noise).any():
+        _band(axes, x, np.zeros_like(x), noise, "black", 0.25, "noise")
+    axes.axhline(0, color=REFERENCE, lw=0.8)
+    axes.plot(*with_gaps(x, residual), color="black", lw=0.8)
+    sizes = np.abs(np.concatenate([residual[shown], 2 * total[shown]]))
+    sizes = sizes[np.isfinite(sizes)]
+    half = 1.1 * np.percentile(sizes, 99.5) if sizes.size else 1.0
+    axes.set_ylim(-half or -1.0, half or 1.0)
+    axes.set_ylabel("Flux $-$ model")
+    axes.legend(frameon=False, fontsize="small", ncols=2, loc="upper right")
+
+
+def _band(axes: Any, x: np.ndarray, middle: np.ndarray, half: np.ndarray, colour: str, alpha: float, name: str) -> None:
+    position, low, high = with_gaps(x, middle - half, middle + half)
+    axes.fill_between(position, low, high, color=colour, alpha=alpha, lw=0, label=name)
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    margin = 0.08 * (high - low) or 0.1
+    return float(low - margin), float(high + 2 * margin)
+
+
+def _title(model: Any, values: np.ndarray, cov: np.ndarray | None, latex_label_names: Sequence[str] | None) -> str:
+    names = tuple(model.vectorizer.label_names)
+    latex = latex_names(latex_label_names, names)
+    units = getattr(model, "label_units", {})
+    errors = None if cov is None else np.sqrt(np.diag(_of_shape("cov", cov, (len(names),) * 2, "a covariance")))
+    parts = []
+    for k, name in enumerate(names):
+        shown = label_title(name, latex=None if latex is None else latex[k])
+        decimals = 0 if abs(values[k]) >= 100 else 2
+        error = "" if errors is None else f" ± {errors[k]:.{decimals}f}"
+        value = f"{values[k]:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+        parts.append(f"{shown} = {value}{error} {units.get(name, '')}".rstrip())
+    return ", ".join(parts)
+
+
+def _of_shape(name: str, values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """The values as floats; one star as a row of shape (1, ...) will do."""
+    array = np.asarray(values, dtype=float)
+    if array.shape == (1, *shape):
+        array = array[0]
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, {what}, got {array.shape}")
+    return array

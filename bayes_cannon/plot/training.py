@@ -1,0 +1,234 @@
+"""Figures of what training found: coefficients and scatter at every pixel."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.plot._matplotlib import (
+    COLOURS,
+    REFERENCE,
+    by_name,
+    first_with,
+    latex_names,
+    new_figure,
+    pixel_axis,
+    visible,
+    with_gaps,
+)
+
+
+def theta(
+    model: Any,
+    indices: Sequence[int] | int | None = None,
+    label_terms: Sequence[str] | None = None,
+    show_label_terms: bool = True,
+    normalize: bool = True,
+    latex_label_names: Sequence[str] | None = None,
+    xlim: Sequence[float | None] | None = None,
+    *,
+    dispersion: np.ndarray | None = None,
+    plot_kwds: Mapping[str, Any] | None = None,
+) -> Any:
+    """Coefficients theta at every pixel, one panel a term.
+
+    Several trainings are drawn over each other, so that a regularization or another optimizer can be compared.
+
+    Parameters
+    ----------
+    model
+        A trained model, an array theta of shape (pixel, term), or a mapping from names, for the legend, to these.
+        What arrays lack, the wavelengths and the terms, is taken from the first model in the mapping.
+    indices
+        Terms to show, by index, the constant being 0. By default all, or none if ``label_terms`` is given.
+    label_terms
+        Terms to show as well, as text such as ``"TEFF"`` or ``"TEFF*LOGG"``.
+    show_label_terms
+        Whether the term stands at the right of its panel.
+    normalize
+        Whether theta_d, d > 0, is divided by its largest absolute value, over the pixels shown and all trainings.
+    latex_label_names
+        Name of each label in LaTeX, without dollar signs.
+    xlim
+        Limits of the horizontal axis, in its unit; an open end is None.
+    dispersion
+        Wavelength of each pixel, shape (pixel,), Angstrom, by default the model's.
+    plot_kwds
+        For every line, as in ``matplotlib.axes.Axes.plot``.
+
+    Returns
+    -------
+    figure
+        A ``matplotlib.figure.Figure``; its first axes are the panels from top to bottom.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    ValueError
+        If a model is not trained, trainings differ in shape, or a term is not known.
+
+    """
+    trainings = by_name(model, _is_array)
+    thetas = _thetas(trainings)
+    n_pixels, n_terms = next(iter(thetas.values())).shape
+    x, x_title = pixel_axis(first_with(trainings, "dispersion") if dispersion is None else dispersion, n_pixels)
+    vectorizer = first_with(trainings, "vectorizer")
+    shown = _chosen_terms(indices, label_terms, n_terms, vectorizer)
+    names = _term_names(shown, vectorizer, latex_label_names) if show_label_terms else [""] * len(shown)
+    figure = new_figure(8.0, max(3.6, 0.9 + 0.95 * len(shown)))
+    panels = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
+    for axes, term, name in zip(panels, shown, names, strict=True):
+        normalized = normalize and term > 0
+        curves = {training: values[:, term] for training, values in thetas.items()}
+        shown_values = np.concatenate([curve[visible(x, xlim)] for curve in curves.values()])
+        shown_values = shown_values[np.isfinite(shown_values)]
+        largest = np.abs(shown_values).max(initial=0.0)
+        _draw(axes, x, curves, 1 / largest if normalized and largest > 0 else 1.0, plot_kwds)
+        _dress_panel(axes, term, name, None if normalized else shown_values)
+    _legend(figure, panels[0], inside=False)
+    panels[-1].set_xlabel(x_title)
+    panels[-1].set_xlim(*(xlim if xlim is not None else (x.min(), x.max())))
+    figure.align_ylabels(panels)
+    return figure
+
+
+def scatter(
+    model: Any,
+    ax: Any = None,
+    *,
+    dispersion: np.ndarray | None = None,
+    xlim: Sequence[float | None] | None = None,
+    plot_kwds: Mapping[str, Any] | None = None,
+) -> Any:
+    """Intrinsic scatter s at every pixel, in the unit of the flux.
+
+    Parameters
+    ----------
+    model
+        A trained model, an array s2 of shape (pixel,), or a mapping from names, for the legend, to these.
+    ax
+        Matplotlib axes to draw into, by default those of a new figure.
+    dispersion
+        Wavelength of each pixel, shape (pixel,), Angstrom, by default the model's.
+    xlim
+        Limits of the horizontal axis, in its unit; an open end is None.
+    plot_kwds
+        For every line, as in ``matplotlib.axes.Axes.plot``.
+
+    Returns
+    -------
+    figure
+        A ``matplotlib.figure.Figure``. Pixels without a solution, whose s2 is infinite, are left blank.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    ValueError
+        If a model is not trained or trainings differ in shape.
+
+    """
+    trainings = by_name(model, _is_array)
+    variances = {name: np.asarray(t if _is_array(t) else t.s2, dtype=float) for name, t in trainings.items()}
+    _check_same_shape(variances, ("pixel",))
+    n_pixels = next(iter(variances.values())).size
+    x, x_title = pixel_axis(first_with(trainings, "dispersion") if dispersion is None else dispersion, n_pixels)
+    figure = new_figure(8.0, 3.6) if ax is None else ax.figure
+    axes = figure.subplots() if ax is None else ax
+    s = {name: np.sqrt(np.where(np.isfinite(s2), s2, np.nan)) for name, s2 in variances.items()}
+    _draw(axes, x, s, 1.0, plot_kwds)
+    axes.set_xlim(*(xlim if xlim is not None else (x.min(), x.max())))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(x_title)
+    axes.set_ylabel("Scatter $s$ (unit of flux)")
+    _legend(figure, axes, inside=True)
+    return figure
+
+
+def _is_array(training: Any) -> bool:
+    return isinstance(training, np.ndarray | list | tuple)
+
+
+def _thetas(trainings: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    thetas = {name: np.asarray(t if _is_array(t) else t.theta, dtype=float) for name, t in trainings.items()}
+    _check_same_shape(thetas, ("pixel", "term"))
+    return thetas
+
+
+def _check_same_shape(arrays: Mapping[str, np.ndarray], axes: tuple[str, ...]) -> None:
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != len(axes) for shape in shapes.values()):
+        got = ", ".join(f"{name or 'the model'}: {shape}" for name, shape in shapes.items())
+        raise ValueError(f"all trainings must have the same shape ({', '.join(axes)}), got {got}")
+
+
+def _chosen_terms(
+    indices: Sequence[int] | int | None, label_terms: Sequence[str] | None, n_terms: int, vectorizer: Any
+) -> list[int]:
+    """Indices of the terms to show, each once, in the order asked for."""
+    if indices is None and label_terms is None:
+        return list(range(n_terms))
+    chosen = [] if indices is None else [int(index) for index in np.ravel(list(np.atleast_1d(indices)))]
+    if label_terms is not None:
+        if vectorizer is None:
+            raise ValueError("label_terms needs a model, whose vectorizer knows the terms; give indices for an array")
+        texts = [label_terms] if isinstance(label_terms, str) else label_terms
+        chosen += [vectorizer.term_index(text) for text in texts]
+    for index in chosen:
+        if not -n_terms <= index < n_terms:
+            raise ValueError(f"there is no term {index}: the terms are 0 to {n_terms - 1}")
+    if not chosen:
+        raise ValueError("there is no term to show: indices and label_terms are empty")
+    return list(dict.fromkeys(index % n_terms for index in chosen))
+
+
+def _term_names(shown: Sequence[int], vectorizer: Any, latex_label_names: Sequence[str] | None) -> list[str]:
+    if vectorizer is None:
+        return [""] * len(shown)
+    latex = latex_names(latex_label_names, vectorizer.label_names)
+    if latex is None:
+        return [
+            vectorizer.readable_terms[term].replace("^2", "²").replace("^3", "³").replace("*", " · ") for term in shown
+        ]
+    texts = (
+        vectorizer.get_human_readable_label_term(term, label_names=latex, mul=r"\,\cdot\,", pow="^") for term in shown
+    )
+    return [f"${text}$" for text in texts]
+
+
+def _draw(
+    axes: Any, x: np.ndarray, curves: Mapping[str, np.ndarray], factor: float, plot_kwds: Mapping[str, Any] | None
+) -> None:
+    """Curves over x, shape (pixel,), multiplied by a factor, one colour a training."""
+    for number, (name, curve) in enumerate(curves.items()):
+        style = {"lw": 0.9, "color": COLOURS[number % len(COLOURS)], "label": name or None}
+        axes.plot(*with_gaps(x, factor * curve), **style | dict(plot_kwds or {}))
+
+
+def _dress_panel(axes: Any, term: int, name: str, values: np.ndarray | None) -> None:
+    """Limits and texts of the panel of a term, whose values are normalized or else given."""
+    if values is None:
+        axes.set_ylim(-1.25, 1.25)
+        axes.set_yticks([-1, 0, 1])
+        axes.axhline(0, color=REFERENCE, lw=0.5, zorder=0)
+        text = rf"$\dfrac{{\theta_{{{term}}}}}{{\max|\theta_{{{term}}}|}}$"
+    else:
+        axes.locator_params(axis="y", nbins=4)
+        text = rf"$\theta_{{{term}}}$"
+        if values.size and np.ptp(values) > 0:
+            margin = 0.1 * np.ptp(values)
+            axes.set_ylim(values.min() - margin, values.max() + margin)
+    axes.set_ylabel(text, rotation=0, ha="right", va="center")
+    if name:
+        axes.text(1.012, 0.5, name, transform=axes.transAxes, va="center", ha="left")
+
+
+def _legend(figure: Any, axes: Any, *, inside: bool) -> None:
+    handles, texts = axes.get_legend_handles_labels()
+    if not texts:
+        return
+    if inside:
+        axes.legend(frameon=False, fontsize="small", ncols=min(4, len(texts)))
+    else:
+        figure.legend(handles, texts, loc="outside upper center", ncols=len(texts), frameon=False)
