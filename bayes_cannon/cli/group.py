@@ -1,0 +1,20 @@
+"""The group of commands. Only click is imported here: what a command needs is imported when it runs."""
+
+import click
+
+from bayes_cannon.cli.demo import demo
+from bayes_cannon.cli.infer import infer
+from bayes_cannon.cli.train import train
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bayes-cannon")
+def main() -> None:
+    """Stellar labels, with errors, from spectra: The Cannon.
+
+    Exit codes: 0 all went well, 1 the run failed, 2 the command line is wrong.
+    """
+
+
+for _command in (train, infer, demo):
+    main.add_command(_command)

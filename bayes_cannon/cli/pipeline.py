@@ -1,0 +1,274 @@
+"""What the commands do: a recipe becomes a trained model, its labels for held-out stars, and files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from astropy.table import Table
+
+from bayes_cannon.cli.figures import FIGURES, write_figures
+from bayes_cannon.core.censoring import create_inverse_mask, create_mask
+from bayes_cannon.core.status import PixelStatus, StarStatus
+from bayes_cannon.core.vectorizer import PolynomialVectorizer
+from bayes_cannon.infer import LabelFit
+from bayes_cannon.io.atomic import atomic_path, check_output_path
+from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
+from bayes_cannon.io.model_file import read_model, training_set_hash, write_model
+from bayes_cannon.io.preparation import Preparation
+from bayes_cannon.io.recipe import Recipe, read_recipe
+from bayes_cannon.io.recipe_values import Limits
+from bayes_cannon.io.spectra import Spectra, read_spectra
+from bayes_cannon.io.tables import check_table_suffix, join_labels, label_table, read_table, write_table
+from bayes_cannon.model import CannonModel, RestrictedCannonModel
+from bayes_cannon.validate import folds, summary_table
+
+_SHOWN_COLUMNS = ("label", "unit", "stars", "failed", "bias", "robust_scatter", "median_error", "robust_pull")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A model that was trained as a recipe says.
+
+    Attributes
+    ----------
+    recipe, preparation, model
+        What was asked for, what was done to the spectra, and the trained model.
+    spectra
+        All stars that pass the cuts and have finite labels, prepared.
+    training, held_out
+        Which of them were trained on and which were kept apart, shape (star,).
+    fit
+        Labels of the held-out stars, None if there are none.
+
+    """
+
+    recipe: Recipe
+    preparation: Preparation
+    model: CannonModel
+    spectra: Spectra
+    training: np.ndarray
+    held_out: np.ndarray
+    fit: LabelFit | None
+
+    @property
+    def reference(self) -> np.ndarray:
+        """Labels that the held-out stars are known to have, shape (held-out star, label)."""
+        return self.spectra.at(self.held_out).label_array(self.model.label_names)
+
+
+def run_recipe(recipe: str | Path, folder: Path, *, overwrite: bool, quiet: bool) -> None:
+    """Train as a recipe says, write every file and print what was found.
+
+    Existing files are refused before any work is done.
+    """
+    parsed = read_recipe(recipe)
+    outputs = _outputs(parsed, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in outputs.values():
+        check_output_path(path, overwrite=overwrite)
+    run = train_recipe(parsed, quiet=quiet)
+    summary = _write_run(run, outputs, overwrite=overwrite)
+    if not quiet:
+        _print_run(run, summary)
+    for path in outputs.values():
+        if path.exists():
+            click.echo(f"wrote {path}")
+
+
+def run_inference(model: Path, spectra: Path, output: Path, *, overwrite: bool, quiet: bool) -> None:
+    """Label the spectra of a file with the model of another, and write the label table."""
+    check_output_path(check_table_suffix(output), overwrite=overwrite)
+    state, trained = read_model(model), CannonModel.read(model)
+    stars = read_spectra(spectra)
+    if "preparation" in state.provenance:
+        stars = Preparation.from_text(state.provenance["preparation"]).apply(stars)
+    if stars.wavelength is None and trained.dispersion is not None:
+        click.echo(f"Warning: {spectra} has no wavelengths: they are taken to be those of the model", err=True)
+    fit = trained.fit_labels(stars.flux, stars.ivar, dispersion=stars.wavelength, progress=None if quiet else True)
+    write_table(output, _table(trained, fit, stars, model.name), overwrite=overwrite)
+    if not quiet:
+        _print_statuses(fit)
+    click.echo(f"wrote {output}")
+
+
+def train_recipe(recipe: Recipe, *, quiet: bool = True) -> TrainingRun:
+    """Read, choose and prepare the spectra of a recipe, train, and label the stars that it holds out.
+
+    Raises
+    ------
+    ValueError
+        If the data do not fit the recipe, and for everything that `CannonModel` refuses.
+
+    """
+    progress = None if quiet else True
+    raw = _complete_labels(_read_stars(recipe), recipe.model.label_names, quiet=quiet)
+    preparation = Preparation.of_recipe(recipe)
+    spectra = preparation.apply(raw)
+    held_out = np.zeros(spectra.n_stars, dtype=bool)
+    if recipe.validation is not None:
+        held_out = folds(spectra.n_stars, recipe.validation.folds, recipe.seed) == recipe.validation.held_out
+    training = ~held_out
+    if recipe.data.bad_rows is not None:
+        threshold = recipe.data.bad_rows.threshold
+        options = {} if threshold is None else {"threshold": threshold}
+        training[training] = ~colour_outliers(spectra.at(training), **options)
+    model = build_model(recipe, spectra.at(training))
+    model.train(op_method=recipe.model.op_method, dof_correction=recipe.model.dof_correction, progress=progress)
+    fit = None
+    if held_out.any():
+        stars = spectra.at(held_out)
+        fit = model.fit_labels(stars.flux, stars.ivar, progress=progress)
+    return TrainingRun(recipe, preparation, model, spectra, training, held_out, fit)
+
+
+def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
+    """The model of a recipe, not trained, with these training stars."""
+    section, wavelength = recipe.model, stars.wavelength
+    names = section.label_names
+    if section.terms is None:
+        vectorizer = PolynomialVectorizer(names, order=section.order)
+    else:
+        vectorizer = PolynomialVectorizer(names, terms=section.terms)
+    options: dict[str, Any] = {} if section.scale_factor is None else {"scale_factor": section.scale_factor}
+    kind: type[CannonModel] = CannonModel
+    if recipe.theta_bounds:
+        kind, options["theta_bounds"] = RestrictedCannonModel, recipe.theta_bounds
+    units = {name: stars.units[name] for name in names if name in stars.units} | dict(section.label_units)
+    options |= {"regularization": section.regularization, "censors": _censors(recipe, wavelength)}
+    return kind(
+        stars.label_array(names), stars.flux, stars.ivar, vectorizer,
+        dispersion=wavelength, label_units=units, **options,
+    )  # fmt: skip
+
+
+def _censors(recipe: Recipe, wavelength: Any) -> dict[str, np.ndarray]:
+    if recipe.censors and wavelength is None:
+        raise ValueError("[censors] needs the wavelengths of the pixels, and the spectra have none")
+    masks = {}
+    for name, censor in recipe.censors.items():
+        if censor.censored is not None:
+            masks[name] = create_mask(wavelength, censor.censored)
+        elif censor.kept is not None:
+            masks[name] = create_inverse_mask(wavelength, censor.kept)
+    return masks
+
+
+def _read_stars(recipe: Recipe) -> Spectra:
+    """The stars that pass the cuts, in linear flux."""
+    data = recipe.data
+    path = None if data.spectra is None else recipe.resolve(data.spectra)
+    if data.source == "gaia-xp":
+        limits = {} if data.wavelength_range is None else {"wavelength_range": data.wavelength_range}
+        return read_gaia_xp(path, cuts=data.cuts, log_flux=False, **limits)
+    spectra = read_spectra(path)  # type: ignore[arg-type]
+    if data.labels is not None:
+        spectra = join_labels(spectra, read_table(recipe.resolve(data.labels)), id_column=data.id_column)
+    return spectra.at(_pass(spectra, data.cuts))
+
+
+def _pass(spectra: Spectra, cuts: Mapping[str, Limits]) -> np.ndarray:
+    passed = np.ones(spectra.n_stars, dtype=bool)
+    for name, limits in cuts.items():
+        if name not in spectra.labels:
+            near = get_close_matches(name, spectra.labels, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            known = ", ".join(spectra.labels) or "none"
+            raise ValueError(f"[data.cuts] names {name!r}, which the data do not have; they have {known}{hint}")
+        values = spectra.labels[name]
+        passed &= (values > limits.get("above", -np.inf)) & (values < limits.get("below", np.inf))
+    if not passed.any():
+        raise ValueError(f"no star of {spectra.n_stars} passes [data.cuts]")
+    return passed
+
+
+def _complete_labels(spectra: Spectra, label_names: tuple[str, ...], *, quiet: bool) -> Spectra:
+    finite = np.isfinite(spectra.label_array(label_names)).all(axis=1)
+    if not finite.any():
+        raise ValueError(f"no star of {spectra.n_stars} has finite values of all of {', '.join(label_names)}")
+    if not finite.all() and not quiet:
+        click.echo(f"left out {int((~finite).sum())} stars whose labels are not all finite", err=True)
+    return spectra.at(finite)
+
+
+def _outputs(recipe: Recipe, folder: Path) -> dict[str, Path]:
+    """Every file that a run may write, by what it is."""
+    names = {"model": f"{recipe.name}.model"}
+    if recipe.validation is not None:
+        names |= {"labels": f"{recipe.name}-labels.ecsv", "validation": f"{recipe.name}-validation.ecsv"}
+        names |= {figure: f"{recipe.name}-{figure}.png" for figure in FIGURES}
+    return {what: folder / name for what, name in names.items()}
+
+
+def _write_run(run: TrainingRun, outputs: Mapping[str, Path], *, overwrite: bool) -> Table | None:
+    """Write the model and, if stars were held out, the rest; return the validation table."""
+    _write_model(run, outputs["model"], overwrite=overwrite)
+    if run.fit is None:
+        return None
+    model = run.model
+    stars = run.spectra.at(run.held_out)
+    reference = {f"{name}_REFERENCE": run.reference[:, k] for k, name in enumerate(model.label_names)}
+    table = _table(model, run.fit, stars, outputs["model"].name, reference)
+    for name in model.label_names:
+        table[f"{name}_REFERENCE"].unit = table[name].unit
+    write_table(outputs["labels"], table, overwrite=overwrite)
+    summary = summary_table(
+        run.fit.labels, run.reference, run.fit.covariance, label_names=model.label_names, units=model.label_units
+    )
+    write_table(outputs["validation"], summary, overwrite=overwrite)
+    write_figures(model, run.fit, run.reference, outputs, overwrite=overwrite)
+    return summary
+
+
+def _write_model(run: TrainingRun, path: Path, *, overwrite: bool) -> None:
+    """The model file, with what the recipe did to the spectra in its provenance."""
+    stars = run.spectra.at(run.training)
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        run.model.write(temporary)
+        state = read_model(temporary)
+        provenance = dict(state.provenance) | {
+            "recipe": run.recipe.name,
+            "description": run.recipe.description,
+            "preparation": run.preparation.to_text(),
+            "training_set_sha256": training_set_hash(
+                run.model.training_set_labels, np.asarray(stars.flux), np.asarray(stars.ivar)
+            ),
+        }
+        write_model(temporary, replace(state, provenance=provenance), overwrite=True)
+
+
+def _table(
+    model: CannonModel, fit: LabelFit, stars: Spectra, model_name: str, extra: Mapping[str, np.ndarray] | None = None
+) -> Table:
+    meta = {
+        "MODEL": model_name,
+        "PROGRAM": f"bayes_cannon {version('bayes-cannon')}",
+        "CREATED": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    units = model.label_units
+    return label_table(model.label_names, fit, star_id=stars.ids, label_units=units, extra=extra, meta=meta)
+
+
+def _print_run(run: TrainingRun, summary: Table | None) -> None:
+    left_out = int((~run.training & ~run.held_out).sum())
+    rule = f", {left_out} bad rows left out" if left_out else ""
+    n_pixels = run.spectra.n_pixels
+    click.echo(f"{run.recipe.name}: trained on {int(run.training.sum())} stars x {n_pixels} pixels{rule}")
+    certificates = run.model.certificates or {}
+    for status, count in zip(*np.unique(certificates.get("status", []), return_counts=True), strict=True):
+        click.echo(f"  {count} pixels: {PixelStatus(int(status)).message}")
+    if run.fit is None or summary is None:
+        return
+    click.echo(f"{int(run.held_out.sum())} held-out stars, labelled")
+    _print_statuses(run.fit)
+    click.echo("\n".join(summary[[name for name in _SHOWN_COLUMNS if name in summary.colnames]].pformat(max_width=-1)))
+
+
+def _print_statuses(fit: LabelFit) -> None:
+    for status, count in zip(*np.unique(fit.status, return_counts=True), strict=True):
+        click.echo(f"  {count} stars: {StarStatus(int(status)).message}")

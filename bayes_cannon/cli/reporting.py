@@ -1,0 +1,69 @@
+"""How a command tells of errors and warnings: one line each on the standard error, a traceback only when asked for."""
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+_LIBRARY_WORDS = {"pass overwrite=True": "pass --overwrite"}
+"""Remedies as the library words them, and as the command line does."""
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--debug`` to a command, and make its errors and warnings messages of one line."""
+
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(function)
+    def reported(*args: Any, debug: bool, **kwargs: Any) -> None:
+        with _one_line_warnings():
+            try:
+                function(*args, **kwargs)
+            except click.ClickException:
+                raise
+            except Exception as error:
+                if debug:
+                    raise
+                raise click.ClickException(_one_line(error)) from error
+
+    return reported
+
+
+def path_argument(name: str, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Argument that is a path; whether it exists is said by whoever reads it."""
+    return click.argument(name, type=click.Path(path_type=Path), **options)
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress bars, no tables.")
+
+
+@contextmanager
+def _one_line_warnings() -> Any:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        click.echo(f"Warning: {_plain(str(message))}", err=True)
+
+    # Which warnings are shown stays as it is; only how they look is changed.
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{os.fspath(error.filename)}: {error.strerror}"
+    else:
+        text = _plain(str(error))
+    if isinstance(error, ValueError | TypeError | OSError | ImportError) and text:
+        return text
+    return f"{type(error).__name__}: {text or 'no message'} (unexpected; run again with --debug for the traceback)"
+
+
+def _plain(text: str) -> str:
+    for library, command_line in _LIBRARY_WORDS.items():
+        text = text.replace(library, command_line)
+    return " ".join(text.split())

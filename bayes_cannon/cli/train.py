@@ -1,0 +1,30 @@
+"""``bayes-cannon train RECIPE``."""
+
+from pathlib import Path
+
+import click
+
+from bayes_cannon.cli.reporting import command, overwrite_option, quiet_option
+
+
+@click.command()
+@click.argument("recipe")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Folder for the files; made if need be. By default the current one.",
+)
+@overwrite_option
+@quiet_option
+@command
+def train(recipe: str, output: Path, overwrite: bool, quiet: bool) -> None:
+    """Train the model that RECIPE describes.
+
+    RECIPE is a TOML file, a folder with a recipe.toml, or the name of a recipe that the package ships. Written are
+    NAME.model and, if the recipe holds stars out, their labels, a validation table and figures.
+    """
+    from bayes_cannon.cli.pipeline import run_recipe
+
+    run_recipe(recipe, output, overwrite=overwrite, quiet=quiet)
