@@ -124,12 +124,8 @@ def sines_and_cosines(
     ValueError
         For wrong shapes, a dispersion that is not finite or does not increase, ivar that is NaN, infinite or negative,
         continuum pixels that are neither a mask nor indices of pixels, L that is not positive, order below 1, and
-        regions that are reversed, empty, share a pixel or hold fewer continuum pixels than amplitudes.
-
-    Warns
-    -----
-    PixelsOutsideRegionsWarning, ContinuumNotDeterminedWarning, ContinuumNotPositiveWarning, FluxNotFiniteWarning
-        Each names the stars. A region in which a star has no data at all is told by its status only.
+        regions that are reversed, empty, share a pixel or hold fewer continuum pixels than amplitudes. What is amiss
+        with single stars is a status in the metadata, and a `ContinuumWarning` if data are lost.
 
     """
     wavelength, flux, ivar = checked_spectra(dispersion, flux, ivar)

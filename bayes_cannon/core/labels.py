@@ -67,6 +67,28 @@ def label_units(labels: Any, label_names: Sequence[str]) -> dict[str, str]:
     return {name: unit for name, unit in units.items() if unit}
 
 
+def all_label_names(labels: Any) -> list[str]:
+    """Names of all columns of a container of labels; ``"column 0"`` and so on for one without names."""
+    columns = _column_names(labels)
+    if columns is None:
+        shape = np.shape(labels)
+        columns = [f"column {k}" for k in range(shape[1] if len(shape) == 2 else 1)]
+    return columns
+
+
+def _column_names(labels: Any) -> list[str] | None:
+    """Names of the columns that a container of labels has, or None for one without names, such as an array."""
+    if isinstance(labels, Mapping):
+        return [str(name) for name in labels]
+    if getattr(labels, "dtype", None) is not None:
+        names = labels.dtype.names if isinstance(labels.dtype, np.dtype) else None
+        return None if names is None else list(names)
+    for attribute in ("colnames", "columns"):
+        if hasattr(labels, attribute):
+            return [str(name) for name in getattr(labels, attribute)]
+    return None
+
+
 def _checked_names(label_names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(label_names, str):
         raise ValueError(f"label_names must be a sequence of names, got the text {label_names!r}: write a tuple")
@@ -77,19 +99,6 @@ def _checked_names(label_names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise ValueError("label_names is empty: name at least one label")
     return names
-
-
-def _column_names(labels: Any) -> list[str] | None:
-    """Names of the columns, or None for a container without names."""
-    if isinstance(labels, Mapping):
-        return [str(name) for name in labels]
-    if getattr(labels, "dtype", None) is not None:
-        names = labels.dtype.names if isinstance(labels.dtype, np.dtype) else None
-        return None if names is None else list(names)
-    for attribute in ("colnames", "columns"):
-        if hasattr(labels, attribute):
-            return [str(name) for name in getattr(labels, attribute)]
-    return None
 
 
 def _from_plain(labels: Any, names: tuple[str, ...]) -> np.ndarray:

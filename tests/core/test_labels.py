@@ -8,7 +8,7 @@ from astropy import units as u
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
 
-from bayes_cannon.core.labels import label_array, label_units
+from bayes_cannon.core.labels import all_label_names, label_array, label_units
 
 NAMES = ("TEFF", "LOGG", "FE_H")
 VALUES = np.array([[4500.0, 2.5, -0.25], [5000.0, 3.0, 0.0], [4750.0, 1.5, 0.125], [4000.0, 0.5, -1.0]])
@@ -188,3 +188,10 @@ def test_other_containers_have_no_units(name):
 def test_units_of_an_unknown_label_are_refused():
     with pytest.raises(ValueError, match="no column 'ALPHA'"):
         label_units(Table(columns()), ("ALPHA",))
+
+
+def test_all_names_are_those_of_the_columns():
+    for name in ("structured", "dict", "astropy Table", "DataFrame"):
+        assert all_label_names(CONTAINERS[name]()) == list(SHUFFLED)
+    assert all_label_names(VALUES) == ["column 0", "column 1", "column 2"]
+    assert all_label_names(VALUES[:, 0]) == ["column 0"]
