@@ -1,0 +1,4 @@
+"""The model as NumPyro programs: of one pixel (`pixel.pixel`) and of one star (`star.star`).
+
+They are the statement of the model. Every fast path elsewhere is tested against their log density.
+"""
