@@ -75,7 +75,7 @@ def _continuum(section: ContinuumSection, recipe: Recipe) -> dict[str, Any]:
     return given
 
 
-def _read_pixels(path: Path) -> list[int]:
+def _read_pixels(path: Path) -> tuple[int, ...]:
     """Indices from a file that holds indices, or a mask over the pixels."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} with continuum pixels")
@@ -89,7 +89,7 @@ def _read_pixels(path: Path) -> list[int]:
     if values.ndim != 1 or not values.size or (values != np.rint(values)).any() or (values < 0).any():
         raise ValueError(f"{path} must hold indices of pixels, or a mask of 0 and 1 over all pixels")
     is_mask = values.size > 2 and np.isin(values, (0, 1)).all()
-    return (np.flatnonzero(values) if is_mask else values.astype(int)).tolist()
+    return tuple((np.flatnonzero(values) if is_mask else values.astype(int)).tolist())
 
 
 def _wavelength(spectra: Spectra, what: str) -> np.ndarray:

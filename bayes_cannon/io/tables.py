@@ -256,17 +256,17 @@ def _matching_rows(wanted: np.ndarray, given: np.ndarray, column: str) -> np.nda
     """Row of ``given`` that holds each of ``wanted``, shape (star,)."""
     for names, where in ((wanted, "the spectra"), (given, f"the column {column!r} of the label table")):
         values, counts = np.unique(names, return_counts=True)
-        repeated = np.isin(values[counts > 1], wanted)
-        if repeated.any():
+        repeated = [str(name) for name in values[counts > 1] if name in wanted]
+        if repeated:
             raise ValueError(
-                f"the star {values[counts > 1][repeated][0]!r} occurs more than once in {where}, as do "
-                f"{repeated.sum() - 1} others: names must be distinct to match by them"
+                f"the star {repeated[0]!r} occurs more than once in {where} ({len(repeated)} such stars in all): "
+                "names must be distinct to match by them"
             )
-    row = {name: index for index, name in enumerate(given)}
-    missing = [name for name in wanted if name not in row]
+    row = {str(name): index for index, name in enumerate(given)}
+    missing = [str(name) for name in wanted if str(name) not in row]
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(wanted)} stars are not in the column {column!r} of the label table; "
-            f"the first is {str(missing[0])!r}"
+            f"the first is {missing[0]!r}"
         )
-    return np.array([row[name] for name in wanted], dtype=int)
+    return np.array([row[str(name)] for name in wanted], dtype=int)
