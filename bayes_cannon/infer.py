@@ -1,0 +1,303 @@
+"""The test step: labels of stars from their spectra (Casey et al. 2016, equation 3), and their covariance.
+
+The spectra are compressed to polynomials and fitted as `solvers.compressed` says. Stars are read in batches of one
+shape, the last one padded with ``ivar = 0``, so that one compiled program serves all, and the memory does not grow with
+their number.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+
+import jax
+import numpy as np
+
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.status import StarStatus
+from bayes_cannon.core.vectorizer import BaseVectorizer
+from bayes_cannon.solvers.compressed import BatchFit, TrainedPixels, fit_batch
+from bayes_cannon.solvers.problem import Progress
+
+ELEMENTS_PER_BATCH = 1_000_000
+"""Stars times pixels of a batch: 8 MB for each array of that shape, which stays in the cache."""
+
+TABLE_PER_BATCH = 8
+"""A batch has at least one element for so many of the table of products, which is read once a batch."""
+
+
+@dataclass(frozen=True)
+class LabelFit:
+    """Labels of N stars, in their units, and how they were found.
+
+    Attributes
+    ----------
+    labels
+        Shape (star, label); NaN where the status says that there is no solution.
+    covariance
+        Inverse Fisher information, in products of label units, shape (star, label, label); NaN where it is singular.
+    chi_squared
+        ``sum_j w_j r_j^2`` at the labels, shape (star,).
+    reduced_chi_squared
+        chi^2 over the number of used pixels minus the number of labels; NaN where that is not positive.
+    n_pixels
+        Number of used pixels: positive ivar, and a trained theta.
+    snr
+        Median of flux over its error in the used pixels.
+    status
+        `StarStatus` of each star.
+    iterations
+        Newton steps from the start that won.
+    start
+        Which start won: 0 the best training star, 1 the best of those far from it, 2 the fiducial labels, from 3 on
+        those in ``initial_labels``.
+    decrement
+        Certificate: squared distance to the stationary point of chi^2 in units of the errors, ``g^T F^-1 g / 4`` from
+        the gradient of chi^2 over the residuals at the labels; NaN where F is singular.
+
+    """
+
+    labels: np.ndarray
+    covariance: np.ndarray
+    chi_squared: np.ndarray
+    reduced_chi_squared: np.ndarray
+    n_pixels: np.ndarray
+    snr: np.ndarray
+    status: np.ndarray
+    iterations: np.ndarray
+    start: np.ndarray
+    decrement: np.ndarray
+
+    @classmethod
+    def concatenated(cls, parts: Iterable["LabelFit"]) -> "LabelFit":
+        """One fit of all the stars in at least one part."""
+        parts = list(parts)
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+def fit_labels(
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    *,
+    theta: np.ndarray,
+    s2: np.ndarray,
+    vectorizer: BaseVectorizer,
+    scaling: LabelScaling,
+    training_labels: np.ndarray,
+    initial_labels: np.ndarray | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> LabelFit:
+    r"""Labels that minimize chi^2 of each star, the lowest of several local minima, and their covariance.
+
+    Parameters
+    ----------
+    flux, ivar
+        Normalized flux and its inverse variance, shape (star, pixel). Anything with a shape that gives arrays when
+        sliced will do, such as a memory map; it is read batch by batch. Flux where ``ivar = 0`` never matters.
+    theta, s2
+        Coefficients (pixel, term) and variance of the scatter (pixel,). Pixels where either is not finite are skipped.
+    vectorizer, scaling
+        Of the trained model.
+    training_labels
+        In their units, shape (star, label). Starting points, and the range outside of which labels are flagged.
+    initial_labels
+        Further starting points in label units: one set (label,), one set for all stars (1, label), one per star
+        (star, label), or several per star (star, start, label).
+    batch_size
+        Stars in a batch. By default a power of two near `ELEMENTS_PER_BATCH` over the pixels, or enough for all stars.
+    progress
+        Called with the number of stars that were finished since the last call.
+
+    Returns
+    -------
+    fit
+        Labels, covariance and diagnostics of each star.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit together, a negative or NaN ivar, a flux that is not finite where ivar is positive
+        (naming star and pixel), or initial labels that are not finite.
+
+    Notes
+    -----
+    The covariance assumes that theta and s^2 are known and that the scatter is independent between pixels, as the
+    model says. Where it is not, the errors are too small.
+
+    """
+    pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels)
+    n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
+    if np.ndim(flux) != 2 or np.shape(flux) != np.shape(ivar) or np.shape(flux)[1] != n_pixels:
+        raise ValueError(
+            f"flux and ivar must have shape (star, {n_pixels}), the pixels of theta; "
+            f"got {np.shape(flux)} and {np.shape(ivar)}; write flux[None] for one star"
+        )
+    n_stars = len(flux)
+    starts = _scaled_starts(initial_labels, n_stars, n_labels, scaling)
+    size = _batch_size(batch_size, n_stars, n_pixels, pixels.products.size)
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for first in range(0, n_stars, size):
+            stars = slice(first, first + size)
+            yield flux[stars], ivar[stars], starts[stars]
+
+    parts = [_no_stars(n_labels)]
+    for part in fit_batches(batches(), pixels, scaling=scaling, batch_size=size):
+        parts.append(part)
+        if progress is not None:
+            progress(len(part.status))
+    return LabelFit.concatenated(parts)
+
+
+def fit_batches(
+    batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    pixels: TrainedPixels,
+    *,
+    scaling: LabelScaling,
+    batch_size: int,
+) -> Iterator[LabelFit]:
+    """Fit of each batch of at most ``batch_size`` stars; one batch is read while the one before is computed.
+
+    A batch is flux (star, pixel), ivar (star, pixel) and further starts (star, start, label) in *scaled* labels; the
+    number of starts, which may be zero, is the same for all. Errors are those of `fit_labels`.
+    """
+    pending, first = None, 0
+    for flux, ivar, starts in batches:
+        flux, ivar = _native(flux), _native(ivar)
+        with jax.enable_x64(True):
+            padded = (_padded(array, batch_size) for array in (flux, ivar, np.asarray(starts, float)))
+            running = fit_batch(pixels, *padded)
+        if pending is not None:
+            yield _finished(*pending, scaling=scaling)
+        pending = running, flux, ivar, first
+        first += len(flux)
+    if pending is not None:
+        yield _finished(*pending, scaling=scaling)
+
+
+def _finished(running: BatchFit, flux: np.ndarray, ivar: np.ndarray, first: int, *, scaling: LabelScaling) -> LabelFit:
+    """Results of the stars of a batch, without the padding, in label units; ``first`` is its first star."""
+    with jax.enable_x64(True):
+        out = jax.tree.map(lambda array: np.asarray(array)[: len(flux)], running)
+    if out.faulty.any():
+        _raise_fault(flux, ivar, int(np.argmax(out.faulty)), first)
+    n_labels = out.x.shape[1]
+    solved = ~np.isin(out.status, [status for status in StarStatus if not status.has_solution])
+    chi_squared = np.where(solved, out.chi_squared, np.nan)
+    freedom = out.used - n_labels
+    return LabelFit(
+        labels=np.where(solved[:, None], scaling.unscaled(out.x), np.nan),
+        covariance=np.where(solved[:, None, None], scaling.unscaled_covariance(out.covariance), np.nan),
+        chi_squared=chi_squared,
+        reduced_chi_squared=np.where(freedom > 0, chi_squared / np.maximum(freedom, 1), np.nan),
+        n_pixels=out.used.astype(int),
+        snr=np.array([_median(*row) for row in zip(out.significance, out.used, strict=True)], dtype=float),
+        status=out.status.astype(int),
+        iterations=np.where(solved, out.iterations, 0).astype(int),
+        start=np.where(solved, out.start, -1).astype(int),
+        decrement=np.where(solved, out.decrement, np.nan),
+    )
+
+
+def _median(values: np.ndarray, count: int) -> float:
+    """Median of the ``count`` numbers among NaN; a partition, because sorting would take as long as the fit."""
+    if count == 0:
+        return np.nan
+    middle = [(count - 1) // 2, count // 2]
+    return float(np.partition(values, middle)[middle].mean())
+
+
+def _raise_fault(flux: np.ndarray, ivar: np.ndarray, row: int, first: int) -> None:
+    bad_ivar = ~((ivar[row] >= 0) & (ivar[row] < np.inf))
+    if bad_ivar.any():
+        pixel = int(np.argmax(bad_ivar))
+        raise ValueError(
+            f"ivar is {ivar[row, pixel]} for star {first + row} at pixel {pixel}: it must be finite and not negative; "
+            "set it to 0 where the flux is bad"
+        )
+    pixel = int(np.argmax((ivar[row] > 0) & ~np.isfinite(flux[row])))
+    raise ValueError(
+        f"flux is {flux[row, pixel]} for star {first + row} at pixel {pixel}, where ivar is {ivar[row, pixel]}: "
+        "set ivar to 0 there"
+    )
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The array as float32 if it is that in any byte order, such as that of FITS files, and float64 otherwise."""
+    array = np.asarray(array)
+    return np.asarray(array, np.float32 if array.dtype.kind == "f" and array.dtype.itemsize == 4 else np.float64)
+
+
+def _padded(array: np.ndarray, size: int) -> np.ndarray:
+    if len(array) == size:
+        return array
+    if len(array) > size:
+        raise ValueError(f"a batch has {len(array)} stars, more than batch_size = {size}")
+    padded = np.zeros((size, *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded
+
+
+def _batch_size(batch_size: int | None, n_stars: int, n_pixels: int, table_size: int) -> int:
+    if batch_size is None:
+        most = max(ELEMENTS_PER_BATCH, table_size // TABLE_PER_BATCH) // max(n_pixels, 1)
+        # Powers of two, so that few shapes are ever compiled.
+        return 1 << min(max(most, 1).bit_length() - 1, max(n_stars - 1, 7).bit_length())
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer or None, got {batch_size!r}")
+    return int(batch_size)
+
+
+def _trained_pixels(
+    theta: np.ndarray, s2: np.ndarray, vectorizer: BaseVectorizer, scaling: LabelScaling, training_labels: np.ndarray
+) -> TrainedPixels:
+    theta, s2 = np.asarray(theta, float), np.asarray(s2, float)
+    if theta.ndim != 2 or theta.shape[1] != vectorizer.n_terms or s2.shape != theta.shape[:1]:
+        raise ValueError(
+            f"theta must have shape (pixel, {vectorizer.n_terms}) and s2 (pixel,); got {theta.shape} and {s2.shape}"
+        )
+    if (s2 < 0).any():
+        pixel = int(np.argmax(s2 < 0))
+        raise ValueError(f"s2 is {s2[pixel]} at pixel {pixel}: a variance cannot be negative; train again")
+    names = vectorizer.label_names
+    labels = np.asarray(training_labels, float)
+    if labels.ndim != 2 or labels.shape[1] != len(names) or not len(labels):
+        raise ValueError(
+            f"training_labels must have shape (star, {len(names)}) for {', '.join(names)}, got {labels.shape}"
+        )
+    if not np.isfinite(labels).all():
+        star, label = np.argwhere(~np.isfinite(labels))[0]
+        raise ValueError(
+            f"training_labels has {labels[star, label]} for {names[label]} of star {star}: leave the star out"
+        )
+    return TrainedPixels.from_arrays(theta, s2, vectorizer.exponents, scaling.scaled(labels))
+
+
+def _scaled_starts(initial_labels: np.ndarray | None, n_stars: int, n_labels: int, scaling: LabelScaling) -> np.ndarray:
+    """Starting points of each star in scaled labels, shape (star, start, label)."""
+    if initial_labels is None:
+        return np.zeros((n_stars, 0, n_labels))
+    labels = np.asarray(initial_labels, float)
+    if labels.ndim in (1, 2):
+        labels = np.atleast_2d(labels)[:, None, :]
+    if labels.ndim != 3 or labels.shape[2] != n_labels or labels.shape[0] not in (1, n_stars):
+        raise ValueError(
+            f"initial_labels must have shape ({n_labels},), (1, {n_labels}), ({n_stars}, {n_labels}) or "
+            f"({n_stars}, start, {n_labels}); got {np.shape(initial_labels)}"
+        )
+    if not np.isfinite(labels).all():
+        star, start, label = np.argwhere(~np.isfinite(labels))[0]
+        raise ValueError(
+            f"initial_labels has {labels[star, start, label]} for label {label} of star {star}: leave the star's start "
+            "out, or give it the fiducial labels"
+        )
+    return scaling.scaled(np.broadcast_to(labels, (n_stars, *labels.shape[1:])))
+
+
+def _no_stars(n_labels: int) -> LabelFit:
+    """The fit of an empty list of stars."""
+    none, integers = np.zeros(0), np.zeros(0, int)
+    return LabelFit(
+        labels=np.zeros((0, n_labels)), covariance=np.zeros((0, n_labels, n_labels)), chi_squared=none,
+        reduced_chi_squared=none, n_pixels=integers, snr=none, status=integers, iterations=integers, start=integers,
+        decrement=none,
+    )  # fmt: skip

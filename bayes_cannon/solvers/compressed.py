@@ -1,0 +1,329 @@
+r"""Compressed spectra: chi^2 of a star as one polynomial in its labels, and the fit of a batch of stars with it.
+
+With theta and s^2 fixed, chi^2 of a star is exactly one polynomial in its scaled labels,
+
+.. math:: \chi^2(x) = \sum_j w_j \left[ y_j - v(x) \cdot \theta_j \right]^2 = \sum_m c_m \mu_m(x),
+          \qquad w_j = \frac{\mathrm{ivar}_j}{1 + \mathrm{ivar}_j s_j^2}
+
+over the moments :math:`\mu_m` (`core.moments`). The coefficients c of all stars are products of the weights with tables
+that are made once from theta, so that the pixels are read once and the search for the minimum never touches them. The
+constant term of theta is taken from the flux before, which spares two digits of cancellation.
+
+At the minimum the residuals are computed once more, and with them chi^2, its gradient and the Fisher information.
+The latter needs no further pass over the pixels: with :math:`q_d = \sum_j w_j r_j \theta_{jd}`,
+
+.. math:: F_{kl} = \sum_j w_j\, \partial_k f_j\, \partial_l f_j
+                 = \tfrac12 \partial_k \partial_l \chi^2 + \sum_d q_d\, \partial_k \partial_l v_d
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_cannon.core.likelihood import weights
+from bayes_cannon.core.moments import MomentBasis
+from bayes_cannon.core.status import StarStatus
+from bayes_cannon.core.typing import Array, StarLabel, StarMoment, StarPixel, StarTerm
+from bayes_cannon.core.vectorizer import monomials
+from bayes_cannon.solvers.polynomial import Minima, Point, Polynomials, PolynomialTables, minimize
+
+PRODUCT_DTYPE = np.float64
+"""Precision of the one large matrix product, of the weights with the products of theta; all else is float64."""
+
+MAX_ANCHORS = 512
+"""At most so many training stars are tried as starting points."""
+
+RANGE_SLACK = 1e-9
+"""Scaled labels beyond the training range by no more than this are roundoff, not extrapolation."""
+
+CERTIFIED = 1e-9
+"""A star whose decrement exceeds this times ``1 + chi^2`` is not called converged."""
+
+SINGULAR = 1e-12
+"""The information is singular below this, relative: its smallest eigenvalue, or what cancellation left of a label's."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LabelSpace:
+    """What the search for the minimum needs: it knows no pixels.
+
+    Attributes
+    ----------
+    moment_tables, term_tables
+        Tables of the polynomials over the moments and over the terms.
+    anchors, anchor_moments
+        Scaled labels (anchor, label) of the training stars that are tried as starts, and their moments.
+    far
+        Whether two anchors are further apart than half of all are from the first, shape (anchor, anchor).
+    low, high
+        Range of the scaled training labels, shape (label,).
+
+    """
+
+    moment_tables: PolynomialTables
+    term_tables: PolynomialTables
+    anchors: Array
+    anchor_moments: Array
+    far: Array
+    low: Array
+    high: Array
+
+    @classmethod
+    def from_training(cls, exponents: np.ndarray, x: np.ndarray) -> "LabelSpace":
+        """Label space of terms with these powers (term, label) and scaled training labels x (star, label)."""
+        basis = MomentBasis.from_terms(exponents)
+        # Evenly spread over the table: no seed is needed, and a sorted table gives a stratified choice.
+        chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_ANCHORS)).round().astype(int))
+        anchors = x[chosen]
+        distance = np.linalg.norm(anchors[:, None] - anchors[None], axis=2)
+        return cls(
+            PolynomialTables.from_exponents(basis.exponents),
+            PolynomialTables.from_exponents(exponents),
+            anchors,
+            monomials(anchors, basis.exponents),
+            distance > np.median(distance, axis=1, keepdims=True),
+            x.min(axis=0),
+            x.max(axis=0),
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainedPixels:
+    """What the test step needs of a trained model, as arrays. Make it with `from_arrays`.
+
+    Attributes
+    ----------
+    theta, s2
+        Coefficients (pixel, term) and variance of the scatter (pixel,); zero at pixels without solution.
+    solved
+        Whether a pixel has a solution, shape (pixel,).
+    products
+        Coefficients that a unit weight at a pixel adds to chi^2 for zero flux, without theta_0, shape (moment, pixel).
+    term_moments
+        Index of the moment that equals each term, shape (term,).
+    term_labels
+        The labels whose product is a term, shape (term, degree), filled up with the number of labels.
+    space
+        `LabelSpace` of the model.
+
+    """
+
+    theta: Array
+    s2: Array
+    solved: Array
+    products: Array
+    term_moments: Array
+    term_labels: Array
+    space: LabelSpace
+
+    @classmethod
+    def from_arrays(cls, theta: np.ndarray, s2: np.ndarray, exponents: np.ndarray, x: np.ndarray) -> "TrainedPixels":
+        """Tables of a trained model.
+
+        Parameters
+        ----------
+        theta, s2
+            Coefficients (pixel, term) and variance of the scatter (pixel,); not finite at pixels without solution.
+        exponents
+            Powers of the labels in each term, shape (term, label).
+        x
+            Scaled training labels, shape (star, label).
+
+        """
+        solved = np.isfinite(theta).all(axis=1) & np.isfinite(s2)
+        theta, s2 = np.where(solved[:, None], theta, 0.0), np.where(solved, s2, 0.0)
+        basis = MomentBasis.from_terms(exponents)
+        space = LabelSpace.from_training(exponents, x)
+        host = cls(theta, s2, solved, _products(theta, basis), basis.terms, _members(exponents), space)
+        with jax.enable_x64(True):
+            return jax.device_put(host)
+
+
+def _members(exponents: np.ndarray) -> np.ndarray:
+    n_labels, degree = exponents.shape[1], exponents.sum(axis=1)
+    members = np.full((len(exponents), degree.max()), n_labels)
+    for row, powers in zip(members, exponents, strict=True):
+        row[: powers.sum()] = np.repeat(np.arange(n_labels), powers)
+    return members
+
+
+def _products(theta: np.ndarray, basis: MomentBasis) -> np.ndarray:
+    without_constant = np.array(theta.T, order="C")
+    without_constant[0] = 0.0
+    products = np.zeros((basis.n_moments, len(theta)))
+    for d in range(1, len(without_constant)):
+        for e in range(1, d + 1):
+            products[basis.pairs[d, e]] += (1 + (e < d)) * without_constant[d] * without_constant[e]
+    return products.astype(PRODUCT_DTYPE)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class BatchFit:
+    """Fit of a batch of stars in scaled labels; the fields are those of `infer.LabelFit` but for these.
+
+    Attributes
+    ----------
+    x
+        Scaled labels, shape (star, label), numbers even where the status says that there is no solution.
+    used
+        Number of used pixels.
+    significance
+        Flux over its error, shape (star, pixel); NaN at pixels that are not used.
+    faulty
+        Whether a star has an ivar that is negative or not finite, or a flux that is not finite where ivar is positive.
+
+    """
+
+    x: Array
+    covariance: Array
+    chi_squared: Array
+    decrement: Array
+    used: Array
+    significance: Array
+    status: Array
+    iterations: Array
+    start: Array
+    faulty: Array
+
+
+def fit_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray, starts: np.ndarray) -> BatchFit:
+    """Fit of the stars with these spectra (star, pixel) and further starts in scaled labels (star, start, label).
+
+    Must be called with float64 enabled. Each part is compiled once for each shape; the model is data. The parts that
+    touch pixels are apart, so that another number of pixels does not compile the search again.
+    """
+    w, y, coefficients, significance, used, faulty = _compress(pixels, flux, ivar)
+    best, start, iterations, converged = _search(pixels.space, coefficients, starts)
+    chi_squared, score = _compare(pixels, w, y, best.x)
+    covariance, decrement, status = _judge(pixels.space, best, score, chi_squared, converged, used)
+    return BatchFit(
+        best.x[:, 0], covariance, chi_squared, decrement, used, significance, status, iterations, start, faulty
+    )
+
+
+@jax.jit
+def _compress(pixels: TrainedPixels, flux: Array, ivar: Array) -> tuple[Array, ...]:
+    """Weights and flux, coefficients of chi^2, flux over error, number of used pixels, whether the input is faulty."""
+    faulty = jnp.any(~((ivar >= 0) & (ivar < jnp.inf)) | ((ivar > 0) & ~jnp.isfinite(flux)), axis=1)
+    used = (ivar > 0) & pixels.solved & ~faulty[:, None]
+    y, ivar = (jnp.where(used, array, 0.0).astype(jnp.float64) for array in (flux, ivar))
+    significance = jnp.where(used, y * jnp.sqrt(ivar), jnp.nan).astype(jnp.float32)
+    w = weights(ivar, pixels.s2)
+    return w, y, chi_squared_coefficients(pixels, w, y), significance, jnp.sum(used, axis=1), faulty
+
+
+@jax.jit
+def _search(space: LabelSpace, coefficients: Array, starts: Array) -> tuple[Point, Array, Array, Array]:
+    polynomials = Polynomials.from_coefficients(space.moment_tables, coefficients)
+    starts = jnp.concatenate([_starts(space, coefficients), starts], axis=1)
+    return _lowest(minimize(polynomials, starts))
+
+
+@jax.jit
+def _compare(pixels: TrainedPixels, w: Array, y: Array, x: Array) -> tuple[Array, Array]:
+    """chi^2 over the pixels, and ``sum_j w_j r_j theta_jd``, shape (star, term)."""
+    residual = y - _terms(pixels, x[:, 0]) @ pixels.theta.T
+    return jnp.sum(w * residual**2, axis=1), (w * residual) @ pixels.theta
+
+
+@jax.jit
+def _judge(
+    space: LabelSpace, best: Point, score: Array, chi_squared: Array, converged: Array, used: Array
+) -> tuple[Array, Array, Array]:
+    weighted = Polynomials.from_coefficients(space.term_tables, score)(best.x)
+    covariance, decrement, singular = _uncertainty(best, weighted)
+    x = best.x[:, 0]
+    converged = converged & ~(decrement > CERTIFIED * (1 + chi_squared))
+    outside = jnp.any((x < space.low - RANGE_SLACK) | (x > space.high + RANGE_SLACK), axis=1)
+    status = jnp.select(
+        [used == 0, used < x.shape[1], ~converged, singular, outside],
+        [
+            StarStatus.NO_INFORMATION, StarStatus.TOO_FEW_PIXELS, StarStatus.MAX_ITERATIONS,
+            StarStatus.SINGULAR, StarStatus.OUTSIDE_TRAINING_SET,
+        ],
+        StarStatus.CONVERGED,
+    )  # fmt: skip
+    return covariance, decrement, status
+
+
+def chi_squared_coefficients(pixels: TrainedPixels, w: StarPixel, y: StarPixel) -> StarMoment:
+    """Coefficients of chi^2 over the moments of the scaled labels, shape (star, moment).
+
+    Takes the weights w and the flux y, both (star, pixel) and zero in pixels that are not used.
+    """
+    y = y - pixels.theta[:, 0]
+    without_constant = jnp.asarray(pixels.theta).at[:, 0].set(0.0)
+    dtype = pixels.products.dtype
+    coefficients = jnp.einsum("np,mp->nm", w.astype(dtype), pixels.products).astype(w.dtype)
+    coefficients = coefficients.at[:, pixels.term_moments].add(-2 * ((w * y) @ without_constant))
+    return coefficients.at[:, pixels.term_moments[0]].add(jnp.sum(w * y**2, axis=1))
+
+
+def _terms(pixels: TrainedPixels, x: StarLabel) -> StarTerm:
+    padded = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+    return jnp.prod(padded[:, pixels.term_labels], axis=-1)
+
+
+def _starts(space: LabelSpace, coefficients: Array) -> Array:
+    """The best anchor, the best of those far from it, and the fiducial labels; shape (star, start, label)."""
+    chi_squared = coefficients @ space.anchor_moments.T
+    best = jnp.argmin(chi_squared, axis=1)
+    second = jnp.argmin(jnp.where(space.far[best], chi_squared, jnp.inf), axis=1)
+    chosen = space.anchors[jnp.stack([best, second], axis=1)]
+    return jnp.concatenate([chosen, jnp.zeros_like(chosen[:, :1])], axis=1)
+
+
+def _lowest(minima: Minima) -> tuple[Point, Array, Array, Array]:
+    """The lowest minimum of each star as a single start, which start it was, its iterations, whether it is one."""
+    point = minima.point
+    value = jnp.where(jnp.isfinite(point.value), point.value, jnp.inf)
+    lowest = jnp.min(value, axis=1, keepdims=True)
+    # Starts that reached the same minimum differ by roundoff only, which must not choose among them.
+    same = value <= lowest + 1e-11 * (1 + jnp.abs(lowest)) + 8 * jnp.finfo(value.dtype).eps * point.magnitude
+    start = jnp.argmax(2 * same + (same & minima.converged), axis=1)
+
+    def chosen(array: Array) -> Array:
+        won = (jnp.arange(array.shape[1]) == start[:, None]).reshape(*array.shape[:2], *[1] * (array.ndim - 2))
+        return jnp.sum(jnp.where(won, array, 0), axis=1, keepdims=True, dtype=array.dtype)
+
+    best = jax.tree.map(chosen, point)
+    converged = chosen(minima.converged)[:, 0] & _is_minimum(best.hessian[:, 0])
+    return best, start, chosen(minima.iterations)[:, 0], converged
+
+
+def _is_minimum(hessian: Array) -> Array:
+    normalized, _ = _normalized(hessian)
+    return jnp.isfinite(jnp.linalg.cholesky(normalized + 1e-9 * jnp.eye(hessian.shape[-1]))).all(axis=(-2, -1))
+
+
+def _normalized(matrix: Array) -> tuple[Array, Array]:
+    """The matrix with a diagonal of ones, so that units do not matter, and the square root of its diagonal."""
+    diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
+    root = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+    return matrix / (root[..., :, None] * root[..., None, :]), root
+
+
+def _uncertainty(best: Point, weighted: Point) -> tuple[Array, Array, Array]:
+    """Covariance of the scaled labels, decrement, and whether the information is singular.
+
+    ``weighted`` is the polynomial ``q . v`` at the labels: minus half the gradient of chi^2 is its gradient.
+    """
+    half, bend = 0.5 * best.hessian[:, 0], weighted.hessian[:, 0]
+    information = half + bend
+    kept = jnp.diagonal(information, axis1=1, axis2=2)
+    terms = jnp.diagonal(jnp.abs(half) + jnp.abs(bend), axis1=1, axis2=2)
+    normalized, root = _normalized(information)
+    finite = jnp.isfinite(normalized).all(axis=(1, 2))
+    identity = jnp.eye(root.shape[1])
+    values, vectors = jnp.linalg.eigh(jnp.where(finite[:, None, None], normalized, identity))
+    singular = ~finite | jnp.any(kept <= SINGULAR * terms, axis=1) | (values[:, 0] <= SINGULAR * values[:, -1])
+    inverse = jnp.einsum("nik,nk,njk->nij", vectors, 1 / jnp.where(singular[:, None], 1.0, values), vectors)
+    covariance = 0.5 * (inverse + inverse.swapaxes(1, 2)) / (root[:, :, None] * root[:, None, :])
+    covariance = jnp.where(singular[:, None, None], jnp.nan, covariance)
+    gradient = weighted.gradient[:, 0]
+    return covariance, jnp.einsum("nk,nkl,nl->n", gradient, covariance, gradient), singular
