@@ -23,14 +23,22 @@ from bayes_cannon.solvers.problem import PixelProblem
 
 
 def relative_gap(
-    gram: TermTerm, gradient: PerTerm, chi_squared: Scalar, theta: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm
+    gram: TermTerm,
+    gradient: PerTerm,
+    chi_squared: Scalar,
+    theta: PerTerm,
+    lam: PerTerm,
+    lower: PerTerm,
+    upper: PerTerm,
+    *,
+    delta: PerTerm | None = None,
 ) -> Array:
     """Duality gap of theta at fixed s2, relative to ``sum w r^2 + Lambda |theta|_1``.
 
     Parameters
     ----------
     gram
-        ``A^T A``, shape (term, term).
+        ``A^T A``, shape (term, term). Only the columns that the residual is projected on are used.
     gradient
         ``A^T r``, shape (term,).
     chi_squared
@@ -39,6 +47,8 @@ def relative_gap(
         Coefficients and their bounds, shape (term,).
     lam
         Half of Lambda for each term, 0 for the constant, shape (term,).
+    delta
+        The residual's coefficients on those columns, where they are known already, shape (term,).
 
     Returns
     -------
@@ -49,7 +59,8 @@ def relative_gap(
     fixed = lower == upper
     at_bound = (theta <= lower) | (theta >= upper)
     projected = (lam == 0) & ~at_bound
-    delta = solve_masked(gram, jnp.where(projected, gradient, 0.0), projected)
+    if delta is None:
+        delta = solve_masked(gram, gradient, projected)
     z = jnp.where(projected, 0.0, gradient - gram @ delta)
 
     # A conjugate with an open side is finite only up to lam on that side.
@@ -73,11 +84,15 @@ def _conjugate(z: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm) -> Arra
     return jnp.maximum(jnp.maximum(*at_end), at_zero)
 
 
-def solve_masked(gram: TermTerm, right: PerTerm, mask: PerTermMask) -> Array:
-    """Solution of the rows and columns in the mask, zero elsewhere; a relative ridge of 1e-13 keeps it finite."""
+def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask) -> Array:
+    """Solution of the rows and columns in the mask, zero elsewhere; a relative ridge of 1e-13 keeps it finite.
+
+    ``right`` has shape (term,), or (term, k) for several right-hand sides.
+    """
     factor, scale = _masked_factor(gram, mask)
-    half = jax.scipy.linalg.solve_triangular(factor, jnp.where(mask, right / scale, 0.0), lower=True)
-    return jnp.where(mask, jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) / scale, 0.0)
+    unit = (mask / scale).reshape(-1, *[1] * (right.ndim - 1))
+    half = jax.scipy.linalg.solve_triangular(factor, right * unit, lower=True)
+    return jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) * unit
 
 
 def inverse_masked(gram: TermTerm, mask: PerTermMask) -> Array:

@@ -1,0 +1,83 @@
+"""A block of pixels on the device, and the training set that all blocks share."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_cannon.core.typing import Array
+from bayes_cannon.solvers.problem import PixelProblem
+
+
+class Training(NamedTuple):
+    """The training set.
+
+    Attributes
+    ----------
+    design
+        Terms of each star, shape (star, term).
+    moments
+        Distinct products of two terms, shape (star, moment).
+    pairs
+        Index of the moment that two terms multiply to, shape (term, term).
+
+    """
+
+    design: Array
+    moments: Array
+    pairs: Array
+
+
+class Pixels(NamedTuple):
+    """A block of pixels; under vmap, one of them.
+
+    Attributes
+    ----------
+    flux, ivar
+        Shape (star, pixel) as the user holds them; flux may be NaN where ivar is zero.
+    regularization
+        Lambda, shape (pixel,).
+    lower, upper
+        Bounds on theta, shape (pixel, term).
+
+    """
+
+    flux: Array
+    ivar: Array
+    regularization: Array
+    lower: Array
+    upper: Array
+
+    @property
+    def lam(self) -> Array:
+        """Half of Lambda for every term but the constant: what a lasso on the Gram matrix needs."""
+        penalized = jnp.arange(self.lower.shape[-1]) > 0
+        return 0.5 * jnp.where(penalized, self.regularization[..., None], 0.0)
+
+
+PIXEL_AXES = Pixels(1, 1, 0, 0, 0)  # type: ignore[arg-type]
+"""Where the pixel axis is, for vmap."""
+
+
+def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
+    """The data of some pixels, repeated up to the fixed size so that no other shape is ever compiled."""
+    contiguous = len(pixels) == size and pixels[-1] - pixels[0] == size - 1
+    index = slice(pixels[0], pixels[-1] + 1) if contiguous else np.resize(pixels, size)
+    return Pixels(
+        np.ascontiguousarray(problem.flux[:, index], dtype=float),
+        np.ascontiguousarray(problem.ivar[:, index], dtype=float),
+        problem.regularization[index],
+        problem.lower[index],
+        problem.upper[index],
+    )
+
+
+def known_flux(pixel: Pixels) -> tuple[Array, Array]:
+    """Which stars count, and their flux with zero for the others, shape (star,) each."""
+    known = pixel.ivar > 0
+    return known, jnp.where(known, pixel.flux, 0.0)
+
+
+def gram_matrix(training: Training, moment_sums: Array) -> Array:
+    """Gram matrix (..., term, term) from weighted sums of the moments, shape (..., moment)."""
+    return moment_sums[..., training.pairs]
