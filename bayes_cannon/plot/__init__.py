@@ -5,8 +5,10 @@ Every function returns a ``matplotlib.figure.Figure`` that is made without pyplo
 
 from importlib import import_module
 
+# Not on first use as the others: importing the module of this name would leave it in the function's place.
+from bayes_cannon.plot.label_space import label_space
+
 _PLACES = {
-    "label_space": "bayes_cannon.plot.label_space",
     "one_to_one": "bayes_cannon.plot.comparison",
     "scatter": "bayes_cannon.plot.training",
     "spectrum": "bayes_cannon.plot.star",
@@ -20,9 +22,7 @@ def __getattr__(name: str) -> object:
     """Import on first use (PEP 562)."""
     if name not in _PLACES:
         raise AttributeError(f"module 'bayes_cannon.plot' has no attribute {name!r}")
-    # A submodule of the same name takes the attribute when it is imported: the function takes it back.
-    globals()[name] = getattr(import_module(_PLACES[name]), name)
-    return globals()[name]
+    return getattr(import_module(_PLACES[name]), name)
 
 
 def __dir__() -> list[str]:

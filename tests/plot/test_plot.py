@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -271,6 +272,9 @@ def test_missing_matplotlib_names_the_extra(monkeypatch, model):
 
 
 def test_names():
+    importlib.import_module("bayes_cannon.plot.label_space")
     assert {"theta", "scatter", "one_to_one", "spectrum", "label_space"} <= set(dir(plot))
+    for name in plot.__all__:
+        assert callable(getattr(plot, name))
     with pytest.raises(AttributeError, match="no attribute 'histogram'"):
         plot.histogram
