@@ -8,7 +8,7 @@ from bayes_cannon.cli.train import train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="bayes-cannon")
+@click.version_option(package_name="bayes-cannon", prog_name="bayes-cannon")
 def main() -> None:
     """Stellar labels, with errors, from spectra: The Cannon.
 

@@ -1,0 +1,340 @@
+"""The command line from end to end, on small simulated spectra, and how it tells of errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from bayes_cannon.cli import main
+from bayes_cannon.io.model_file import read_model, training_set_hash
+from bayes_cannon.io.recipe import read_recipe
+from bayes_cannon.io.spectra import Spectra, read_spectra, write_spectra
+from bayes_cannon.io.tables import read_table
+from bayes_cannon.model import CannonModel, RestrictedCannonModel
+
+N_STARS, N_PIXELS, ERROR = 80, 40, 0.01
+WAVELENGTH = np.linspace(5000.0, 5200.0, N_PIXELS)
+
+RECIPE = """
+name = "sim"
+[model]
+label_names = ["TEFF", "FE_H"]
+order = 1
+[model.label_units]
+FE_H = "dex"
+[data]
+spectra = "spectra.nc"
+[data.cuts]
+TEFF = { above = 4000.0, below = 6000.0 }
+[censors.FE_H]
+censored = [[5100.0, inf]]
+[validation]
+folds = 4
+held_out = 1
+"""
+
+
+def _simulated() -> Spectra:
+    """Spectra linear in two labels, FE_H acting only below 5100 Angstrom, with what must be left out among them."""
+    rng = np.random.default_rng(5)
+    teff, fe_h = rng.uniform(4100, 5900, N_STARS), rng.uniform(-1, 0.5, N_STARS)
+    teff[0], fe_h[1] = 8000.0, np.nan
+    slope_t, slope_f = rng.normal(0, 0.1, (2, N_PIXELS))
+    slope_f[WAVELENGTH >= 5100] = 0
+    x = np.stack([(teff - 5000) / 1000, np.nan_to_num(fe_h)])
+    flux = 1 + x.T @ np.stack([slope_t, slope_f]) + rng.normal(0, ERROR, (N_STARS, N_PIXELS))
+    ivar = np.full(flux.shape, ERROR**-2)
+    flux[2, 3], ivar[2, 3] = np.nan, 0
+    ids = np.array([f"star {n}" for n in range(N_STARS)])
+    return Spectra(flux, ivar, WAVELENGTH, ids, {"TEFF": teff, "FE_H": fe_h}, {"TEFF": "K"})
+
+
+def _usable() -> Spectra:
+    """The stars that the recipe takes."""
+    stars = _simulated()
+    return stars.at((stars.labels["TEFF"] < 6000) & np.isfinite(stars.labels["FE_H"]))
+
+
+def _fold() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 4, _usable().n_stars)
+
+
+def run(*arguments: object, inside: Path | None = None) -> Result:
+    before = Path.cwd()
+    os.chdir(inside or before)
+    try:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    finally:
+        os.chdir(before)
+
+
+def assert_same_labels(all_stars: Path, some: Path) -> None:
+    """The labels of ``some`` are those of the same stars in ``all_stars``."""
+    table, held_out = read_table(all_stars), read_table(some)
+    row = {str(name): index for index, name in enumerate(table["star_id"])}
+    rows = [row[str(name)] for name in held_out["star_id"]]
+    np.testing.assert_allclose(table["TEFF"][rows], held_out["TEFF"], rtol=1e-9)
+    np.testing.assert_allclose(table["FE_H_ERR"][rows], held_out["FE_H_ERR"], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """Folder of a recipe that was trained once, and what the command said."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_spectra(folder / "spectra.nc", _simulated())
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder, run("train", folder, "--output", folder / "out" / "deep")
+
+
+def test_train_writes_everything_and_says_so(trained):
+    folder, result = trained
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (folder / "out" / "deep").iterdir()}
+    assert names == {
+        "sim.model", "sim-labels.ecsv", "sim-validation.ecsv", "sim-one-to-one.png", "sim-theta.png", "sim-scatter.png",
+    }  # fmt: skip
+    assert all(f"wrote {folder / 'out' / 'deep' / name}" in result.stdout for name in names)
+    assert "robust_scatter" in result.stdout
+    assert "left out 1 stars whose labels are not all finite" in result.stderr
+    assert "pixel/s" in result.stderr
+    assert "pixel/s" not in result.stdout
+
+
+def test_train_leaves_out_what_the_recipe_says(trained):
+    folder, _ = trained
+    usable, fold = _usable(), _fold()
+    model = CannonModel.read(folder / "out/deep/sim.model")
+    assert np.array_equal(model.training_set_labels, usable.at(fold != 1).label_array(["TEFF", "FE_H"]))
+    labels = read_table(folder / "out/deep/sim-labels.ecsv")
+    assert [str(name) for name in labels["star_id"]] == usable.at(fold == 1).ids.tolist()
+    assert labels["TEFF_REFERENCE"].tolist() == usable.at(fold == 1).labels["TEFF"].tolist()
+    assert model.label_units == {"TEFF": "K", "FE_H": "dex"}
+    assert str(labels["FE_H_ERR"].unit) == str(labels["FE_H_REFERENCE"].unit) == "dex"
+
+
+def test_train_censors_and_finds_the_labels(trained):
+    folder, _ = trained
+    model = CannonModel.read(folder / "out/deep/sim.model")
+    assert np.array_equal(model.censors["FE_H"], WAVELENGTH >= 5100)
+    assert not model.theta[WAVELENGTH >= 5100, 2].any()
+    labels = read_table(folder / "out/deep/sim-labels.ecsv")
+    pulls = (labels["TEFF"] - labels["TEFF_REFERENCE"]) / labels["TEFF_ERR"]
+    assert np.std(pulls) == pytest.approx(1, abs=4 / np.sqrt(2 * len(labels)))
+    summary = read_table(folder / "out/deep/sim-validation.ecsv")
+    assert summary["label"].tolist() == ["TEFF", "FE_H"]
+    assert (summary["failed"] == 0).all()
+
+
+def test_model_file_says_where_it_comes_from(trained):
+    folder, _ = trained
+    provenance = read_model(folder / "out/deep/sim.model").provenance
+    assert provenance["recipe"] == "sim"
+    training = _usable().at(_fold() != 1)
+    wanted = training_set_hash(training.label_array(["TEFF", "FE_H"]), training.flux, training.ivar)
+    assert provenance["training_set_sha256"] == wanted
+
+
+def test_infer_gives_the_labels_of_training(trained, tmp_path):
+    folder, _ = trained
+    result = run("infer", folder / "out/deep/sim.model", folder / "spectra.nc", inside=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "wrote spectra-labels.ecsv" in result.stdout
+    assert "star/s" in result.stderr
+    assert_same_labels(tmp_path / "spectra-labels.ecsv", folder / "out/deep/sim-labels.ecsv")
+    table = read_table(tmp_path / "spectra-labels.ecsv")
+    assert len(table) == N_STARS
+    assert table.meta["MODEL"] == "sim.model"
+
+
+def test_infer_to_fits_quietly(trained, tmp_path):
+    folder, _ = trained
+    out = tmp_path / "l.fits"
+    result = run("infer", folder / "out/deep/sim.model", folder / "spectra.nc", "-o", out, "--quiet")
+    assert result.exit_code == 0
+    assert result.output == f"wrote {out}\n"
+    assert str(read_table(out)["TEFF_ERR"].unit) == "K"
+
+
+def test_infer_refuses_another_dispersion(trained, tmp_path):
+    folder, _ = trained
+    stars = read_spectra(folder / "spectra.nc")
+    write_spectra(tmp_path / "shifted.nc", Spectra(stars.flux, stars.ivar, WAVELENGTH + 0.1))
+    result = run("infer", folder / "out/deep/sim.model", tmp_path / "shifted.nc", "-o", tmp_path / "l.ecsv")
+    assert result.exit_code == 1
+    assert "dispersion differs from the model's at 40 pixels, first at pixel 0" in result.stderr
+    assert not (tmp_path / "l.ecsv").exists()
+
+
+def test_infer_without_wavelengths_warns(trained, tmp_path):
+    folder, _ = trained
+    stars = read_spectra(folder / "spectra.nc")
+    write_spectra(tmp_path / "bare.npz", Spectra(stars.flux, stars.ivar))
+    result = run("infer", folder / "out/deep/sim.model", tmp_path / "bare.npz", "-q", inside=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "has no wavelengths" in result.stderr
+
+
+def test_preparation_goes_with_the_model(trained, tmp_path):
+    """Continuum, choice of pixels and logarithm are done to new spectra as they were to the training spectra."""
+    folder, _ = trained
+    stars = read_spectra(folder / "spectra.nc")
+    # Four pixels more, which the recipe takes off again: the shapes, and so the compiled programs, are those of above.
+    wavelength = np.concatenate([WAVELENGTH, [5205.0, 5210.0, 5215.0, 5220.0]])
+    flux = np.pad(3 * stars.flux, ((0, 0), (0, 4)), constant_values=3.0)
+    ivar = np.pad(stars.ivar / 9, ((0, 0), (0, 4)), constant_values=1.0)
+    write_spectra(tmp_path / "raw.npz", Spectra(flux, ivar, wavelength, stars.ids, stars.labels))
+    text = RECIPE.replace('"spectra.nc"', '"raw.npz"\nlog_flux = true\nwavelength_range = [5000.0, 5200.0]')
+    text = text.replace("[validation]", "[continuum]\nevery = 2\nL = 700.0\norder = 1\n[validation]")
+    (tmp_path / "recipe.toml").write_text(text)
+    result = run("train", tmp_path, "-o", tmp_path, "-q")
+    assert result.exit_code == 0, result.output
+    model = CannonModel.read(tmp_path / "sim.model")
+    assert model.dispersion.tolist() == WAVELENGTH.tolist()
+    assert abs(np.median(model.theta[:, 0])) < 0.05
+    result = run("infer", tmp_path / "sim.model", tmp_path / "raw.npz", "-q", "-o", tmp_path / "l.ecsv")
+    assert result.exit_code == 0, result.output
+    assert_same_labels(tmp_path / "l.ecsv", tmp_path / "sim-labels.ecsv")
+
+
+def test_labels_from_a_table(trained, tmp_path):
+    folder, _ = trained
+    stars = _simulated()
+    write_spectra(tmp_path / "spectra.nc", Spectra(stars.flux, stars.ivar, stars.wavelength, stars.ids))
+    order = np.random.default_rng(1).permutation(N_STARS)
+    values = [(stars.ids[n], stars.labels["TEFF"][n], stars.labels["FE_H"][n]) for n in order]
+    lines = [",".join(map(str, value)).replace("nan", "") for value in values]
+    (tmp_path / "labels.csv").write_text("\n".join(["star_id,TEFF,FE_H", *lines]))
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace('"spectra.nc"', '"spectra.nc"\nlabels = "labels.csv"'))
+    result = run("train", tmp_path / "recipe.toml", "-q", inside=tmp_path)
+    assert result.exit_code == 0, result.output
+    one, other = (CannonModel.read(place / "sim.model") for place in (tmp_path, folder / "out/deep"))
+    np.testing.assert_array_equal(one.theta, other.theta)
+
+
+def test_recipe_without_validation_writes_a_model_only(tmp_path, monkeypatch):
+    write_spectra(tmp_path / "spectra.nc", _simulated())
+    text = RECIPE[: RECIPE.index("[validation]")]
+    (tmp_path / "recipe.toml").write_text(text + "[theta_bounds]\nTEFF = [-inf, 0.0]")
+    monkeypatch.setattr(CannonModel, "train", _pretend_to_train)
+    result = run("train", "recipe.toml", "-q", inside=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "wrote sim.model\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"spectra.nc", "recipe.toml", "sim.model"}
+    model = CannonModel.read(tmp_path / "sim.model")
+    assert isinstance(model, RestrictedCannonModel)
+    assert model.theta_bounds == {"TEFF": (-np.inf, 0.0)}
+    assert len(model.training_set_labels) == N_STARS - 2
+
+
+def _pretend_to_train(model: CannonModel, **_: object) -> None:
+    model._theta, model._s2 = np.ones((N_PIXELS, 3)), np.ones(N_PIXELS)
+
+
+def test_existing_output_is_refused_before_any_work(trained, tmp_path, monkeypatch):
+    folder, _ = trained
+
+    def works(*_, **__):
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr("bayes_cannon.cli.pipeline.train_recipe", works)
+    monkeypatch.setattr("bayes_cannon.cli.pipeline.read_model", works)
+    (tmp_path / "sim-theta.png").write_text("precious")
+    result = run("train", folder, "-o", tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "sim-theta.png exists; pass --overwrite to replace it" in result.stderr
+    result = run("infer", "no.model", "no.nc", "-o", folder / "spectra.nc")
+    assert "written as .fits or .ecsv" in result.stderr
+    (tmp_path / "l.fits").touch()
+    result = run("infer", "no.model", "no.nc", "-o", tmp_path / "l.fits")
+    assert "l.fits exists; pass --overwrite" in result.stderr
+    assert (tmp_path / "sim-theta.png").read_text() == "precious"
+
+
+def test_no_figures_without_matplotlib(trained, tmp_path, monkeypatch):
+    folder, _ = trained
+    monkeypatch.setattr("bayes_cannon.cli.figures.find_spec", lambda name: None)
+    result = run("train", folder, "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "install bayes-cannon[plots]" in result.stderr
+    assert not list(tmp_path.glob("*.png"))
+    assert "png" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "no-such-recipe"], "there is no recipe 'no-such-recipe'; the package ships gaia-xp-giants"),
+        (["infer", "no.model", "no.nc"], "there is no model file no.model"),
+        (["infer", "foreign.model", "no.nc"], "foreign.model is no model file but a Python pickle"),
+        (["train", "typo.toml"], "typo.toml: unknown key 'ordr' in [model]; did you mean 'order'?"),
+        (["train", "nothing.toml"], "no star of 80 passes [data.cuts]"),
+        (["train", "cut.toml"], "[data.cuts] names 'TEF', which the data do not have; they have TEFF, FE_H"),
+        (["train", "label.toml"], "there is no label 'MG_H'; there are TEFF, FE_H"),
+    ],
+)
+def test_error_of_a_run_is_one_line_and_exit_code_1(trained, arguments, said, tmp_path):
+    spectra = f'"{trained[0] / "spectra.nc"}"'
+    recipe = RECIPE.replace('"spectra.nc"', spectra)
+    (tmp_path / "foreign.model").write_bytes(b"\x80\x04nothing")
+    (tmp_path / "typo.toml").write_text(recipe.replace("order", "ordr"))
+    (tmp_path / "nothing.toml").write_text(recipe.replace("above = 4000.0", "above = 5999.9"))
+    (tmp_path / "cut.toml").write_text(recipe.replace("TEFF = { above", "TEF = { above"))
+    (tmp_path / "label.toml").write_text(recipe.replace('["TEFF", "FE_H"]', '["TEFF", "FE_H", "MG_H"]'))
+    result = run(*arguments, inside=tmp_path)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
+
+
+def test_debug_shows_the_traceback():
+    result = run("infer", "no.model", "no.nc", "--debug")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_unexpected_errors_say_how_to_see_more(monkeypatch):
+    def breaks(*_, **__):
+        raise KeyError("theta")
+
+    monkeypatch.setattr("bayes_cannon.cli.pipeline.run_inference", breaks)
+    result = run("infer", "m", "s.nc")
+    assert result.exit_code == 1
+    assert "KeyError: 'theta' (unexpected; run again with --debug" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["infer", "m"], ["nonsense"], ["train", "x", "--colour"]])
+def test_wrong_command_line_is_exit_code_2(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
+
+
+def test_demo_runs_the_shipped_recipe(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("bayes_cannon.cli.pipeline.run_recipe", lambda *args, **kwargs: seen.append((args, kwargs)))
+    assert run("demo", "-o", tmp_path, "-q").exit_code == 0
+    assert seen == [(("gaia-xp-giants", tmp_path), {"overwrite": False, "quiet": True})]
+    assert read_recipe("gaia-xp-giants").data.source == "gaia-xp"
+
+
+def test_version_and_help():
+    assert run("--version").stdout == f"bayes-cannon, version {sys.modules['bayes_cannon'].__version__}\n"
+    shown = run("--help").stdout
+    assert all(name in shown for name in ("train", "infer", "demo"))
+
+
+@pytest.mark.parametrize("command", ["", "train", "infer", "demo"])
+def test_help_loads_nothing_heavy(command):
+    script = (
+        "import sys\n"
+        "from bayes_cannon.cli import main\n"
+        f"main({[*command.split(), '--help']!r}, standalone_mode=False)\n"
+        "heavy = {'jax', 'numpy', 'scipy', 'xarray', 'astropy', 'matplotlib', 'numpyro', 'tqdm'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, stdout=subprocess.DEVNULL)
