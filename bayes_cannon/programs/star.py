@@ -67,7 +67,7 @@ def star(
         numpyro.deterministic("labels", x * (scaling.factor * scaling.scale) + scaling.fiducial)
 
     known = (jnp.asarray(ivar) > 0) & jnp.isfinite(s2) & jnp.isfinite(theta).all(axis=1)
-    mean = jnp.where(known[:, None], theta, 0.0) @ monomials(x, exponents)
+    mean = jnp.where(known[:, None], theta, 0.0) @ monomials(x[None], exponents)[0]
     variance = 1.0 / jnp.where(known, ivar, 1.0) + jnp.where(known, s2, 0.0)
     with numpyro.plate("pixel", n_pixels), numpyro.handlers.mask(mask=known):
         observed = None if flux is None else jnp.where(known, flux, 0.0)
