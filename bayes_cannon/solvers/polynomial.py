@@ -15,6 +15,7 @@ diagonal of the Hessian met so far, as in MINPACK (Moré 1978), so that the iter
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
@@ -96,31 +97,35 @@ class Polynomials:
     low
         Value and gradient at 0, shape (star, 1 + label).
     curvature
-        Coefficients of each entry of the Hessian, shape (star, pair, monomial).
+        Coefficients of each entry of the Hessian for each degree, shape (star, pair, monomial). Split here, because
+        a part of an array would be copied in each iteration.
 
     """
 
     tables: PolynomialTables
     low: Array
-    curvature: Array
+    curvature: tuple[Array, ...]
 
     @classmethod
     def from_coefficients(cls, tables: PolynomialTables, coefficients: Array) -> "Polynomials":
         """Polynomials with these coefficients, shape (star, coefficient)."""
         padded = jnp.concatenate([coefficients, jnp.zeros_like(coefficients[:, :1])], axis=1)
-        return cls(tables, padded[:, tables.low], padded[:, tables.sources] * tables.factors)
+        curvature = padded[:, tables.sources] * tables.factors
+        ends = accumulate(labels.shape[0] for labels in tables.monomials)
+        parts = (
+            curvature[:, :, end - labels.shape[0] : end] for labels, end in zip(tables.monomials, ends, strict=True)
+        )
+        return cls(tables, padded[:, tables.low], tuple(parts))
 
     def __call__(self, x: Array) -> "Point":
         """Value, gradient and Hessian at several points of each star, shape (star, start, label)."""
         constant, gradient = self.low[:, None, 0], self.low[:, None, 1:]
-        hessian = once = twice = jnp.zeros((*x.shape[:2], self.curvature.shape[1]), x.dtype)
-        first = 0
-        for labels in self.tables.monomials:
-            last, degree = first + labels.shape[0], labels.shape[1]
-            curvature = self.curvature[:, :, first:last]
+        hessian = once = twice = jnp.zeros((*x.shape[:2], self.tables.sources.shape[0]), x.dtype)
+        for labels, curvature in zip(self.tables.monomials, self.curvature, strict=True):
+            degree = labels.shape[1]
             part = jnp.einsum("npm,nsm->nsp", curvature, jnp.prod(x[..., labels], axis=-1))
             hessian, once = hessian + part, once + part / (degree + 1)
-            twice, first = twice + part / ((degree + 1) * (degree + 2)), last
+            twice = twice + part / ((degree + 1) * (degree + 2))
         hessian, once, twice = jnp.stack([hessian, once, twice])[..., self.tables.pairs]
         linear = jnp.sum(gradient * x, axis=-1)
         bend = jnp.sum(twice * x[..., :, None] * x[..., None, :], axis=(-2, -1))
