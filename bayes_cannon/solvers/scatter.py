@@ -66,7 +66,7 @@ def _unbiased(design: Array, flux: Array, ivar: Array, theta: Array, s2: Array, 
         centre = jnp.sum(ivar > 0) / jnp.sum(ivar)
         largest = 10 * (s2 + centre) + 2 * jnp.max(jnp.where(ivar > 0, square, 0.0))
 
-        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bracket
             middle = jnp.sqrt((centre + low) * (centre + high)) - centre
             below = condition(middle) < 0
