@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -59,13 +60,27 @@ PIXEL_AXES = Pixels(1, 1, 0, 0, 0)  # type: ignore[arg-type]
 """Where the pixel axis is, for vmap."""
 
 
+def padded_size(n: int) -> int:
+    """A length for n stars or pixels, at most an eighth more, so that similar sets share a compiled program."""
+    step = 2 ** max(3, n.bit_length() - 4)
+    return -(-n // step) * step
+
+
+def padded_stars(array: np.ndarray) -> np.ndarray:
+    """Rows of zeros added up to `padded_size`: stars with ivar zero, which take no part."""
+    n_stars = len(array)
+    padded = np.zeros((padded_size(n_stars), *array.shape[1:]))
+    padded[:n_stars] = array
+    return padded
+
+
 def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
     """The data of some pixels, repeated up to the fixed size so that no other shape is ever compiled."""
     contiguous = len(pixels) == size and pixels[-1] - pixels[0] == size - 1
     index = slice(pixels[0], pixels[-1] + 1) if contiguous else np.resize(pixels, size)
     return Pixels(
-        np.ascontiguousarray(problem.flux[:, index], dtype=float),
-        np.ascontiguousarray(problem.ivar[:, index], dtype=float),
+        padded_stars(problem.flux[:, index]),
+        padded_stars(problem.ivar[:, index]),
         problem.regularization[index],
         problem.lower[index],
         problem.upper[index],
@@ -78,6 +93,6 @@ def known_flux(pixel: Pixels) -> tuple[Array, Array]:
     return known, jnp.where(known, pixel.flux, 0.0)
 
 
-def gram_matrix(training: Training, moment_sums: Array) -> Array:
+def gram_matrix(training: Training, moment_sums: Array) -> jax.Array:
     """Gram matrix (..., term, term) from weighted sums of the moments, shape (..., moment)."""
-    return moment_sums[..., training.pairs]
+    return jnp.asarray(moment_sums)[..., training.pairs]

@@ -134,12 +134,12 @@ def _joint_newton(training: Training, pixel: Pixels, sums: Interpolated, theta: 
         bend = at.bend - 2 * jnp.dot(at.cross, shift[:, 1])
         new_s2 = newton_s2(s2, slope, bend, sums.centre)
 
-        # What the gradient will be at the new s2; exact for equal noise.
+        # What gradient and Gram matrix will be at the new s2; exact for equal noise.
         ahead = at.gradient - at.cross * (new_s2 - s2) * (sums.centre + s2) / (sums.centre + new_s2)
-        new_gram = gram_matrix(training, sums.at(new_s2)[0])
+        new_gram = gram * (sums.centre + s2) / (sums.centre + new_s2)
         tolerance = LASSO_TOLERANCE * jnp.sqrt(sums.n_stars)
         lasso = gram_lasso(
-            new_gram, new_gram @ theta + ahead, lam, pixel.lower, pixel.upper, theta, tolerance=tolerance, max_rounds=4
+            new_gram, new_gram @ theta + ahead, lam, pixel.lower, pixel.upper, theta, tolerance=tolerance, max_rounds=2
         )
         stationary = (jnp.abs(at.slope) <= GRADIENT_TOLERANCE * at.weight) | ((s2 == 0) & (at.slope >= 0))
         return Point(

@@ -19,6 +19,9 @@ import jax.numpy as jnp
 from bayes_cannon.core.typing import Array, PerTerm, Scalar, TermTerm
 from bayes_cannon.solvers.certificate import solve_masked
 
+SWEEPS = 2
+"""Sweeps of coordinate descent after each Newton step."""
+
 
 class LassoState(NamedTuple):
     """Where the iteration stands.
@@ -42,6 +45,47 @@ class LassoState(NamedTuple):
     rounds: Array
 
 
+def coordinate_optimum(
+    value: Array, gradient: Array, curvature: Array, lam: Array, lower: Array, upper: Array
+) -> Array:
+    """Best value of one coordinate, the others held: soft thresholding, then the bounds. Works on arrays alike."""
+    z = gradient + curvature * value
+    return jnp.clip(jnp.sign(z) * jnp.maximum(jnp.abs(z) - lam, 0.0) / curvature, lower, upper)
+
+
+def coordinate_descent(
+    gram: TermTerm, gradient: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm, theta: PerTerm, *, sweeps: int
+) -> tuple[jax.Array, jax.Array]:
+    """Sweeps over all coordinates in turn, each set to its optimum.
+
+    Parameters
+    ----------
+    gram, lam, lower, upper, theta
+        As for `gram_lasso`; theta within the bounds.
+    gradient
+        ``b - G theta``, shape (term,).
+    sweeps
+        How many.
+
+    Returns
+    -------
+    theta, gradient
+        At the new point, shape (term,).
+
+    """
+    diagonal = jnp.diagonal(gram)
+    curvature = jnp.where(diagonal > 0, diagonal, jnp.inf)
+
+    def update(i: Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        theta, gradient = carry
+        d = i % len(lam)
+        best = coordinate_optimum(theta[d], gradient[d], curvature[d], lam[d], lower[d], upper[d])
+        new = jnp.where(jnp.isinf(curvature[d]), theta[d], best)
+        return theta.at[d].set(new), gradient - gram[d] * (new - theta[d])
+
+    return jax.lax.fori_loop(0, sweeps * len(lam), update, (jnp.asarray(theta), jnp.asarray(gradient)))
+
+
 def gram_lasso(
     gram: TermTerm,
     right: PerTerm,
@@ -52,7 +96,6 @@ def gram_lasso(
     *,
     tolerance: Scalar,
     max_rounds: int = 100,
-    sweeps: int = 2,
 ) -> LassoState:
     """Minimize by Newton steps on the active set and coordinate descent; see the module's text.
 
@@ -70,8 +113,6 @@ def gram_lasso(
         On `LassoState.residual`.
     max_rounds
         Rounds at most.
-    sweeps
-        Sweeps of coordinate descent in a round.
 
     Not checked: that ``gram`` is positive semi-definite.
 
@@ -79,17 +120,6 @@ def gram_lasso(
     diagonal = jnp.diagonal(gram)
     moves = (diagonal > 0) & (lower < upper)
     curvature = jnp.where(moves, diagonal, 1.0)
-    root = jnp.sqrt(curvature)
-
-    def coordinate_optimum(value: Array, gradient: Array, d: Array | slice) -> Array:
-        z = gradient + curvature[d] * value
-        shrunk = jnp.sign(z) * jnp.maximum(jnp.abs(z) - lam[d], 0.0) / curvature[d]
-        return jnp.where(moves[d], jnp.clip(shrunk, lower[d], upper[d]), value)
-
-    def descend(d: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        theta, gradient = carry
-        new = coordinate_optimum(theta[d], gradient[d], d)
-        return theta.at[d].set(new), gradient - gram[d] * (new - theta[d])
 
     def newton(theta: Array, gradient: Array) -> tuple[Array, Array]:
         active = moves & ((theta != 0) | (lam == 0)) & (theta > lower) & (theta < upper)
@@ -102,10 +132,11 @@ def gram_lasso(
         return moved, right - gram @ moved
 
     def one_round(state: LassoState) -> LassoState:
-        carry = newton(state.theta, state.gradient)
-        carry = jax.lax.fori_loop(0, sweeps * len(right), lambda i, c: descend(i % len(right), c), carry)
-        theta, gradient = carry[0], right - gram @ carry[0]
-        residual = jnp.max(jnp.abs(coordinate_optimum(theta, gradient, slice(None)) - theta) * root)
+        theta, gradient = newton(state.theta, state.gradient)
+        theta, _ = coordinate_descent(gram, gradient, lam, lower, upper, theta, sweeps=SWEEPS)
+        gradient = right - gram @ theta
+        change = coordinate_optimum(theta, gradient, curvature, lam, lower, upper) - theta
+        residual = jnp.max(jnp.where(moves, jnp.abs(change) * jnp.sqrt(curvature), 0.0))
         return LassoState(theta, gradient, residual, state.rounds + 1)
 
     start = jnp.clip(theta, lower, upper)

@@ -21,7 +21,7 @@ Blocks are independent; each core works on one.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -32,14 +32,16 @@ import numpy as np
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.solvers.block import Training, pixel_block
-from bayes_cannon.solvers.joint import certified, joint_newton
+from bayes_cannon.solvers.block import Training, padded_size, padded_stars, pixel_block
+from bayes_cannon.solvers.joint import Point, certified, joint_newton
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
-from bayes_cannon.solvers.refine import refine
+from bayes_cannon.solvers.refine import Refined, refine
 from bayes_cannon.solvers.scan import exact_scan, scan
 
 BLOCK_NUMBERS = 2**18
 """Numbers in one (pixel, star) array of a block: 2 MiB, so that the arrays of a pass stay in the cache."""
+SMALLEST_BLOCK = 32
+"""Pixels in a block however many stars there are."""
 INTERPOLATION_ERROR = 0.05
 """Relative error of the interpolated weights above which a pixel is scanned with exact ones."""
 DEPENDENT_PIVOT = 1e-11
@@ -131,11 +133,13 @@ class _Work:
         n_stars, n_terms = problem.design.shape
         basis = MomentBasis.from_terms(exponents)
         self.problem = problem
-        self.size = int(np.clip(BLOCK_NUMBERS // n_stars, min(32, n_pixels), n_pixels))
+        self.size = min(max(BLOCK_NUMBERS // padded_size(n_stars), SMALLEST_BLOCK), padded_size(n_pixels))
         self.theta = np.zeros((problem.n_pixels, n_terms)) if theta is None else np.nan_to_num(theta)
         with jax.enable_x64(True):
             moments = monomials(np.asarray(x, dtype=float), basis.exponents)
-            self.training = Training(jnp.asarray(problem.design), jnp.asarray(moments), jnp.asarray(basis.pairs))
+            self.training = Training(
+                jnp.asarray(padded_stars(problem.design)), jnp.asarray(padded_stars(moments)), jnp.asarray(basis.pairs)
+            )
 
     def blocks(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
         """Pixels in blocks of at most the fixed size."""
@@ -152,9 +156,7 @@ class _Work:
             if free.any():
                 exact_gap, exact_pivot = certified(self.training, block, point.theta, point.s2)
                 gap, pivot = jnp.where(free, exact_gap, gap), jnp.where(free, exact_pivot, pivot)
-            fit = _fit(
-                pixels, point.theta, point.s2, point.objective, gap, point.gradient, pivot, point.steps, point.done
-            )
+            fit = _fit(pixels, point._replace(gap=gap), pivot)
             n = len(pixels)
             second = np.isfinite(np.asarray(minima.objective)[:n, 1])
             rivals = _Start(pixels[second], *(np.asarray(a)[:n, 1][second] for a in (minima.theta, minima.s2)))
@@ -177,21 +179,19 @@ class _Work:
             index = np.resize(np.arange(len(start.pixels)), self.size)
             end = refine(self.training, block, start.theta[index], start.s2[index])
             pivot = jnp.where(block.regularization == 0, end.pivot, jnp.inf)
-            return _fit(
-                start.pixels, end.theta, end.s2, end.objective, end.gap, end.gradient, pivot, end.steps, end.done
-            )
+            return _fit(start.pixels, end, pivot)
 
 
-def _fit(pixels: np.ndarray, *arrays: jax.Array) -> _Fit:
+def _fit(pixels: np.ndarray, end: Point | Refined, pivot: jax.Array) -> _Fit:
     """Results on the host, without those of the padding."""
+    arrays = (end.theta, end.s2, end.objective, end.gap, end.gradient, pivot, end.steps, end.done)
     return _Fit(pixels, *(np.asarray(array)[: len(pixels)] for array in arrays))
 
 
-def _in_parallel(work, blocks):
-    """Results of the blocks as they come, in order; the first block is compiled for before the others start."""
-    first = next(blocks)
-    yield work(first)
-    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+def _in_parallel[T](work: Callable[[np.ndarray], T], blocks: Iterator[np.ndarray]) -> Iterator[T]:
+    """Results of the blocks, in order, a thread a core; the first block alone, so that each program compiles once."""
+    yield work(next(blocks))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = [pool.submit(work, block) for block in blocks]
         try:
             for future in futures:

@@ -4,11 +4,11 @@ With :math:`t = c / (c + s^2)` and c the geometric mean of the noise variances, 
 
 .. math:: (c + s^2) w_n = \frac{1}{1 + t (\sigma_n^2 / c - 1)}
 
-is smooth in t on [0, 1], that is for every s^2 from zero to infinity; it is 1 at t = 0. A few Chebyshev nodes in t hence
-give the Gram matrix, the right-hand side and chi^2 at every s^2. For noise that varies by a factor of four between
-stars five nodes are good to a percent, for equal noise one is exact. All three are linear in the weights, so the
-interpolated problem is again a weighted lasso, with slightly other weights. The sum of logarithms follows without any
-logarithm: its derivative by s^2 is the sum of the weights, a polynomial in t.
+is smooth in t on [0, 1], that is for every s^2 from zero to infinity; it is 1 at t = 0. A few Chebyshev nodes in t
+hence give the Gram matrix, the right-hand side and chi^2 at every s^2. For noise that varies by a factor of four
+between stars five nodes are good to a percent, for equal noise one is exact. All three are linear in the weights, so
+the interpolated problem is again a weighted lasso, with slightly other weights. The sum of logarithms follows without
+any logarithm: its derivative by s^2 is the sum of the weights, a polynomial in t.
 """
 
 from functools import partial
@@ -21,12 +21,14 @@ import numpy as np
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.block import PIXEL_AXES, Pixels, Training, gram_matrix, known_flux
-from bayes_cannon.solvers.lasso import gram_lasso
+from bayes_cannon.solvers.lasso import coordinate_descent, gram_lasso
 
 NODES = 5
 """Chebyshev nodes in t."""
 GRID = 16
 """Values of s^2 at which the profile is looked at."""
+SWEEPS = 4
+"""Sweeps of coordinate descent from one value of s^2 to the next."""
 MARGIN = 0.02
 """A second minimum counts when it lies within this, times the number of stars, of the lowest."""
 
@@ -129,11 +131,11 @@ def interpolated(training: Training, pixel: Pixels) -> Interpolated:
         weighted = scaled * flux
         return scaled @ training.moments, weighted @ training.design, jnp.dot(weighted, flux)
 
-    sums = jax.lax.map(at_node, jnp.asarray(_NODES))
+    moments, right, square = jax.lax.map(at_node, jnp.asarray(_NODES))
     exact = jnp.stack([jnp.sum(jnp.where(known, 1 / (1 + t * excess), 0.0)) for t in _BETWEEN])
     share = _BETWEEN[:, None] ** jnp.arange(NODES) @ _COEFFICIENTS
-    error = jnp.max(jnp.abs(share @ sums[0][:, 0] / exact - 1))
-    return Interpolated(*sums, centre, n_stars, error)
+    error = jnp.max(jnp.abs(share @ moments[:, 0] / exact - 1))
+    return Interpolated(moments, right, square, centre, n_stars, error)
 
 
 @jax.jit
@@ -161,25 +163,31 @@ def _minima(training: Training, pixel: Pixels, sums: Interpolated | Exact, theta
     smallest = 1 / jnp.max(pixel.ivar)
     grid = smallest * jnp.expm1(jnp.linspace(0.0, 1.0, GRID) * jnp.log1p(largest / smallest))
 
-    def fit(theta: Array, s2: Array, **effort: int) -> tuple[Array, Array]:
+    def objective(theta: Array, gradient: Array, s2: Array, right: Array, square: Array) -> Array:
+        # chi^2 = y'Wy - (b + g) . theta, since g = b - G theta.
+        penalty = 2 * jnp.sum(pixel.lam * jnp.abs(theta))
+        return square - jnp.dot(right + gradient, theta) + sums.log_variances(s2) + penalty
+
+    def problem(s2: Array) -> tuple[Array, Array, Array]:
         moments, right, square = sums.at(s2)
-        gram = gram_matrix(training, moments)
-        lasso = gram_lasso(gram, right, pixel.lam, pixel.lower, pixel.upper, theta, tolerance=1e-3, **effort)
-        chi_squared = square - 2 * right @ lasso.theta + lasso.theta @ gram @ lasso.theta
-        penalty = 2 * jnp.sum(pixel.lam * jnp.abs(lasso.theta))
-        return lasso.theta, chi_squared + sums.log_variances(s2) + penalty
+        return gram_matrix(training, moments), right, square
 
     def step(theta: Array, s2: Array) -> tuple[Array, tuple[Array, Array]]:
-        theta, objective = fit(theta, s2, max_rounds=3)
-        return theta, (objective, theta)
+        gram, right, square = problem(s2)
+        theta, gradient = coordinate_descent(
+            gram, right - gram @ theta, pixel.lam, pixel.lower, pixel.upper, theta, sweeps=SWEEPS
+        )
+        return theta, (objective(theta, gradient, s2, right, square), theta)
 
-    first, at_zero = fit(theta, grid[0], max_rounds=20)
-    _, (rest, theta_rest) = jax.lax.scan(step, first, grid[1:])
-    profile, thetas = jnp.append(at_zero, rest), jnp.concatenate([first[None], theta_rest])
+    gram, right, square = problem(grid[0])
+    first = gram_lasso(gram, right, pixel.lam, pixel.lower, pixel.upper, theta, tolerance=1e-3, max_rounds=20)
+    at_zero = objective(first.theta, first.gradient, grid[0], right, square)
+    _, (rest, theta_rest) = jax.lax.scan(step, first.theta, grid[1:])
+    profile, thetas = jnp.append(at_zero, rest), jnp.concatenate([first.theta[None], theta_rest])
 
     padded = jnp.pad(profile, 1, constant_values=jnp.inf)
     is_minimum = (profile <= padded[:-2]) & (profile <= padded[2:])
     order = jnp.argsort(jnp.where(is_minimum, profile, jnp.inf))[:2]
-    objective = jnp.where(is_minimum, profile, jnp.inf)[order]
-    objective = jnp.where(objective > objective[0] + MARGIN * sums.n_stars, jnp.inf, objective)
-    return Minima(grid[order], objective, thetas[order])
+    lowest = jnp.where(is_minimum, profile, jnp.inf)[order]
+    lowest = jnp.where(lowest > lowest[0] + MARGIN * sums.n_stars, jnp.inf, lowest)
+    return Minima(grid[order], lowest, thetas[order])
