@@ -1,7 +1,6 @@
 """Stellar labels, with honest errors, from spectra: The Cannon as a probabilistic program."""
 
 from importlib import import_module
-from importlib.metadata import version
 
 _PUBLIC = {
     "CannonModel": "bayes_cannon.model",
@@ -14,7 +13,6 @@ _MODULES = (
 )  # fmt: skip
 
 __all__ = [*_PUBLIC, *_MODULES]
-__version__ = version("bayes-cannon")
 
 
 def __getattr__(name: str) -> object:
@@ -23,6 +21,8 @@ def __getattr__(name: str) -> object:
         return getattr(import_module(_PUBLIC[name]), name)
     if name in _MODULES:
         return import_module(f"bayes_cannon.{name}")
+    if name == "__version__":
+        return import_module("importlib.metadata").version("bayes-cannon")
     raise AttributeError(f"module 'bayes_cannon' has no attribute {name!r}")
 
 

@@ -1,7 +1,7 @@
 """What the commands do: a recipe becomes a trained model, its labels for held-out stars, and files."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -17,9 +17,9 @@ from bayes_cannon.core.censoring import create_inverse_mask, create_mask
 from bayes_cannon.core.status import PixelStatus, StarStatus
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.infer import LabelFit
-from bayes_cannon.io.atomic import atomic_path, check_output_path
+from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
-from bayes_cannon.io.model_file import read_model, training_set_hash, write_model
+from bayes_cannon.io.model_file import read_model
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.recipe import Recipe, read_recipe
 from bayes_cannon.io.recipe_values import Limits
@@ -207,7 +207,10 @@ def _outputs(recipe: Recipe, folder: Path) -> dict[str, Path]:
 
 def _write_run(run: TrainingRun, outputs: Mapping[str, Path], *, overwrite: bool) -> Table | None:
     """Write the model and, if stars were held out, the rest; return the validation table."""
-    _write_model(run, outputs["model"], overwrite=overwrite)
+    run.model.provenance.update(
+        recipe=run.recipe.name, description=run.recipe.description, preparation=run.preparation.to_text()
+    )
+    run.model.write(outputs["model"], overwrite=overwrite)
     if run.fit is None:
         return None
     model = run.model
@@ -223,23 +226,6 @@ def _write_run(run: TrainingRun, outputs: Mapping[str, Path], *, overwrite: bool
     write_table(outputs["validation"], summary, overwrite=overwrite)
     write_figures(model, run.fit, run.reference, outputs, overwrite=overwrite)
     return summary
-
-
-def _write_model(run: TrainingRun, path: Path, *, overwrite: bool) -> None:
-    """The model file, with what the recipe did to the spectra in its provenance."""
-    stars = run.spectra.at(run.training)
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        run.model.write(temporary)
-        state = read_model(temporary)
-        provenance = dict(state.provenance) | {
-            "recipe": run.recipe.name,
-            "description": run.recipe.description,
-            "preparation": run.preparation.to_text(),
-            "training_set_sha256": training_set_hash(
-                run.model.training_set_labels, np.asarray(stars.flux), np.asarray(stars.ivar)
-            ),
-        }
-        write_model(temporary, replace(state, provenance=provenance), overwrite=True)
 
 
 def _table(

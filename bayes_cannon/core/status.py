@@ -62,7 +62,7 @@ _PIXEL_MESSAGES = {
     PixelStatus.DEGENERATE: "the terms are linearly dependent for the stars with a positive ivar at this pixel: the "
     "optimum is not unique, one of the minimizers is returned; remove a label or set a regularization",
     PixelStatus.FAILED: "the optimizer failed: see its own message in the record; "
-    'use op_method=None, which certifies its result',
+    "use op_method=None, which certifies its result",
 }
 
 _STAR_MESSAGES = {

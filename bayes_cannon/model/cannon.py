@@ -21,7 +21,7 @@ from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.infer import LabelFit, fit_labels
-from bayes_cannon.io.model_file import read_model, write_model
+from bayes_cannon.io.model_file import read_model, training_set_hash, write_model
 from bayes_cannon.io.model_state import ModelState
 from bayes_cannon.model.data import ModelData
 from bayes_cannon.model.record import StarRecord
@@ -226,10 +226,11 @@ class CannonModel(ModelData):
         """As `test`, with the results as arrays over stars."""
         theta, s2 = self._trained()
         check_same_dispersion(dispersion, self._dispersion)
-        n_stars = 1 if np.ndim(flux) == 1 else len(flux)
-        with reporter(progress, n_stars, "star") as report:
+        spectra = [array if hasattr(array, "shape") else np.asarray(array, dtype=float) for array in (flux, ivar)]
+        spectra = [array[None] if array.ndim == 1 else array for array in spectra]
+        with reporter(progress, len(spectra[0]), "star") as report:
             return fit_labels(
-                flux, ivar, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
+                *spectra, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
                 training_labels=self._labels, initial_labels=initial_labels, progress=report,
             )  # fmt: skip
 
@@ -299,6 +300,8 @@ class CannonModel(ModelData):
         return CannonModel._classes[state.model_class]._from_state(state)
 
     def _state(self, with_spectra: bool) -> ModelState:
+        if self._flux is not None and self._ivar is not None:
+            self._provenance["training_set_sha256"] = training_set_hash(self._labels, self._flux, self._ivar)
         return ModelState(
             model_class=type(self).__name__,
             label_names=self.label_names,
@@ -317,6 +320,7 @@ class CannonModel(ModelData):
             s2=self._s2,
             training=self._training,
             op_method=self._op_method,
+            provenance=self._provenance,
         )
 
     @classmethod
@@ -334,6 +338,7 @@ class CannonModel(ModelData):
         model._theta, model._s2 = state.theta, state.s2
         model._training = None if state.training is None else dict(state.training)
         model._op_method = state.op_method
+        model._provenance = dict(state.provenance)
         return model
 
 

@@ -47,6 +47,7 @@ class ModelData:
         self._s2: np.ndarray | None = None
         self._training: dict[str, np.ndarray] | None = None
         self._op_method: str | None = None
+        self._provenance: dict[str, str] = {}
         self._n_pixels: int | None = None
         if training_set_flux is not None or training_set_ivar is not None:
             self._flux, self._ivar = check_spectra(training_set_flux, training_set_ivar, "training_set_")
@@ -154,6 +155,11 @@ class ModelData:
     def certificates(self) -> dict[str, np.ndarray] | None:
         """Arrays over pixels of the last training: objective, duality_gap, profile_gradient, iterations, status."""
         return None if self._training is None else dict(self._training)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Where the model comes from, text by name; it may be added to, and is kept in the model file."""
+        return self._provenance
 
     @property
     def is_trained(self) -> bool:
