@@ -226,6 +226,8 @@ class CannonModel(ModelData):
         """As `test`, with the results as arrays over stars."""
         theta, s2 = self._trained()
         check_same_dispersion(dispersion, self._dispersion)
+        if flux is None or ivar is None:
+            raise ValueError("flux and ivar must both be given, got None")
         spectra = [array if hasattr(array, "shape") else np.asarray(array, dtype=float) for array in (flux, ivar)]
         spectra = [array[None] if array.ndim == 1 else array for array in spectra]
         with reporter(progress, len(spectra[0]), "star") as report:

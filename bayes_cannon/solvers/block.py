@@ -35,7 +35,7 @@ class Pixels(NamedTuple):
     Attributes
     ----------
     flux, ivar
-        Shape (star, pixel) as the user holds them; flux may be NaN where ivar is zero.
+        Shape (pixel, star), so that sums over stars run along memory; flux may be NaN where ivar is zero.
     regularization
         Lambda, shape (pixel,).
     lower, upper
@@ -56,10 +56,6 @@ class Pixels(NamedTuple):
         return 0.5 * jnp.where(penalized, self.regularization[..., None], 0.0)
 
 
-PIXEL_AXES = Pixels(1, 1, 0, 0, 0)  # type: ignore[arg-type]
-"""Where the pixel axis is, for vmap."""
-
-
 def padded_size(n: int) -> int:
     """A length for n stars or pixels, at most an eighth more, so that similar sets share a compiled program."""
     step = 2 ** max(3, n.bit_length() - 4)
@@ -68,23 +64,19 @@ def padded_size(n: int) -> int:
 
 def padded_stars(array: np.ndarray) -> np.ndarray:
     """Rows of zeros added up to `padded_size`: stars with ivar zero, which take no part."""
-    n_stars = len(array)
-    padded = np.zeros((padded_size(n_stars), *array.shape[1:]))
-    padded[:n_stars] = array
-    return padded
+    return np.pad(array, ((0, padded_size(len(array)) - len(array)), (0, 0)))
 
 
 def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
     """The data of some pixels, repeated up to the fixed size so that no other shape is ever compiled."""
     contiguous = len(pixels) == size and pixels[-1] - pixels[0] == size - 1
     index = slice(pixels[0], pixels[-1] + 1) if contiguous else np.resize(pixels, size)
-    return Pixels(
-        padded_stars(problem.flux[:, index]),
-        padded_stars(problem.ivar[:, index]),
-        problem.regularization[index],
-        problem.lower[index],
-        problem.upper[index],
-    )
+    n_stars = len(problem.flux)
+    spectra = np.zeros((2, size, padded_size(n_stars)))
+    spectra[0, :, :n_stars] = problem.flux[:, index].T
+    spectra[1, :, :n_stars] = problem.ivar[:, index].T
+    flux, ivar = spectra
+    return Pixels(flux, ivar, problem.regularization[index], problem.lower[index], problem.upper[index])
 
 
 def known_flux(pixel: Pixels) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from bayes_cannon.core.likelihood import log_variance, weights
 from bayes_cannon.core.typing import Array
-from bayes_cannon.solvers.block import PIXEL_AXES, Pixels, Training, gram_matrix, known_flux
+from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
 from bayes_cannon.solvers.certificate import relative_gap, smallest_pivot, solve_masked
 from bayes_cannon.solvers.lasso import gram_lasso
 from bayes_cannon.solvers.scan import Interpolated
@@ -46,7 +46,8 @@ class Point(NamedTuple):
     next_s2, next_theta
         Where the next step goes.
     objective, gap, gradient
-        Training scalar, relative duality gap and profile gradient, as in `solvers.problem.PixelSolution`.
+        Training scalar (without its logarithms while the search runs), relative duality gap and profile gradient, as
+        in `solvers.problem.PixelSolution`.
     steps, done
         Steps so far, and whether both tolerances are met.
 
@@ -109,8 +110,7 @@ def residual_sums(training: Training, pixel: Pixels, theta: Array, s2: Array) ->
 @jax.jit
 def joint_newton(training: Training, block: Pixels, sums: Interpolated, theta: Array, s2: Array) -> Point:
     """Joint optimum of every pixel of a block from (theta, s2), shape (pixel, term) and (pixel,)."""
-    pixel_axes = (PIXEL_AXES, 0, 0, 0)
-    return jax.vmap(partial(_joint_newton, training), in_axes=pixel_axes)(block, sums, theta, s2)
+    return jax.vmap(partial(_joint_newton, training))(block, sums, theta, s2)
 
 
 def _joint_newton(training: Training, pixel: Pixels, sums: Interpolated, theta: Array, s2: Array) -> Point:
@@ -144,13 +144,14 @@ def _joint_newton(training: Training, pixel: Pixels, sums: Interpolated, theta: 
         stationary = (jnp.abs(at.slope) <= GRADIENT_TOLERANCE * at.weight) | ((s2 == 0) & (at.slope >= 0))
         return Point(
             s2=s2, theta=theta, next_s2=new_s2, next_theta=lasso.theta,
-            objective=at.chi_squared + jnp.sum(log_variance(pixel.ivar, s2)) + 2 * jnp.sum(lam * jnp.abs(theta)),
-            gap=gap, gradient=at.slope / at.weight, steps=point.steps + 1, done=stationary & (gap <= GAP_TOLERANCE),
+            objective=at.chi_squared + 2 * jnp.sum(lam * jnp.abs(theta)), gap=gap,
+            gradient=at.slope / at.weight, steps=point.steps + 1, done=stationary & (gap <= GAP_TOLERANCE),
         )  # fmt: skip
 
     infinite = jnp.full_like(s2, jnp.inf)
     first = Point(s2, theta, s2, theta, infinite, infinite, infinite, jnp.asarray(0), jnp.asarray(False))
-    return jax.lax.while_loop(lambda point: ~point.done & (point.steps < MAX_STEPS), step, first)
+    last = jax.lax.while_loop(lambda point: ~point.done & (point.steps < MAX_STEPS), step, first)
+    return last._replace(objective=last.objective + jnp.sum(log_variance(pixel.ivar, last.s2)))
 
 
 def newton_s2(s2: Array, slope: Array, bend: Array, centre: Array) -> Array:
@@ -175,4 +176,4 @@ def certified(training: Training, block: Pixels, theta: Array, s2: Array) -> tup
         gap = relative_gap(gram, at.gradient, at.chi_squared, theta, pixel.lam, pixel.lower, pixel.upper)
         return gap, smallest_pivot(gram, pixel.lower < pixel.upper)
 
-    return jax.vmap(one, in_axes=(PIXEL_AXES, 0, 0))(block, theta, s2)
+    return jax.vmap(one)(block, theta, s2)

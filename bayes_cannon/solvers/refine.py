@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from bayes_cannon.core.likelihood import log_variance, weights
 from bayes_cannon.core.typing import Array
-from bayes_cannon.solvers.block import PIXEL_AXES, Pixels, Training, gram_matrix, known_flux
+from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
 from bayes_cannon.solvers.certificate import relative_gap, smallest_pivot, solve_masked
 from bayes_cannon.solvers.joint import LASSO_TOLERANCE, newton_s2, residual_sums
 from bayes_cannon.solvers.lasso import gram_lasso
@@ -60,7 +60,7 @@ class Refined(NamedTuple):
 @jax.jit
 def refine(training: Training, block: Pixels, theta: Array, s2: Array) -> Refined:
     """Local optimum of the profile of every pixel, from (theta, s2), shape (pixel, term) and (pixel,)."""
-    return jax.vmap(partial(_refine, training), in_axes=(PIXEL_AXES, 0, 0))(block, theta, s2)
+    return jax.vmap(partial(_refine, training))(block, theta, s2)
 
 
 def _refine(training: Training, pixel: Pixels, theta: Array, s2: Array) -> Refined:

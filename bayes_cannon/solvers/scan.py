@@ -20,7 +20,7 @@ import numpy as np
 
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import Array
-from bayes_cannon.solvers.block import PIXEL_AXES, Pixels, Training, gram_matrix, known_flux
+from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
 from bayes_cannon.solvers.lasso import coordinate_descent, gram_lasso
 
 NODES = 5
@@ -141,8 +141,8 @@ def interpolated(training: Training, pixel: Pixels) -> Interpolated:
 @jax.jit
 def scan(training: Training, block: Pixels, theta: Array) -> tuple[Interpolated, Minima]:
     """Profile along s^2 of every pixel of a block, started from theta, shape (pixel, term)."""
-    sums = jax.vmap(partial(interpolated, training), in_axes=(PIXEL_AXES,))(block)
-    return sums, jax.vmap(partial(_minima, training), in_axes=(PIXEL_AXES, 0, 0))(block, sums, theta)
+    sums = jax.vmap(partial(interpolated, training))(block)
+    return sums, jax.vmap(partial(_minima, training))(block, sums, theta)
 
 
 @jax.jit
@@ -153,7 +153,7 @@ def exact_scan(training: Training, block: Pixels, theta: Array) -> Minima:
         n_stars = jnp.sum(pixel.ivar > 0)
         return _minima(training, pixel, Exact(training, pixel, n_stars / jnp.sum(pixel.ivar), n_stars), theta)
 
-    return jax.vmap(one, in_axes=(PIXEL_AXES, 0))(block, theta)
+    return jax.vmap(one)(block, theta)
 
 
 def _minima(training: Training, pixel: Pixels, sums: Interpolated | Exact, theta: Array) -> Minima:
