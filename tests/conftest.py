@@ -1,0 +1,139 @@
+"""What the tests share: run-time checks of shapes, simulated training sets, and the brute-force reference.
+
+JAX compiles anew for every shape, which costs seconds, so that tests take their arrays from here wherever they can:
+200 stars, 60 pixels, three labels, ten terms.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Before the package is imported: the shapes in the annotations of compiled code are then checked while it is traced.
+# Not where users hand over what they have, because there the package's own errors are wanted, and not in what SciPy
+# calls a million times.
+_CHECKED = ("block", "certificate", "joint", "lasso", "problem", "profile", "refine", "scan", "scatter")
+install_import_hook([f"bayes_cannon.solvers.{name}" for name in _CHECKED], "beartype.beartype")
+
+import bayes_cannon as tc  # noqa: E402
+from bayes_cannon.solvers.problem import PixelProblem  # noqa: E402
+
+# The first call of a compiled function takes seconds, and a test that fails has to fail again.
+settings.register_profile("bayes_cannon", deadline=None, derandomize=True, database=None)
+settings.load_profile("bayes_cannon")
+
+NAMES = ("TEFF", "LOGG", "FE_H")
+SHARED = Path(__file__).parents[1] / "../shared"
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A training set drawn from the model itself, and its truth."""
+
+    labels: np.ndarray
+    flux: np.ndarray
+    ivar: np.ndarray
+    dispersion: np.ndarray
+    theta: np.ndarray
+    s2: np.ndarray
+    vectorizer: tc.vectorizer.PolynomialVectorizer
+
+    def model(self, pixels: slice = slice(None), **kwargs: object) -> tc.CannonModel:
+        """An untrained model of some of the pixels."""
+        kwargs = {"dispersion": self.dispersion[pixels]} | kwargs
+        return tc.CannonModel(self.labels, self.flux[:, pixels], self.ivar[:, pixels], self.vectorizer, **kwargs)
+
+    def problem(self, regularization: float | np.ndarray = 0.0) -> PixelProblem:
+        """The training problem of all pixels."""
+        return PixelProblem.unbounded(self.model().design_matrix, self.flux, self.ivar, regularization)
+
+    @property
+    def x(self) -> np.ndarray:
+        """Scaled labels."""
+        return self.model().scaling.scaled(self.labels)
+
+
+def simulated(
+    n_stars: int = 200,
+    n_pixels: int = 60,
+    *,
+    scatter: tuple[float, float] = (0.0, 0.01),
+    noise: tuple[float, float] = (0.003, 0.015),
+    seed: int = 0,
+) -> Simulation:
+    """Quadratic model of three labels, 40 % of its coefficients zero; scatter and noise are uniform in their ranges."""
+    rng = np.random.default_rng(seed)
+    labels = np.column_stack(
+        [rng.uniform(4000, 5500, n_stars), rng.uniform(1, 3.5, n_stars), rng.normal(-0.3, 0.3, n_stars)]
+    )
+    vectorizer = tc.vectorizer.PolynomialVectorizer(NAMES, 2)
+    theta = rng.normal(0, 0.03, (n_pixels, 10)) * (rng.random((n_pixels, 10)) > 0.4)
+    theta[:, 0] = 1
+    s = rng.uniform(*scatter, n_pixels)
+    sigma = rng.uniform(*noise, (n_stars, n_pixels))
+    low, median, high = np.percentile(labels, [2.5, 50, 97.5], axis=0)
+    terms = vectorizer((labels - median) / (high - low))
+    flux = (theta @ terms).T + np.hypot(sigma, s) * rng.normal(size=sigma.shape)
+    return Simulation(labels, flux, 1 / sigma**2, np.linspace(16650, 16800, n_pixels), theta, s**2, vectorizer)
+
+
+@pytest.fixture(scope="session")
+def simulate() -> Callable[..., Simulation]:
+    """`simulated`, for tests that need another training set than `training`."""
+    return simulated
+
+
+@pytest.fixture(scope="session")
+def training() -> Simulation:
+    """The training set that most tests use; nobody may change it."""
+    simulation = simulated()
+    for array in (simulation.labels, simulation.flux, simulation.ivar, simulation.dispersion):
+        array.setflags(write=False)
+    return simulation
+
+
+@pytest.fixture(scope="session")
+def trained(training: Simulation) -> tc.CannonModel:
+    """A model trained on it without regularization; nobody may change it."""
+    model = training.model()
+    theta, s2, _ = model.train()
+    theta.setflags(write=False)
+    s2.setflags(write=False)
+    return model
+
+
+@pytest.fixture(scope="session")
+def brute_force() -> Callable[..., tuple[float, np.ndarray, float]]:
+    """The independent optimum of a pixel, `tests/solvers/brute_force.py`."""
+    return _module("brute_force", Path(__file__).parent / "solvers/brute_force.py").brute_force
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Path of a file of the reference data; the test is skipped where it is not there."""
+
+    def find(name: str) -> Path:
+        if not (SHARED / name).exists():
+            pytest.skip(f"the reference data beside the project's folder has no {name}")
+        return SHARED / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def cases(shared: Callable[[str], Path]) -> ModuleType:
+    """The benchmark cases of the reference data, imported by their path."""
+    return _module("cases", shared("cases.py"))
+
+
+def _module(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
