@@ -5,7 +5,7 @@ exactly zero, so that the label cannot change the flux.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -121,6 +121,14 @@ class Censors(dict[str, np.ndarray]):
         """Set several masks, each checked."""
         for name, mask in dict(*args, **kwargs).items():
             self[name] = mask
+
+    def __ior__(self, other: Any, /) -> Self:  # type: ignore[override, misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A dict is unpickled item by item before its attributes are there, which the checks need.
+        return type(self), (self._label_names, self._num_pixels, dict(self))
 
     def setdefault(self, label_name: str, mask: Any = None) -> np.ndarray:
         """Mask of a label, set to ``mask`` first if it has none."""
