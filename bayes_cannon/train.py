@@ -1,7 +1,7 @@
 """The training step: from spectra with labels to theta and s^2 of every pixel."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -72,6 +72,87 @@ def train(
         return profile.solve(problem, exponents=exponents, x=x, theta=theta, progress=progress)
     solve = solve_lbfgsb if method == "l_bfgs_b" else solve_powell
     return solve(problem, theta=theta, s2=s2, options=options, progress=progress)
+
+
+def train_path(
+    problem: PixelProblem,
+    lambdas: Sequence[float] | np.ndarray,
+    *,
+    exponents: np.ndarray,
+    x: np.ndarray,
+    progress: Progress | None = None,
+) -> list[PixelSolution]:
+    """Certified optima at several regularization strengths, which share their passes over the data.
+
+    Parameters
+    ----------
+    problem
+        The pixels; its own regularization does not matter.
+    lambdas
+        The strengths, finite and not negative, shape (strength,). Cheapest in ascending order, as each starts from
+        the one before.
+    exponents, x
+        As for `train`.
+    progress
+        Called with the number of pixels finished, at all strengths.
+
+    Returns
+    -------
+    solutions
+        One for each strength, in the given order, every pixel with status and certificate.
+
+    Raises
+    ------
+    ValueError
+        If ``lambdas`` is empty, no list of numbers, or one of them is negative or not finite.
+
+    """
+    strengths = np.atleast_1d(np.asarray(lambdas, dtype=float))
+    if strengths.ndim != 1 or not strengths.size:
+        raise ValueError(f"lambdas must be a list of numbers, got shape {strengths.shape}")
+    for position, strength in enumerate(strengths):
+        if not (np.isfinite(strength) and strength >= 0):
+            raise ValueError(f"lambdas must be finite and not negative; got {strength} at position {position}")
+    regularizations = [np.full(problem.n_pixels, strength) for strength in strengths]
+    return profile.solve_path(problem, regularizations, exponents=exponents, x=x, progress=progress)
+
+
+@dataclass(frozen=True)
+class RegularizationPath:
+    """What training at several strengths gave; the first axis of every array is the strength.
+
+    Attributes
+    ----------
+    lambdas
+        The strengths, shape (strength,).
+    theta
+        Shape (strength, pixel, term).
+    s2, objective, duality_gap, profile_gradient, status
+        As in `solvers.problem.PixelSolution`, shape (strength, pixel).
+
+    """
+
+    lambdas: np.ndarray
+    theta: np.ndarray
+    s2: np.ndarray
+    objective: np.ndarray
+    duality_gap: np.ndarray
+    profile_gradient: np.ndarray
+    status: np.ndarray
+
+    @classmethod
+    def from_solutions(
+        cls, lambdas: Sequence[float] | np.ndarray, solutions: Sequence[PixelSolution]
+    ) -> "RegularizationPath":
+        """Stack what `train_path` returns."""
+        names = [field.name for field in fields(cls)][1:]
+        stacked = {name: np.stack([getattr(solution, name) for solution in solutions]) for name in names}
+        return cls(np.atleast_1d(np.asarray(lambdas, dtype=float)), **stacked)
+
+    @property
+    def n_nonzero(self) -> np.ndarray:
+        """Number of penalized terms that are not zero, shape (strength, pixel)."""
+        return np.count_nonzero(np.nan_to_num(self.theta[..., 1:]), axis=-1)
 
 
 def check_op_method(op_method: str | None) -> str:

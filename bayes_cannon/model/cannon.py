@@ -5,7 +5,7 @@ The class holds data and checks it; the work is done by `bayes_cannon.train` and
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -26,7 +26,7 @@ from bayes_cannon.io.model_state import ModelState
 from bayes_cannon.model.data import ModelData
 from bayes_cannon.model.record import StarRecord
 from bayes_cannon.solvers.problem import PixelSolution
-from bayes_cannon.train import check_op_method, correct_scatter, records, train
+from bayes_cannon.train import RegularizationPath, check_op_method, correct_scatter, records, train, train_path
 
 _CERTIFICATES = ("objective", "duality_gap", "profile_gradient", "iterations", "status")
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
@@ -145,6 +145,39 @@ class CannonModel(ModelData):
         self._training = {name: getattr(solution, name) for name in _CERTIFICATES}
         self._op_method = op_method
         return self._theta, self._s2, metadata
+
+    def train_path(
+        self, lambdas: Sequence[float] | np.ndarray, *, progress: ProgressOption = None
+    ) -> RegularizationPath:
+        """Train at several regularization strengths, sharing the passes over the data; the model stays as it is.
+
+        Parameters
+        ----------
+        lambdas
+            The strengths, best in ascending order.
+        progress
+            As for `train`.
+
+        Returns
+        -------
+        path
+            theta, s2, the number of nonzero terms, the training scalar and the certificates at each strength.
+
+        Raises
+        ------
+        TypeError
+            If the model holds no training spectra.
+        ValueError
+            If a strength is negative or not finite.
+
+        """
+        problem = self._problem()
+        with reporter(progress, problem.n_pixels, "pixel") as report:
+            solutions = train_path(
+                problem, lambdas, exponents=self._vectorizer.exponents, x=self._scaling.scaled(self._labels),
+                progress=report,
+            )  # fmt: skip
+        return RegularizationPath.from_solutions(lambdas, solutions)
 
     def __call__(self, labels: Any) -> np.ndarray:
         """Model flux at the given labels: shape (pixel,) for one star, (star, pixel) for several.

@@ -21,8 +21,9 @@ Blocks are independent; each core works on one.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -32,11 +33,11 @@ import numpy as np
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.solvers.block import Training, padded_size, padded_stars, pixel_block
+from bayes_cannon.solvers.block import Pixels, Training, padded_size, padded_stars, pixel_block
 from bayes_cannon.solvers.joint import Point, certified, joint_newton
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.refine import Refined, refine
-from bayes_cannon.solvers.scan import exact_scan, scan
+from bayes_cannon.solvers.scan import Interpolated, Minima, exact_scan, scan, sums_at_nodes
 
 BLOCK_NUMBERS = 2**18
 """Numbers in one (pixel, star) array of a block: 2 MiB, so that the arrays of a pass stay in the cache."""
@@ -70,6 +71,14 @@ class _Start(NamedTuple):
     s2: np.ndarray
 
 
+class _Unsettled(NamedTuple):
+    """What a block returns: its fit, second minima that might be lower, and pixels that want exact matrices."""
+
+    fit: _Fit
+    rivals: _Start
+    hard: np.ndarray
+
+
 def solve(
     problem: PixelProblem,
     *,
@@ -99,87 +108,141 @@ def solve(
         With certificates for every pixel that has a solution.
 
     """
-    solution = PixelSolution.empty(problem.n_pixels, problem.design.shape[1])
-    solution.status[:] = problem.unsolvable()
-    todo = np.flatnonzero(solution.status == PixelStatus.CONVERGED)
-    report = progress or (lambda _: None)
-    report(problem.n_pixels - len(todo))
-    if not len(todo):
-        return solution
-    work = _Work(problem, exponents, x, theta, len(todo))
-    hard: list[np.ndarray] = []
-    starts: list[_Start] = []
-    for fit, rivals, failed in _in_parallel(work.joint, work.blocks(todo)):
-        _keep(solution, fit)
-        hard.append(failed)
-        starts.append(rivals)
-        report(len(fit.pixels) - len(failed))
-    for pixels in work.blocks(np.concatenate(hard)):
-        for start in work.exact_starts(pixels):
-            _keep(solution, work.refine(start))
-        report(len(pixels))
-    rivals = _Start(*(np.concatenate(arrays) for arrays in zip(*starts, strict=True)))
-    for some in work.blocks(np.arange(len(rivals.pixels))):
-        _keep(solution, work.refine(_Start(*(array[some] for array in rivals))))
+    (solution,) = solve_path(
+        problem, [problem.regularization], exponents=exponents, x=x, theta=theta, progress=progress
+    )
     return solution
 
 
+def solve_path(
+    problem: PixelProblem,
+    regularizations: Sequence[np.ndarray],
+    *,
+    exponents: np.ndarray,
+    x: np.ndarray,
+    theta: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> list[PixelSolution]:
+    """Joint optima at several regularization strengths, from one pass over the data for the Gram matrices.
+
+    Parameters
+    ----------
+    problem
+        As for `solve`; its own regularization does not matter.
+    regularizations
+        Lambda of every pixel, shape (pixel,), for each point of the path. The search at each starts from the last.
+    exponents, x, theta
+        As for `solve`.
+    progress
+        Called with the number of pixels finished, at all strengths.
+
+    Returns
+    -------
+    solutions
+        One for each point of the path, each with its own certificates.
+
+    """
+    problems = [replace(problem, regularization=lam) for lam in regularizations]
+    solutions = [PixelSolution.empty(one.n_pixels, one.design.shape[1]) for one in problems]
+    for one, solution in zip(problems, solutions, strict=True):
+        solution.status[:] = one.unsolvable()
+    solvable = np.any([solution.status == PixelStatus.CONVERGED for solution in solutions], axis=0)
+    todo = np.flatnonzero(solvable)
+    report = progress or (lambda _: None)
+    report(problem.n_pixels - len(todo))
+    if not len(todo):
+        return solutions
+    work = _Work(problems, exponents, x, theta, len(todo))
+    rest: list[list[_Unsettled]] = [[] for _ in problems]
+    for pixels, ends in _in_parallel(work.joint, work.blocks(todo)):
+        for solution, unsettled, end in zip(solutions, rest, ends, strict=True):
+            _keep(solution, end.fit)
+            unsettled.append(end)
+        report(len(pixels))
+    for step, (solution, unsettled) in enumerate(zip(solutions, rest, strict=True)):
+        for start in work.second_looks(step, unsettled):
+            _keep(solution, work.refine(step, start))
+    return solutions
+
+
 class _Work:
-    """The steps above for blocks of one fixed size."""
+    """The steps above for blocks of one fixed size, at every point of the path."""
 
     def __init__(
-        self, problem: PixelProblem, exponents: np.ndarray, x: np.ndarray, theta: np.ndarray | None, n_pixels: int
+        self,
+        problems: list[PixelProblem],
+        exponents: np.ndarray,
+        x: np.ndarray,
+        theta: np.ndarray | None,
+        n_pixels: int,
     ):
-        n_stars, n_terms = problem.design.shape
+        n_stars, n_terms = problems[0].design.shape
         basis = MomentBasis.from_terms(exponents)
-        self.problem = problem
+        self.problems = problems
         self.size = min(max(BLOCK_NUMBERS // padded_size(n_stars), SMALLEST_BLOCK), padded_size(n_pixels))
-        self.theta = np.zeros((problem.n_pixels, n_terms)) if theta is None else np.nan_to_num(theta)
+        self.theta = np.zeros((problems[0].n_pixels, n_terms)) if theta is None else np.nan_to_num(theta)
         with jax.enable_x64(True):
-            moments = monomials(np.asarray(x, dtype=float), basis.exponents)
-            self.training = Training(
-                jnp.asarray(padded_stars(problem.design)), jnp.asarray(padded_stars(moments)), jnp.asarray(basis.pairs)
-            )
+            design, moments = (padded_stars(monomials(x, powers)) for powers in (exponents, basis.exponents))
+            self.training = Training(jnp.asarray(design), jnp.asarray(moments), jnp.asarray(basis.pairs))
 
     def blocks(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
         """Pixels in blocks of at most the fixed size."""
         return (pixels[first : first + self.size] for first in range(0, len(pixels), self.size))
 
-    def joint(self, pixels: np.ndarray) -> tuple[_Fit, _Start, np.ndarray]:
-        """Optimum from the lowest minimum of the scan, second minima, and pixels that need `refine`."""
+    def joint(self, pixels: np.ndarray) -> tuple[np.ndarray, list[_Unsettled]]:
+        """Optima of a block from the lowest minimum of the scan, for every regularization in turn."""
+        ends = []
         with jax.enable_x64(True):
-            block = pixel_block(self.problem, pixels, self.size)
-            sums, minima = scan(self.training, block, self.theta[np.resize(pixels, self.size)])
-            point = joint_newton(self.training, block, sums, minima.theta[:, 0], minima.s2[:, 0])
-            gap, pivot = point.gap, jnp.full_like(point.gap, jnp.inf)
-            free = block.regularization == 0
-            if free.any():
-                exact_gap, exact_pivot = certified(self.training, block, point.theta, point.s2)
-                gap, pivot = jnp.where(free, exact_gap, gap), jnp.where(free, exact_pivot, pivot)
-            fit = _fit(pixels, point._replace(gap=gap), pivot)
-            n = len(pixels)
-            second = np.isfinite(np.asarray(minima.objective)[:n, 1])
-            rivals = _Start(pixels[second], *(np.asarray(a)[:n, 1][second] for a in (minima.theta, minima.s2)))
-            failed = ~fit.done | (np.asarray(sums.error)[:n] > INTERPOLATION_ERROR)
-        return fit, rivals, pixels[failed]
+            block = pixel_block(self.problems[0], pixels, self.size)
+            index = np.resize(pixels, self.size)
+            sums = sums_at_nodes(self.training, block)
+            theta = self.theta[index]
+            for problem in self.problems:
+                block = block._replace(regularization=problem.regularization[index])
+                minima = scan(self.training, block, sums, theta)
+                point = joint_newton(self.training, block, sums, minima.theta[:, 0], minima.s2[:, 0])
+                theta = point.theta
+                ends.append(self._settle(pixels, block, sums, minima, point))
+        return pixels, ends
 
-    def exact_starts(self, pixels: np.ndarray) -> list[_Start]:
-        """The one or two lowest minima of an exact scan."""
-        with jax.enable_x64(True):
-            block = pixel_block(self.problem, pixels, self.size)
-            minima = exact_scan(self.training, block, self.theta[np.resize(pixels, self.size)])
-            objective, theta, s2 = (np.asarray(a)[: len(pixels)] for a in (minima.objective, minima.theta, minima.s2))
-        found = [np.isfinite(objective[:, k]) for k in (0, 1)]
-        return [_Start(pixels[yes], theta[yes, k], s2[yes, k]) for k, yes in enumerate(found) if yes.any()]
+    def _settle(
+        self, pixels: np.ndarray, block: Pixels, sums: Interpolated, minima: Minima, point: Point
+    ) -> _Unsettled:
+        """The fit with its exact certificate, and which pixels need a second look."""
+        n = len(pixels)
+        gap, pivot = point.gap, jnp.full_like(point.gap, jnp.inf)
+        free = block.regularization == 0
+        if free.any():
+            exact_gap, exact_pivot = certified(self.training, block, point.theta, point.s2)
+            gap, pivot = jnp.where(free, exact_gap, gap), jnp.where(free, exact_pivot, pivot)
+        fit = _fit(pixels, point._replace(gap=gap), pivot)
+        hard = ~fit.done | (np.asarray(sums.error)[:n] > INTERPOLATION_ERROR)
+        second = np.isfinite(np.asarray(minima.objective)[:n, 1]) & ~hard
+        rivals = _Start(pixels[second], *(np.asarray(a)[:n, 1][second] for a in (minima.theta, minima.s2)))
+        return _Unsettled(fit, rivals, pixels[hard])
 
-    def refine(self, start: _Start) -> _Fit:
+    def second_looks(self, step: int, ends: list[_Unsettled]) -> Iterator[_Start]:
+        """Where to start from with exact matrices: second minima, and both minima of an exact scan of hard pixels."""
+        rivals = _Start(*(np.concatenate(arrays) for arrays in zip(*(end.rivals for end in ends), strict=True)))
+        for some in self.blocks(np.arange(len(rivals.pixels))):
+            yield _Start(*(array[some] for array in rivals))
+        for pixels in self.blocks(np.concatenate([end.hard for end in ends])):
+            with jax.enable_x64(True):
+                block = pixel_block(self.problems[step], pixels, self.size)
+                minima = exact_scan(self.training, block, self.theta[np.resize(pixels, self.size)])
+                s2, objective, theta = (np.asarray(array)[: len(pixels)] for array in minima)
+            for k in range(objective.shape[1]):
+                found = np.isfinite(objective[:, k])
+                if found.any():
+                    yield _Start(pixels[found], theta[found, k], s2[found, k])
+
+    def refine(self, step: int, start: _Start) -> _Fit:
         """Local optimum from given places."""
         with jax.enable_x64(True):
-            block = pixel_block(self.problem, start.pixels, self.size)
+            block = pixel_block(self.problems[step], start.pixels, self.size)
             index = np.resize(np.arange(len(start.pixels)), self.size)
             end = refine(self.training, block, start.theta[index], start.s2[index])
-            pivot = jnp.where(block.regularization == 0, end.pivot, jnp.inf)
-            return _fit(start.pixels, end, pivot)
+            return _fit(start.pixels, end, jnp.where(block.regularization == 0, end.pivot, jnp.inf))
 
 
 def _fit(pixels: np.ndarray, end: Point | Refined, pivot: jax.Array) -> _Fit:
@@ -202,10 +265,12 @@ def _in_parallel[T](work: Callable[[np.ndarray], T], blocks: Iterator[np.ndarray
 
 
 def _keep(solution: PixelSolution, fit: _Fit) -> None:
-    """Write those results that are lower than what is there, or converged where that is not."""
-    index = fit.pixels
+    """Write those results that are lower than what is there, or as low and converged where that is not."""
+    some = solution.status[fit.pixels] != PixelStatus.TOO_FEW_STARS
+    fit = _Fit(*(array[some] for array in fit))
+    index, there = fit.pixels, solution.objective[fit.pixels]
     unfinished = solution.status[index] == PixelStatus.MAX_ITERATIONS
-    better = ~(solution.objective[index] <= fit.objective) | (unfinished & fit.done)
+    better = ~(there <= fit.objective) | (unfinished & fit.done & (fit.objective <= there + 1e-9 * np.abs(there)))
     status = np.where(fit.s2 == 0, PixelStatus.ZERO_SCATTER, PixelStatus.CONVERGED)
     status = np.where(fit.pivot < DEPENDENT_PIVOT, PixelStatus.DEGENERATE, status)
     values = {

@@ -139,10 +139,15 @@ def interpolated(training: Training, pixel: Pixels) -> Interpolated:
 
 
 @jax.jit
-def scan(training: Training, block: Pixels, theta: Array) -> tuple[Interpolated, Minima]:
-    """Profile along s^2 of every pixel of a block, started from theta, shape (pixel, term)."""
-    sums = jax.vmap(partial(interpolated, training))(block)
-    return sums, jax.vmap(partial(_minima, training))(block, sums, theta)
+def sums_at_nodes(training: Training, block: Pixels) -> Interpolated:
+    """Pass over the data of a block. Nothing in it depends on the regularization or the bounds."""
+    return jax.vmap(partial(interpolated, training))(block)
+
+
+@jax.jit
+def scan(training: Training, block: Pixels, sums: Interpolated, theta: Array) -> Minima:
+    """Lowest minima of the profile along s^2 of every pixel of a block, from theta, shape (pixel, term)."""
+    return jax.vmap(partial(_minima, training))(block, sums, theta)
 
 
 @jax.jit
