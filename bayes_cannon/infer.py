@@ -199,11 +199,15 @@ def _finished(running: BatchFit, flux: np.ndarray, ivar: np.ndarray, first: int,
 
 
 def _median(values: np.ndarray, count: int) -> float:
-    """Median of the ``count`` numbers among NaN; a partition, because sorting would take as long as the fit."""
+    """Median of the ``count`` finite numbers, the others being infinite; by a partition, because to sort takes longer.
+
+    One partition at one place: NumPy is seven times slower where two are wanted.
+    """
     if count == 0:
         return np.nan
-    middle = [(count - 1) // 2, count // 2]
-    return float(np.partition(values, middle)[middle].mean())
+    middle = count // 2
+    parted = np.partition(values, middle)
+    return float(parted[middle] if count % 2 else (parted[middle] + parted[:middle].max()) / 2)
 
 
 def _raise_fault(flux: np.ndarray, ivar: np.ndarray, row: int, first: int) -> None:

@@ -17,6 +17,7 @@ The latter needs no further pass over the pixels: with :math:`q_d = \sum_j w_j r
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,12 @@ from bayes_cannon.solvers.polynomial import Minima, Point, Polynomials, Polynomi
 
 PRODUCT_DTYPE = np.float64
 """Precision of the one large matrix product, of the weights with the products of theta; all else is float64."""
+
+PIXELS_IN_CACHE = 256
+"""The table of products is made for so many pixels at a time."""
+
+STARS_IN_CACHE = 8
+"""So many stars are searched together on a CPU: their Hessians stay in the cache, and few wait for the slowest."""
 
 MAX_ANCHORS = 512
 """At most so many training stars are tried as starting points."""
@@ -154,11 +161,18 @@ def _members(exponents: np.ndarray) -> np.ndarray:
 def _products(theta: np.ndarray, basis: MomentBasis) -> np.ndarray:
     without_constant = np.array(theta.T, order="C")
     without_constant[0] = 0.0
-    products = np.zeros((basis.n_moments, len(theta)))
-    for d in range(1, len(without_constant)):
-        for e in range(1, d + 1):
-            products[basis.pairs[d, e]] += (1 + (e < d)) * without_constant[d] * without_constant[e]
-    return products.astype(PRODUCT_DTYPE)
+    products = np.zeros((basis.n_moments, len(theta)), PRODUCT_DTYPE)
+    for first in range(0, len(theta), PIXELS_IN_CACHE):
+        pixels = slice(first, first + PIXELS_IN_CACHE)
+        block = np.ascontiguousarray(without_constant[:, pixels])
+        sums = np.zeros((basis.n_moments, block.shape[1]))
+        for d in range(1, len(block)):
+            twice = 2 * block[d] * block[1 : d + 1]
+            twice[-1] *= 0.5
+            # Products of one term with different others are different moments, so that none is added twice.
+            sums[basis.pairs[d, 1 : d + 1]] += twice
+        products[:, pixels] = sums
+    return products
 
 
 @jax.tree_util.register_dataclass
@@ -173,7 +187,8 @@ class BatchFit:
     used
         Number of used pixels.
     significance
-        Flux over its error, shape (star, pixel); NaN at pixels that are not used.
+        Flux over its error, shape (star, pixel); infinite at pixels that are not used, so that a partition puts them
+        last.
     faulty
         Whether a star has an ivar that is negative or not finite, or a flux that is not finite where ivar is positive.
 
@@ -198,7 +213,8 @@ def fit_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray, starts:
     touch pixels are apart, so that another number of pixels does not compile the search again.
     """
     w, y, coefficients, significance, used, faulty = _compress(pixels, flux, ivar)
-    best, start, iterations, converged = _search(pixels.space, coefficients, starts)
+    together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
+    best, start, iterations, converged = _search(pixels.space, coefficients, starts, together)
     chi_squared, score = _compare(pixels, w, y, best.x)
     covariance, decrement, status = _judge(pixels.space, best, score, chi_squared, converged, used)
     return BatchFit(
@@ -212,16 +228,27 @@ def _compress(pixels: TrainedPixels, flux: Array, ivar: Array) -> tuple[Array, .
     faulty = jnp.any(~((ivar >= 0) & (ivar < jnp.inf)) | ((ivar > 0) & ~jnp.isfinite(flux)), axis=1)
     used = (ivar > 0) & pixels.solved & ~faulty[:, None]
     y, ivar = (jnp.where(used, array, 0.0).astype(jnp.float64) for array in (flux, ivar))
-    significance = jnp.where(used, y * jnp.sqrt(ivar), jnp.nan).astype(jnp.float32)
+    significance = jnp.where(used, y * jnp.sqrt(ivar), jnp.inf).astype(jnp.float32)
     w = weights(ivar, pixels.s2)
     return w, y, chi_squared_coefficients(pixels, w, y), significance, jnp.sum(used, axis=1), faulty
 
 
-@jax.jit
-def _search(space: LabelSpace, coefficients: Array, starts: Array) -> tuple[Point, Array, Array, Array]:
-    polynomials = Polynomials.from_coefficients(space.moment_tables, coefficients)
+@partial(jax.jit, static_argnames="together")
+def _search(space: LabelSpace, coefficients: Array, starts: Array, together: int) -> tuple[Point, Array, Array, Array]:
+    """Lowest minimum of each star from all its starts; so many stars ``together``, one group after the other."""
+    n_stars = len(coefficients)
     starts = jnp.concatenate([_starts(space, coefficients), starts], axis=1)
-    return _lowest(minimize(polynomials, starts))
+
+    def grouped(array: Array) -> Array:
+        filled = jnp.pad(array, [(0, -n_stars % together), *[(0, 0)] * (array.ndim - 1)])
+        return filled.reshape(-1, together, *array.shape[1:])
+
+    def lowest(group: tuple[Array, Array]) -> tuple[Point, Array, Array, Array]:
+        polynomials = Polynomials.from_coefficients(space.moment_tables, group[0])
+        return _lowest(minimize(polynomials, group[1]))
+
+    found = jax.lax.map(lowest, (grouped(coefficients), grouped(starts)))
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:n_stars], found)
 
 
 @jax.jit

@@ -31,6 +31,9 @@ MAX_ITERATIONS = 100
 FIRST_DAMPING = 1e-4
 """Of the first step, relative to the curvature: the best of many starts is mostly close enough for a full step."""
 
+INDEFINITE_DAMPING = 1.0
+"""At least this where the damped Hessian is not positive definite: to feel one's way up from less costs more steps."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -228,7 +231,8 @@ def _advance(polynomials: Polynomials, state: _State) -> _State:
 
     ratio = gained / jnp.where(state.promised > 0, state.promised, 1.0)
     change = jnp.where(ratio > 0.75, 0.03, jnp.where(ratio > 0.25, 1.0, 4.0))
-    damping = jnp.where(taken, jnp.maximum(state.damping * change, 1e-13), jnp.maximum(10 * state.damping, 1e-3))
+    least = jnp.where(jnp.isinf(state.promised), INDEFINITE_DAMPING, 1e-3)
+    damping = jnp.where(taken, jnp.maximum(state.damping * change, 1e-13), jnp.maximum(10 * state.damping, least))
     damping = jnp.where(running & (state.iterations >= 0), damping, state.damping)
     scale = jnp.maximum(state.scale, _diagonal(point.hessian))
     step, decrement, promised = _newton(point, jnp.sqrt(scale), damping)
