@@ -5,8 +5,12 @@ shape, the last one padded with ``ivar = 0``, so that one compiled program serve
 their number.
 """
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from itertools import chain
 
 import jax
 import numpy as np
@@ -14,7 +18,7 @@ import numpy as np
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.vectorizer import BaseVectorizer
-from bayes_cannon.solvers.compressed import BatchFit, TrainedPixels, fit_batch
+from bayes_cannon.solvers.compressed import TrainedPixels, fit_batch
 from bayes_cannon.solvers.problem import Progress
 
 ELEMENTS_PER_BATCH = 1_000_000
@@ -22,6 +26,9 @@ ELEMENTS_PER_BATCH = 1_000_000
 
 TABLE_PER_BATCH = 8
 """A batch has at least one element for so many of the table of products, which is read once a batch."""
+
+WORKERS = min(os.cpu_count() or 1, 8)
+"""So many batches are computed at a time, because only the large products use all cores by themselves."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +133,7 @@ def fit_labels(
     """
     pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels)
     n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
-    if np.ndim(flux) != 2 or np.shape(flux) != np.shape(ivar) or np.shape(flux)[1] != n_pixels:
-        raise ValueError(
-            f"flux and ivar must have shape (star, {n_pixels}), the pixels of theta; "
-            f"got {np.shape(flux)} and {np.shape(ivar)}; write flux[None] for one star"
-        )
+    _check_spectra(flux, ivar, n_pixels)
     n_stars = len(flux)
     starts = _scaled_starts(initial_labels, n_stars, n_labels, scaling)
     size = _batch_size(batch_size, n_stars, n_pixels, pixels.products.size)
@@ -148,6 +151,72 @@ def fit_labels(
     return LabelFit.concatenated(parts)
 
 
+def fit_label_stream(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    theta: np.ndarray,
+    s2: np.ndarray,
+    vectorizer: BaseVectorizer,
+    scaling: LabelScaling,
+    training_labels: np.ndarray,
+    initial_labels: np.ndarray | None = None,
+    batch_size: int | None = None,
+) -> Iterator[LabelFit]:
+    """The same as `fit_labels` for spectra that come one batch after the other, from files for example.
+
+    Parameters
+    ----------
+    batches
+        Flux and ivar, both (star, pixel), of some stars at a time; any number of stars, or a memory map of all.
+    theta, s2, vectorizer, scaling, training_labels
+        As in `fit_labels`.
+    initial_labels
+        Further starting points of all stars in label units: one set (label,), or several (1, start, label).
+    batch_size
+        Stars that are computed together. By default what `fit_labels` takes for as many stars as the first batch has.
+
+    Returns
+    -------
+    fits
+        The fit of each batch, in order. About as many stars as fill `WORKERS` batches are read ahead.
+
+    Raises
+    ------
+    ValueError
+        As `fit_labels`; stars are counted from the first of the first batch. Errors in spectra are raised when the
+        batch is reached.
+
+    """
+    pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels)
+    n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
+    starts = _scaled_starts(initial_labels, 1, n_labels, scaling)
+    if batch_size is not None:
+        _batch_size(batch_size, 1, n_pixels, 0)
+    waiting: deque[int] = deque()
+
+    def pieces(flux: np.ndarray, ivar: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        _check_spectra(flux, ivar, n_pixels)
+        waiting.append(len(flux))
+        for first in range(0, max(len(flux), 1), size):
+            part = flux[first : first + size]
+            yield part, ivar[first : first + size], np.broadcast_to(starts, (len(part), *starts.shape[1:]))
+
+    def fits() -> Iterator[LabelFit]:
+        source = iter(batches)
+        for head in source:
+            size = _batch_size(batch_size, len(head[0]), n_pixels, pixels.products.size)
+            spectra = (piece for batch in chain([head], source) for piece in pieces(*batch, size))
+            parts: list[LabelFit] = []
+            for part in fit_batches(spectra, pixels, scaling=scaling, batch_size=size):
+                parts.append(part)
+                if sum(len(part.status) for part in parts) == waiting[0]:
+                    waiting.popleft()
+                    yield LabelFit.concatenated(parts)
+                    parts = []
+
+    return fits()
+
+
 def fit_batches(
     batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
     pixels: TrainedPixels,
@@ -155,29 +224,42 @@ def fit_batches(
     scaling: LabelScaling,
     batch_size: int,
 ) -> Iterator[LabelFit]:
-    """Fit of each batch of at most ``batch_size`` stars; one batch is read while the one before is computed.
+    """Fit of each batch of at most ``batch_size`` stars, in order; `WORKERS` of them are computed at a time.
 
     A batch is flux (star, pixel), ivar (star, pixel) and further starts (star, start, label) in *scaled* labels; the
     number of starts, which may be zero, is the same for all. Errors are those of `fit_labels`.
     """
-    pending, first = None, 0
-    for flux, ivar, starts in batches:
-        flux, ivar = _native(flux), _native(ivar)
-        with jax.enable_x64(True):
-            padded = (_padded(array, batch_size) for array in (flux, ivar, np.asarray(starts, float)))
-            running = fit_batch(pixels, *padded)
-        if pending is not None:
-            yield _finished(*pending, scaling=scaling)
-        pending = running, flux, ivar, first
-        first += len(flux)
-    if pending is not None:
-        yield _finished(*pending, scaling=scaling)
+    running: deque[Future[LabelFit]] = deque()
+    first = 0
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        for flux, ivar, starts in batches:
+            running.append(pool.submit(_fitted, flux, ivar, starts, pixels, scaling, batch_size, first))
+            if first == 0:
+                running[0].result()  # So that the others do not all compile the same program.
+            first += len(flux)
+            if len(running) > WORKERS:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _finished(running: BatchFit, flux: np.ndarray, ivar: np.ndarray, first: int, *, scaling: LabelScaling) -> LabelFit:
+def _fitted(
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    starts: np.ndarray,
+    pixels: TrainedPixels,
+    scaling: LabelScaling,
+    batch_size: int,
+    first: int,
+) -> LabelFit:
     """Results of the stars of a batch, without the padding, in label units; ``first`` is its first star."""
+    flux, ivar = _native(flux), _native(ivar)
     with jax.enable_x64(True):
-        out = jax.tree.map(lambda array: np.asarray(array)[: len(flux)], running)
+        padded = (_padded(array, batch_size) for array in (flux, ivar, np.asarray(starts, float)))
+        out = jax.tree.map(lambda array: np.asarray(array)[: len(flux)], fit_batch(pixels, *padded))
     if out.faulty.any():
         _raise_fault(flux, ivar, int(np.argmax(out.faulty)), first)
     n_labels = out.x.shape[1]
@@ -229,6 +311,14 @@ def _native(array: np.ndarray) -> np.ndarray:
     """The array as float32 if it is that in any byte order, such as that of FITS files, and float64 otherwise."""
     array = np.asarray(array)
     return np.asarray(array, np.float32 if array.dtype.kind == "f" and array.dtype.itemsize == 4 else np.float64)
+
+
+def _check_spectra(flux: np.ndarray, ivar: np.ndarray, n_pixels: int) -> None:
+    if np.ndim(flux) != 2 or np.shape(flux) != np.shape(ivar) or np.shape(flux)[1] != n_pixels:
+        raise ValueError(
+            f"flux and ivar must have shape (star, {n_pixels}), the pixels of theta; "
+            f"got {np.shape(flux)} and {np.shape(ivar)}; write flux[None] for one star"
+        )
 
 
 def _padded(array: np.ndarray, size: int) -> np.ndarray:

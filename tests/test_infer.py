@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
-from bayes_cannon.infer import LabelFit, fit_batches, fit_labels
+from bayes_cannon.infer import WORKERS, LabelFit, fit_batches, fit_label_stream, fit_labels
 from bayes_cannon.solvers.compressed import TrainedPixels, chi_squared_coefficients
 
 NAMES = ("TEFF", "LOGG", "FE_H")
@@ -289,6 +292,52 @@ def test_batches_from_an_iterator(data: dict, fit: LabelFit) -> None:
     parts = list(fit_batches(pieces, pixels, scaling=model["scaling"], batch_size=BATCH))
     assert [len(part.status) for part in parts] == [3, 2]
     np.testing.assert_allclose(LabelFit.concatenated(parts).labels, fit.labels[:5], rtol=1e-10)
+
+
+def test_a_stream_of_batches_of_any_size_gives_what_one_array_gives(data: dict, tmp_path: Path) -> None:
+    order = np.arange(300) % 12
+    np.save(tmp_path / "flux.npy", data["flux"][order])
+    flux, ivar = np.load(tmp_path / "flux.npy", mmap_mode="r"), data["ivar"][order]
+    start = np.array([5000.0, 2.5, 0.1])
+    whole = fitted(data, flux=flux, ivar=ivar, initial_labels=start)
+    cuts = [0, 3, 3, 203, 300]
+    batches = ((flux[a:b], ivar[a:b]) for a, b in pairwise(cuts))
+    parts = list(fit_label_stream(batches, **data["model"], initial_labels=start, batch_size=BATCH))
+    assert [len(part.status) for part in parts] == [3, 0, 200, 97]
+    together = LabelFit.concatenated(parts)
+    for field in fields(LabelFit):
+        np.testing.assert_allclose(getattr(together, field.name), getattr(whole, field.name), rtol=1e-10, atol=1e-18)
+    assert not list(fit_label_stream([], **data["model"]))
+
+
+def test_a_stream_reads_a_bounded_number_of_batches_ahead(data: dict) -> None:
+    read = []
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for n in range(100):
+            read.append(n)
+            yield data["flux"], data["ivar"]
+
+    fits = fit_label_stream(batches(), **data["model"], batch_size=BATCH)
+    assert not read
+    next(fits)
+    assert len(read) <= WORKERS + 1
+    fits.close()
+    assert len(read) <= WORKERS + 1
+
+
+def test_faults_in_a_stream_name_the_star_counted_from_its_beginning(data: dict) -> None:
+    flux = data["flux"].copy()
+    flux[2, 5] = np.nan
+    batches = [(data["flux"], data["ivar"]), (flux, data["ivar"])]
+    fits = fit_label_stream(batches, **data["model"], batch_size=BATCH)
+    assert len(next(fits).status) == 12
+    with pytest.raises(ValueError, match="flux is nan for star 14 at pixel 5"):
+        next(fits)
+    with pytest.raises(ValueError, match="flux and ivar must have shape"):
+        next(fit_label_stream([(flux[:, :5], data["ivar"])], **data["model"]))
+    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
+        fit_label_stream([], **data["model"], batch_size=-1)
 
 
 FAULTS = {
