@@ -34,7 +34,7 @@ PRODUCT_DTYPE = np.float64
 """Precision of the one large matrix product, of the weights with the products of theta; all else is float64.
 
 Measured in float32: a fit takes a quarter less time with 17 labels and none less with five; its labels are off by up to
-1e-5 and 3e-4 of their errors, more at higher signal to noise. It would need a correction over the pixels at the end.
+1e-5 and 3e-4 of their errors. It would need a correction over the pixels at the end.
 """
 
 PIXELS_IN_CACHE = 256
