@@ -28,6 +28,7 @@ def train(
     op_kwds: Mapping[str, Any] | None = None,
     theta: np.ndarray | None = None,
     s2: np.ndarray | None = None,
+    max_memory: float | None = None,
     progress: Progress | None = None,
 ) -> PixelSolution:
     """Joint optimum over (theta, s2) of every pixel, by the named solver.
@@ -47,6 +48,8 @@ def train(
         takes none.
     theta, s2
         A previous solution to start from, shape (pixel, term) and (pixel,).
+    max_memory
+        Bytes of working memory of the certified solver, beside the problem and the solution.
     progress
         Called with the number of pixels finished.
 
@@ -58,18 +61,18 @@ def train(
     Raises
     ------
     ValueError
-        For an unknown method or keyword, naming the known ones.
+        For an unknown method or keyword, naming the known ones, and for too little memory, naming the least.
 
     """
     method = check_op_method(op_method)
     options = dict(op_kwds or {})
     if method == "certified":
         if options:
-            raise ValueError(
+            raise TypeError(
                 f"op_kwds {', '.join(sorted(options))} not known: the certified solver (op_method=None) takes none, it "
                 'stops when its certificate is reached. SciPy\'s keywords go with op_method="l_bfgs_b" or "powell"'
             )
-        return profile.solve(problem, exponents=exponents, x=x, theta=theta, progress=progress)
+        return profile.solve(problem, exponents=exponents, x=x, theta=theta, max_memory=max_memory, progress=progress)
     solve = solve_lbfgsb if method == "l_bfgs_b" else solve_powell
     return solve(problem, theta=theta, s2=s2, options=options, progress=progress)
 

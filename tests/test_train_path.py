@@ -62,3 +62,12 @@ def test_pixels_that_only_a_penalty_determines_have_a_status_of_their_own(traini
 def test_bad_strengths_are_named(training, lambdas, message):
     with pytest.raises(ValueError, match=message):
         training.model().train_path(lambdas)
+
+
+def test_working_memory_may_be_small_and_says_what_it_needs(training):
+    kwargs = {"exponents": training.vectorizer.exponents, "x": training.x}
+    whole = train(training.problem(30.0), **kwargs)
+    parts = train(training.problem(30.0), max_memory=1e6, **kwargs)
+    np.testing.assert_allclose(parts.objective, whole.objective, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"need at least [\d.e+]+"):
+        train(training.problem(30.0), max_memory=1e4, **kwargs)

@@ -3,10 +3,10 @@
 import numpy as np
 from scipy.optimize import linprog
 
-from bayes_cannon.core.typing import StarLabel
+from bayes_cannon.core.typing import CornerLabel, StarLabel
 
 
-def in_convex_hull(points: StarLabel, corners: StarLabel) -> np.ndarray:
+def in_convex_hull(points: StarLabel, corners: CornerLabel) -> np.ndarray:
     """Whether each point is a weighted mean of the corners, boolean, shape (star,).
 
     A linear program decides, one for each point inside the corners' range. A triangulation would need time and memory
@@ -17,7 +17,7 @@ def in_convex_hull(points: StarLabel, corners: StarLabel) -> np.ndarray:
     points
         Shape (star, label).
     corners
-        Shape (star, label), of the order of one in each label.
+        Shape (corner, label), of the order of one in each label.
 
     """
     inside = np.all((points >= corners.min(axis=0)) & (points <= corners.max(axis=0)), axis=1)

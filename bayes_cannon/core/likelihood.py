@@ -15,7 +15,7 @@ def masked(flux: np.ndarray, ivar: np.ndarray) -> np.ndarray:
 
 
 def weights(ivar: Array, s2: Array) -> Array:
-    """Inverse total variance, ``w = ivar / (1 + ivar s2) = 1 / (sigma^2 + s2)``; zero where ivar is zero."""
+    """Inverse total variance, ``w = ivar / (1 + ivar s2) = 1 / (sigma^2 + s2)``, at finite s2; zero where ivar is."""
     return ivar / (1.0 + ivar * s2)
 
 

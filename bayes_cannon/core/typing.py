@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 Array = np.ndarray | jax.Array
 
 StarLabel = Float[Array, "star label"]
+CornerLabel = Float[Array, "corner label"]
 StarPixel = Float[Array, "star pixel"]
 PixelStar = Float[Array, "pixel star"]
 StarTerm = Float[Array, "star term"]

@@ -91,6 +91,7 @@ class CannonModel(ModelData):
         op_kwds: Mapping[str, Any] | None = None,
         *,
         dof_correction: bool = False,
+        max_memory: float | None = None,
         progress: ProgressOption = None,
     ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
         """Learn theta and s2 of every pixel; a trained model starts from the theta that it has.
@@ -108,6 +109,9 @@ class CannonModel(ModelData):
         dof_correction
             Return s2 of restricted maximum likelihood. Maximum likelihood, the default, is biased low by about
             ``(D / N)(s2 + sigma^2) / s2``. Theta and the certificates stay those of the maximum.
+        max_memory
+            Bytes of working memory of the certified solver, beside the training set and the result. By default it
+            works on blocks of pixels that fit the cache, some tens of MB beside the moments of the training set.
         progress
             True for a bar on the standard error, or a function that is called with the number of pixels finished.
 
@@ -121,7 +125,7 @@ class CannonModel(ModelData):
         TypeError
             If the model holds no training spectra.
         ValueError
-            For an unknown method or keyword.
+            For an unknown method or keyword, and for too little memory.
 
         """
         check_op_method(op_method)
@@ -135,6 +139,7 @@ class CannonModel(ModelData):
                 op_kwds=op_kwds,
                 theta=self._theta,
                 s2=self._s2,
+                max_memory=max_memory,
                 progress=report,
             )
         metadata = records(solution, op_method)

@@ -7,10 +7,11 @@ and :math:`\lambda = \Lambda / 2`, it is :math:`\min_\theta \frac12 |b - A\theta
 .. math:: \mathrm{gap} = \tfrac12 |r - u|^2 + \sum_d \left[ h_d(\theta_d) + h_d^*(z_d) - z_d \theta_d \right],
           \qquad r = b - A\theta, \quad z = A^T u
 
-bounds the excess of theta. Each bracket is a Fenchel-Young term and not negative, so nothing cancels. We take for u the
-residual, projected orthogonal to the columns whose conjugate is finite at zero only (unpenalized, and not at a bound),
-then shrunk until every other conjugate is finite. Without any penalty the gap is the normal equations' residual in the
-metric of the Gram matrix. All of it follows from the Gram matrix, the gradient :math:`g = A^T r` and :math:`|r|^2`.
+bounds the excess of theta. Each bracket is a Fenchel-Young term and not negative, so nothing cancels. We take for u
+the residual less what makes :math:`z_d = \lambda_d \,\mathrm{sgn}\,\theta_d` on the active columns, which is zero for
+unpenalized ones, then shrunk until every other conjugate is finite. Without any penalty the gap is the normal
+equations' residual in the metric of the Gram matrix. All of it follows from the Gram matrix, the gradient
+:math:`g = A^T r` and :math:`|r|^2`.
 """
 
 import jax
@@ -31,6 +32,7 @@ def relative_gap(
     lower: PerTerm,
     upper: PerTerm,
     *,
+    projected: PerTermMask | None = None,
     delta: PerTerm | None = None,
 ) -> Array:
     """Duality gap of theta at fixed s2, relative to ``sum w r^2 + Lambda |theta|_1``.
@@ -47,34 +49,48 @@ def relative_gap(
         Coefficients and their bounds, shape (term,).
     lam
         Half of Lambda for each term, 0 for the constant, shape (term,).
-    delta
-        The residual's coefficients on those columns, where they are known already, shape (term,).
+    projected, delta
+        The columns to project on and the residual's coefficients there, shape (term,), where they are known already.
+        By default all active terms are tried, which is best near the optimum, and the unpenalized ones alone; the
+        smaller gap counts.
 
     Returns
     -------
     gap
-        A scalar, not negative.
+        A scalar, not negative. An exact fit leaves nothing to be relative to but rounding, so that the denominator is
+        at least 1e-12 of ``sum w y^2``.
 
     """
-    fixed = lower == upper
-    at_bound = (theta <= lower) | (theta >= upper)
-    projected = (lam == 0) & ~at_bound
-    if delta is None:
-        delta = solve_masked(gram, gradient, projected)
-    z = jnp.where(projected, 0.0, gradient - gram @ delta)
+    wanted = lam * jnp.sign(theta)
+    if projected is None or delta is None:
+        active = active_terms(theta, lam, lower, upper)
+        choices = active, active & (lam == 0)
+        deltas = (solve_masked(gram, gradient - wanted, columns) for columns in choices)
+        point = (gram, gradient, chi_squared, theta, lam, lower, upper)
+        gaps = [relative_gap(*point, projected=p, delta=d) for p, d in zip(choices, deltas, strict=True)]
+        return jnp.minimum(*gaps)
+    z = jnp.where(projected, wanted, gradient - gram @ delta)
 
     # A conjugate with an open side is finite only up to lam on that side.
     over = jnp.where(jnp.isinf(upper), z, 0.0), jnp.where(jnp.isinf(lower), -z, 0.0)
-    excess = jnp.where(fixed | projected, 0.0, jnp.maximum(*over))
+    excess = jnp.where((lower == upper) | projected, 0.0, jnp.maximum(*over))
     shrink = jnp.min(jnp.where(excess > lam, lam / jnp.where(excess > 0, excess, 1.0), 1.0))
     z = shrink * z
 
-    removed = jnp.dot(delta, gram @ delta)
-    distance = (1 - shrink) ** 2 * chi_squared + (2 * (1 - shrink) * shrink + shrink**2) * removed
+    # |r - u|^2 for u = shrink (r - A delta)
+    along, length = jnp.dot(gradient, delta), jnp.dot(delta, gram @ delta)
+    distance = (1 - shrink) ** 2 * chi_squared + 2 * (1 - shrink) * shrink * along + shrink**2 * length
     penalty = lam * jnp.abs(theta)
-    fenchel = jnp.where(projected, 0.0, penalty + _conjugate(z, lam, lower, upper) - z * theta)
+    fenchel = jnp.where(projected & (lam == 0), 0.0, penalty + _conjugate(z, lam, lower, upper) - z * theta)
     gap = 0.5 * distance + jnp.sum(jnp.maximum(fenchel, 0.0))
-    return 2 * gap / jnp.maximum(chi_squared + 2 * jnp.sum(penalty), jnp.finfo(theta.dtype).tiny)
+    square = chi_squared + 2 * jnp.dot(theta, gradient) + jnp.dot(theta, gram @ theta)
+    scale = jnp.maximum(chi_squared + 2 * jnp.sum(penalty), 1e-12 * jnp.abs(square))
+    return 2 * gap / jnp.maximum(scale, jnp.finfo(theta.dtype).tiny)
+
+
+def active_terms(theta: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm) -> Array:
+    """Terms on which the objective is smooth: neither zero under a penalty nor at a bound."""
+    return ((theta != 0) | (lam == 0)) & (theta > lower) & (theta < upper)
 
 
 def _conjugate(z: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm) -> Array:

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from bayes_cannon.core.likelihood import log_variance, weights
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
-from bayes_cannon.solvers.certificate import relative_gap, smallest_pivot, solve_masked
+from bayes_cannon.solvers.certificate import active_terms, relative_gap, smallest_pivot, solve_masked
 from bayes_cannon.solvers.lasso import gram_lasso
 from bayes_cannon.solvers.scan import Interpolated
 
-GAP_TOLERANCE = 1e-10
+GAP_TOLERANCE = 1e-9
 """On the relative duality gap."""
 GRADIENT_TOLERANCE = 1e-8
 """On the derivative by s^2 over the sum of the weights."""
@@ -120,15 +120,18 @@ def _joint_newton(training: Training, pixel: Pixels, sums: Interpolated, theta: 
         theta, s2 = point.next_theta, point.next_s2
         at = residual_sums(training, pixel, theta, s2)
         gram = gram_matrix(training, sums.at(s2)[0])
-        inside = (theta > pixel.lower) & (theta < pixel.upper)
-        active = ((theta != 0) | (lam == 0)) & inside
+        active = active_terms(theta, lam, pixel.lower, pixel.upper)
         shift = solve_masked(gram, jnp.stack([at.gradient - lam * jnp.sign(theta), at.cross], axis=1), active)
 
         # Penalized pixels are projected on the constant alone, whose column is exact; others on all active terms.
-        constant = jnp.zeros_like(theta).at[0].set(jnp.where(inside[0], at.gradient[0] / at.terms[0], 0.0))
+        projected = active & (lam == 0)
+        constant = jnp.zeros_like(theta).at[0].set(jnp.where(active[0], at.gradient[0] / at.terms[0], 0.0))
         delta = jnp.where(pixel.regularization > 0, constant, shift[:, 0])
         exact_first = gram.at[:, 0].set(at.terms)
-        gap = relative_gap(exact_first, at.gradient, at.chi_squared, theta, lam, pixel.lower, pixel.upper, delta=delta)
+        gap = relative_gap(
+            exact_first, at.gradient, at.chi_squared, theta, lam, pixel.lower, pixel.upper,
+            projected=projected, delta=delta,
+        )  # fmt: skip
 
         slope = at.slope + 2 * jnp.dot(at.cross, shift[:, 0])
         bend = at.bend - 2 * jnp.dot(at.cross, shift[:, 1])

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from bayes_cannon.core.typing import Array, PerTerm, Scalar, TermTerm
-from bayes_cannon.solvers.certificate import solve_masked
+from bayes_cannon.solvers.certificate import active_terms, solve_masked
 
 SWEEPS = 2
 """Sweeps of coordinate descent after each Newton step."""
@@ -122,7 +122,7 @@ def gram_lasso(
     curvature = jnp.where(moves, diagonal, 1.0)
 
     def newton(theta: Array, gradient: Array) -> tuple[Array, Array]:
-        active = moves & ((theta != 0) | (lam == 0)) & (theta > lower) & (theta < upper)
+        active = moves & active_terms(theta, lam, lower, upper)
         step = solve_masked(gram, gradient - lam * jnp.sign(theta), active)
         ahead = jnp.where(step > 0, upper, lower)
         ahead = jnp.where((lam > 0) & (theta * step < 0) & (theta * ahead < 0), 0.0, ahead)

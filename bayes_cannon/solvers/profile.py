@@ -37,13 +37,15 @@ from bayes_cannon.solvers.block import Pixels, Training, padded_size, padded_sta
 from bayes_cannon.solvers.joint import Point, certified, joint_newton
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.refine import Refined, refine
-from bayes_cannon.solvers.scan import Interpolated, Minima, exact_scan, scan, sums_at_nodes
+from bayes_cannon.solvers.scan import NODES, Interpolated, Minima, exact_scan, scan, sums_at_nodes
 
 BLOCK_NUMBERS = 2**18
 """Numbers in one (pixel, star) array of a block: 2 MiB, so that the arrays of a pass stay in the cache."""
 SMALLEST_BLOCK = 32
 """Pixels in a block however many stars there are."""
-INTERPOLATION_ERROR = 0.05
+ARRAYS_OF_STARS, ARRAYS_OF_TERMS = 10, 8
+"""Arrays (pixel, star) and (pixel, term, term) that the compiled programs hold at once, counted generously."""
+INTERPOLATION_ERROR = 0.02
 """Relative error of the interpolated weights above which a pixel is scanned with exact ones."""
 DEPENDENT_PIVOT = 1e-11
 """Squared pivot of the scaled Gram matrix below which its terms count as linearly dependent."""
@@ -85,6 +87,7 @@ def solve(
     exponents: np.ndarray,
     x: np.ndarray,
     theta: np.ndarray | None = None,
+    max_memory: float | None = None,
     progress: Progress | None = None,
 ) -> PixelSolution:
     """Joint optimum over (theta, s2) of every pixel.
@@ -99,6 +102,8 @@ def solve(
         Scaled training labels, shape (star, label).
     theta
         Coefficients to start the scan from, shape (pixel, term); NaN counts as zero.
+    max_memory
+        Bytes of working memory, beside the problem and the solution; by default blocks are as large as runs fast.
     progress
         Called with the number of pixels finished.
 
@@ -107,9 +112,20 @@ def solve(
     solution
         With certificates for every pixel that has a solution.
 
+    Raises
+    ------
+    ValueError
+        If ``max_memory`` is too small for one pixel on every core, saying how much is needed.
+
     """
     (solution,) = solve_path(
-        problem, [problem.regularization], exponents=exponents, x=x, theta=theta, progress=progress
+        problem,
+        [problem.regularization],
+        exponents=exponents,
+        x=x,
+        theta=theta,
+        max_memory=max_memory,
+        progress=progress,
     )
     return solution
 
@@ -121,6 +137,7 @@ def solve_path(
     exponents: np.ndarray,
     x: np.ndarray,
     theta: np.ndarray | None = None,
+    max_memory: float | None = None,
     progress: Progress | None = None,
 ) -> list[PixelSolution]:
     """Joint optima at several regularization strengths, from one pass over the data for the Gram matrices.
@@ -131,7 +148,7 @@ def solve_path(
         As for `solve`; its own regularization does not matter.
     regularizations
         Lambda of every pixel, shape (pixel,), for each point of the path. The search at each starts from the last.
-    exponents, x, theta
+    exponents, x, theta, max_memory
         As for `solve`.
     progress
         Called with the number of pixels finished, at all strengths.
@@ -152,7 +169,9 @@ def solve_path(
     report(problem.n_pixels - len(todo))
     if not len(todo):
         return solutions
-    work = _Work(problems, exponents, x, theta, len(todo))
+    basis = MomentBasis.from_terms(exponents)
+    size = _block_size(len(problem.design), basis, len(todo), max_memory)
+    work = _Work(problems, exponents, basis, x, theta, size)
     rest: list[list[_Unsettled]] = [[] for _ in problems]
     for pixels, ends in _in_parallel(work.joint, work.blocks(todo)):
         for solution, unsettled, end in zip(solutions, rest, ends, strict=True):
@@ -172,15 +191,14 @@ class _Work:
         self,
         problems: list[PixelProblem],
         exponents: np.ndarray,
+        basis: MomentBasis,
         x: np.ndarray,
         theta: np.ndarray | None,
-        n_pixels: int,
+        size: int,
     ):
-        n_stars, n_terms = problems[0].design.shape
-        basis = MomentBasis.from_terms(exponents)
-        self.problems = problems
-        self.size = min(max(BLOCK_NUMBERS // padded_size(n_stars), SMALLEST_BLOCK), padded_size(n_pixels))
-        self.theta = np.zeros((problems[0].n_pixels, n_terms)) if theta is None else np.nan_to_num(theta)
+        self.problems, self.size = problems, size
+        shape = problems[0].n_pixels, len(exponents)
+        self.theta = np.zeros(shape) if theta is None else np.nan_to_num(theta)
         with jax.enable_x64(True):
             design, moments = (padded_stars(monomials(x, powers)) for powers in (exponents, basis.exponents))
             self.training = Training(jnp.asarray(design), jnp.asarray(moments), jnp.asarray(basis.pairs))
@@ -245,6 +263,26 @@ class _Work:
             return _fit(start.pixels, end, jnp.where(block.regularization == 0, end.pivot, jnp.inf))
 
 
+def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, max_memory: float | None) -> int:
+    """Pixels in a block: as many as run fast, or as fit the memory with a block on every core."""
+    rows, n_terms = padded_size(n_stars), len(basis.pairs)
+    size = min(max(BLOCK_NUMBERS // rows, SMALLEST_BLOCK), padded_size(n_pixels))
+    if max_memory is None:
+        return size
+    shared = 8 * rows * (n_terms + basis.n_moments)
+    each = 8 * (ARRAYS_OF_STARS * rows + (NODES + 2) * basis.n_moments + ARRAYS_OF_TERMS * n_terms**2) * _n_threads()
+    if shared + each > max_memory:
+        raise ValueError(
+            f"max_memory is {max_memory:.3g} bytes, but {n_stars} stars, {n_terms} terms and {_n_threads()} cores need "
+            f"at least {shared + each:.3g}"
+        )
+    return min(size, int((max_memory - shared) // each))
+
+
+def _n_threads() -> int:
+    return os.cpu_count() or 1
+
+
 def _fit(pixels: np.ndarray, end: Point | Refined, pivot: jax.Array) -> _Fit:
     """Results on the host, without those of the padding."""
     arrays = (end.theta, end.s2, end.objective, end.gap, end.gradient, pivot, end.steps, end.done)
@@ -254,7 +292,7 @@ def _fit(pixels: np.ndarray, end: Point | Refined, pivot: jax.Array) -> _Fit:
 def _in_parallel[T](work: Callable[[np.ndarray], T], blocks: Iterator[np.ndarray]) -> Iterator[T]:
     """Results of the blocks, in order, a thread a core; the first block alone, so that each program compiles once."""
     yield work(next(blocks))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_n_threads()) as pool:
         futures = [pool.submit(work, block) for block in blocks]
         try:
             for future in futures:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from bayes_cannon.core.likelihood import log_variance, weights
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
-from bayes_cannon.solvers.certificate import relative_gap, smallest_pivot, solve_masked
+from bayes_cannon.solvers.certificate import active_terms, relative_gap, smallest_pivot, solve_masked
 from bayes_cannon.solvers.joint import LASSO_TOLERANCE, newton_s2, residual_sums
 from bayes_cannon.solvers.lasso import gram_lasso
 
@@ -78,7 +78,7 @@ def _refine(training: Training, pixel: Pixels, theta: Array, s2: Array) -> Refin
         theta = gram_lasso(gram, right, lam, *bounds, state.theta, tolerance=tolerance).theta
         at = residual_sums(training, pixel, theta, s2)
 
-        active = ((theta != 0) | (lam == 0)) & (theta > pixel.lower) & (theta < pixel.upper)
+        active = active_terms(theta, lam, *bounds)
         bend = at.bend - 2 * jnp.dot(at.cross, solve_masked(gram, at.cross, active))
         low = jnp.where(at.slope < 0, s2, state.low)
         high = jnp.where(at.slope > 0, s2, state.high)

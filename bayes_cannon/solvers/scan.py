@@ -29,6 +29,8 @@ GRID = 16
 """Values of s^2 at which the profile is looked at."""
 SWEEPS = 4
 """Sweeps of coordinate descent from one value of s^2 to the next."""
+EXACT_GRID, EXACT_SWEEPS, EXACT_MINIMA = 64, 12, 4
+"""The same for pixels whose noise spans decades, and how many of their minima are kept, whatever their height."""
 MARGIN = 0.02
 """A second minimum counts when it lies within this, times the number of stars, of the lowest."""
 
@@ -102,14 +104,14 @@ class Exact(NamedTuple):
 
 
 class Minima(NamedTuple):
-    """The two lowest local minima of the profile on the grid; the second has an infinite objective where it is none.
+    """The lowest local minima of the profile on the grid, lowest first; an infinite objective means that it is none.
 
     Attributes
     ----------
     s2, objective
-        Shape (2,).
+        Shape (minimum,).
     theta
-        Shape (2, term).
+        Shape (minimum, term).
 
     """
 
@@ -147,7 +149,9 @@ def sums_at_nodes(training: Training, block: Pixels) -> Interpolated:
 @jax.jit
 def scan(training: Training, block: Pixels, sums: Interpolated, theta: Array) -> Minima:
     """Lowest minima of the profile along s^2 of every pixel of a block, from theta, shape (pixel, term)."""
-    return jax.vmap(partial(_minima, training))(block, sums, theta)
+    minima = jax.vmap(partial(_minima, training, grid_size=GRID, sweeps=SWEEPS, keep=2))(block, sums, theta)
+    low_enough = minima.objective <= minima.objective[:, :1] + MARGIN * sums.n_stars[:, None]
+    return minima._replace(objective=jnp.where(low_enough, minima.objective, jnp.inf))
 
 
 @jax.jit
@@ -156,17 +160,27 @@ def exact_scan(training: Training, block: Pixels, theta: Array) -> Minima:
 
     def one(pixel: Pixels, theta: Array) -> Minima:
         n_stars = jnp.sum(pixel.ivar > 0)
-        return _minima(training, pixel, Exact(training, pixel, n_stars / jnp.sum(pixel.ivar), n_stars), theta)
+        sums = Exact(training, pixel, n_stars / jnp.sum(pixel.ivar), n_stars)
+        return _minima(training, pixel, sums, theta, grid_size=EXACT_GRID, sweeps=EXACT_SWEEPS, keep=EXACT_MINIMA)
 
     return jax.vmap(one)(block, theta)
 
 
-def _minima(training: Training, pixel: Pixels, sums: Interpolated | Exact, theta: Array) -> Minima:
+def _minima(
+    training: Training,
+    pixel: Pixels,
+    sums: Interpolated | Exact,
+    theta: Array,
+    *,
+    grid_size: int,
+    sweeps: int,
+    keep: int,
+) -> Minima:
     known, flux = known_flux(pixel)
     mean = jnp.sum(flux) / sums.n_stars
     largest = 2 * jnp.max(jnp.where(known, (flux - mean) ** 2, 0.0)) + 1e-3 * sums.centre
     smallest = 1 / jnp.max(pixel.ivar)
-    grid = smallest * jnp.expm1(jnp.linspace(0.0, 1.0, GRID) * jnp.log1p(largest / smallest))
+    grid = smallest * jnp.expm1(jnp.linspace(0.0, 1.0, grid_size) * jnp.log1p(largest / smallest))
 
     def objective(theta: Array, gradient: Array, s2: Array, right: Array, square: Array) -> Array:
         # chi^2 = y'Wy - (b + g) . theta, since g = b - G theta.
@@ -180,7 +194,7 @@ def _minima(training: Training, pixel: Pixels, sums: Interpolated | Exact, theta
     def step(theta: Array, s2: Array) -> tuple[Array, tuple[Array, Array]]:
         gram, right, square = problem(s2)
         theta, gradient = coordinate_descent(
-            gram, right - gram @ theta, pixel.lam, pixel.lower, pixel.upper, theta, sweeps=SWEEPS
+            gram, right - gram @ theta, pixel.lam, pixel.lower, pixel.upper, theta, sweeps=sweeps
         )
         return theta, (objective(theta, gradient, s2, right, square), theta)
 
@@ -192,7 +206,6 @@ def _minima(training: Training, pixel: Pixels, sums: Interpolated | Exact, theta
 
     padded = jnp.pad(profile, 1, constant_values=jnp.inf)
     is_minimum = (profile <= padded[:-2]) & (profile <= padded[2:])
-    order = jnp.argsort(jnp.where(is_minimum, profile, jnp.inf))[:2]
+    order = jnp.argsort(jnp.where(is_minimum, profile, jnp.inf))[:keep]
     lowest = jnp.where(is_minimum, profile, jnp.inf)[order]
-    lowest = jnp.where(lowest > lowest[0] + MARGIN * sums.n_stars, jnp.inf, lowest)
     return Minima(grid[order], lowest, thetas[order])
