@@ -5,7 +5,7 @@ The class holds data and checks it; the work is done by `bayes_cannon.train` and
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,7 +20,7 @@ from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.core.warnings import BayesCannonWarning
-from bayes_cannon.infer import LabelFit, fit_labels
+from bayes_cannon.infer import LabelFit, fit_label_stream, fit_labels
 from bayes_cannon.io.model_file import read_model, training_set_hash, write_model
 from bayes_cannon.io.model_state import ModelState
 from bayes_cannon.model.data import ModelData
@@ -273,6 +273,30 @@ class CannonModel(ModelData):
                 *spectra, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
                 training_labels=self._labels, initial_labels=initial_labels, progress=report,
             )  # fmt: skip
+
+    def fit_label_stream(
+        self, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, initial_labels: Any = None
+    ) -> Iterator[LabelFit]:
+        """As `fit_labels`, for spectra that arrive in batches; memory does not grow with their number.
+
+        Parameters
+        ----------
+        batches
+            Pairs of flux and ivar, shape (star, pixel), with any number of stars each.
+        initial_labels
+            One more set to start every star from, in label units, shape (label,).
+
+        Yields
+        ------
+        fit
+            For each batch, in order.
+
+        """
+        theta, s2 = self._trained()
+        return fit_label_stream(
+            batches, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
+            training_labels=self._labels, initial_labels=initial_labels,
+        )  # fmt: skip
 
     def in_convex_hull(self, labels: Any) -> np.ndarray:
         """Whether labels lie in the convex hull of the training labels, boolean, shape (star,).

@@ -518,3 +518,11 @@ def test_saved_without_spectra_it_labels_but_does_not_train(training, trained, t
     trained.write(tmp_path / "my.model", overwrite=True)
     with pytest.warns(TrainingWarning, match="not trained and its training spectra are not written"):
         training.model().write(tmp_path / "empty.model")
+
+
+def test_spectra_in_a_stream_get_the_labels_of_the_whole(training, trained):
+    whole = trained.fit_labels(training.flux, training.ivar)
+    batches = ((training.flux[part], training.ivar[part]) for part in (slice(0, 70), slice(70, 200)))
+    parts = list(trained.fit_label_stream(batches))
+    assert [len(part.labels) for part in parts] == [70, 130]
+    assert_allclose(np.concatenate([part.labels for part in parts]), whole.labels, rtol=1e-9)
