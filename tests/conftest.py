@@ -5,6 +5,8 @@ JAX compiles anew for every shape, which costs seconds, so that tests take their
 """
 
 import importlib.util
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# Before JAX is imported: what one test process, notebook or command has compiled the others then only load.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "bayes-cannon-tests-compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 # Before the package is imported: the shapes in the annotations of compiled code are then checked while it is traced.
 # Not where users hand over what they have, because there the package's own errors are wanted, and not in what SciPy

@@ -77,7 +77,7 @@ def test_names_of_the_solvers():
 
 def test_the_certified_solver_takes_no_keywords(one_label):
     problem, terms = one_label
-    with pytest.raises(ValueError, match=r"op_kwds factr, xtol not known.*op_method=\"l_bfgs_b\" or \"powell\""):
+    with pytest.raises(TypeError, match=r"op_kwds factr, xtol not known.*op_method=\"l_bfgs_b\" or \"powell\""):
         train(problem, op_kwds={"xtol": 1, "factr": 2}, **terms)
 
 

@@ -308,7 +308,7 @@ def test_unknown_method_and_keywords_leave_the_model_as_it_was(training):
     model = training.model()
     with pytest.raises(ValueError, match="did you mean 'l_bfgs_b'"):
         model.train(op_method="l_bfgsb")
-    with pytest.raises(ValueError, match="op_kwds factr not known"):
+    with pytest.raises(TypeError, match="op_kwds factr not known"):
         model.train(op_kwds={"factr": 1e7})
     assert not model.is_trained
 
