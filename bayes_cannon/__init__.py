@@ -1,4 +1,4 @@
-"""Stellar labels, with honest errors, from spectra: The Cannon as a probabilistic program."""
+"""Stellar labels from spectra, certified: The Cannon as a probabilistic program."""
 
 from importlib import import_module
 

@@ -17,6 +17,10 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+# Before NumPy is imported: two test processes have a core each, and more threads than cores make small products slow.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Before JAX is imported: what one test process, notebook or command has compiled the others then only load.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "bayes-cannon-tests-compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
