@@ -1,5 +1,6 @@
 """The training step: from spectra with labels to theta and s^2 of every pixel."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -9,6 +10,7 @@ import numpy as np
 
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Record
+from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.solvers import profile
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.scatter import unbiased_scatter
@@ -17,6 +19,10 @@ from bayes_cannon.solvers.scipy_powell import solve_powell
 
 OP_METHODS = ("certified", "l_bfgs_b", "powell")
 """Names of the solvers; None stands for the first."""
+
+
+class TrainingWarning(BayesCannonWarning):
+    """Some pixels have no theta, or one that is not certified."""
 
 
 def train(
@@ -61,7 +67,9 @@ def train(
     Raises
     ------
     ValueError
-        For an unknown method or keyword, naming the known ones, and for too little memory, naming the least.
+        For an unknown method, naming the known ones, and for too little memory, naming the least.
+    TypeError
+        For a keyword that the method does not know.
 
     """
     method = check_op_method(op_method)
@@ -203,3 +211,16 @@ def records(solution: PixelSolution, op_method: str | None) -> list[Record]:
             strict=True,
         )
     ]
+
+
+def warn_of_failures(solution: PixelSolution) -> None:
+    """One warning that counts the pixels of each status that a person should look at."""
+    expected = (PixelStatus.CONVERGED, PixelStatus.ZERO_SCATTER, PixelStatus.NO_INFORMATION)
+    for status in PixelStatus:
+        pixels = np.flatnonzero(solution.status == status)
+        if status not in expected and len(pixels):
+            warnings.warn(
+                f"{len(pixels)} of {len(solution.status)} pixels, the first is pixel {pixels[0]}: {status.message}",
+                TrainingWarning,
+                stacklevel=3,
+            )

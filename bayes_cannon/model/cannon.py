@@ -16,7 +16,6 @@ from bayes_cannon.core.checks import (
 from bayes_cannon.core.hull import in_convex_hull
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.scaling import LabelScaling
-from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.core.warnings import BayesCannonWarning
@@ -25,15 +24,19 @@ from bayes_cannon.io.model_file import read_model, training_set_hash, write_mode
 from bayes_cannon.io.model_state import ModelState
 from bayes_cannon.model.data import ModelData
 from bayes_cannon.model.record import StarRecord
-from bayes_cannon.solvers.problem import PixelSolution
-from bayes_cannon.train import RegularizationPath, check_op_method, correct_scatter, records, train, train_path
+from bayes_cannon.train import (
+    RegularizationPath,
+    TrainingWarning,
+    check_op_method,
+    correct_scatter,
+    records,
+    train,
+    train_path,
+    warn_of_failures,
+)
 
 _CERTIFICATES = ("objective", "duality_gap", "profile_gradient", "iterations", "status")
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
-
-
-class TrainingWarning(BayesCannonWarning):
-    """Some pixels have no theta, or one that is not certified."""
 
 
 class CannonModel(ModelData):
@@ -123,9 +126,9 @@ class CannonModel(ModelData):
         Raises
         ------
         TypeError
-            If the model holds no training spectra.
+            If the model holds no training spectra, or for a keyword that the method does not know.
         ValueError
-            For an unknown method or keyword, and for too little memory.
+            For an unknown method, and for too little memory.
 
         """
         check_op_method(op_method)
@@ -145,7 +148,7 @@ class CannonModel(ModelData):
         metadata = records(solution, op_method)
         if dof_correction:
             solution = correct_scatter(problem, solution)
-        _warn_of_failures(solution)
+        warn_of_failures(solution)
         self._theta, self._s2 = solution.theta, solution.s2
         self._training = {name: getattr(solution, name) for name in _CERTIFICATES}
         self._op_method = op_method
@@ -412,16 +415,3 @@ CannonModel._classes[CannonModel.__name__] = CannonModel
 def load_model(path: str | os.PathLike) -> CannonModel:
     """As `CannonModel.read`, under the original package's older name."""
     return CannonModel.read(path)
-
-
-def _warn_of_failures(solution: PixelSolution) -> None:
-    """One warning that counts the pixels of each status that a person should look at."""
-    expected = (PixelStatus.CONVERGED, PixelStatus.ZERO_SCATTER, PixelStatus.NO_INFORMATION)
-    for status in PixelStatus:
-        pixels = np.flatnonzero(solution.status == status)
-        if status not in expected and len(pixels):
-            warnings.warn(
-                f"{len(pixels)} of {len(solution.status)} pixels, the first is pixel {pixels[0]}: {status.message}",
-                TrainingWarning,
-                stacklevel=3,
-            )
