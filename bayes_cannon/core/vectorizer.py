@@ -63,6 +63,23 @@ class BaseVectorizer:
                 powers[row, k] += power
         return powers
 
+    def label_rows(self, labels: np.ndarray) -> np.ndarray:
+        """Labels of one star (label,) or of several (star, label) as float rows, shape (star, label).
+
+        Raises
+        ------
+        ValueError
+            For any other shape.
+
+        """
+        rows = np.atleast_2d(np.asarray(labels, dtype=float))
+        if rows.ndim != 2 or rows.shape[1] != len(self.label_names):
+            raise ValueError(
+                f"labels must have shape (star, {len(self.label_names)}) for {', '.join(self.label_names)}; "
+                f"got shape {np.shape(labels)}"
+            )
+        return rows
+
     def __repr__(self) -> str:
         names = ", ".join(self._label_names)
         return f"<{type(self).__name__} of {len(self._label_names)} labels ({names}) and {self.n_terms} terms>"
@@ -148,7 +165,7 @@ class PolynomialVectorizer(BaseVectorizer):
             Shape (term, star), as the original package lays it out.
 
         """
-        return monomials(self._checked(labels), self.exponents).T
+        return monomials(self.label_rows(labels), self.exponents).T
 
     def get_label_vector_derivative(self, labels: np.ndarray) -> np.ndarray:
         """Derivative of every term by every scaled label, dv_d / dx_k.
@@ -164,7 +181,7 @@ class PolynomialVectorizer(BaseVectorizer):
             Shape (term, label), or (star, term, label) for many stars.
 
         """
-        x = self._checked(labels)
+        x = self.label_rows(labels)
         powers = self.exponents
         derivative = np.empty((len(x), *powers.shape))
         for k in range(powers.shape[1]):
@@ -218,15 +235,6 @@ class PolynomialVectorizer(BaseVectorizer):
         if term not in ordered:
             raise ValueError(f"unknown term {text!r}; the terms are {', '.join(self.readable_terms)}")
         return 1 + ordered.index(term)
-
-    def _checked(self, labels: np.ndarray) -> np.ndarray:
-        x = np.atleast_2d(np.asarray(labels, dtype=float))
-        if x.ndim != 2 or x.shape[1] != len(self.label_names):
-            raise ValueError(
-                f"labels must have shape (star, {len(self.label_names)}) for {', '.join(self.label_names)}; "
-                f"got shape {np.shape(labels)}"
-            )
-        return x
 
 
 def monomials(x: StarLabel, exponents: np.ndarray) -> np.ndarray:

@@ -199,7 +199,8 @@ class CannonModel(ModelData):
 
         """
         theta, _ = self._trained()
-        flux = monomials(self._scaling.scaled(self._label_rows(labels)), self._vectorizer.exponents) @ theta.T
+        x = self._scaling.scaled(self._vectorizer.label_rows(labels))
+        flux = monomials(x, self._vectorizer.exponents) @ theta.T
         return flux[0] if len(flux) == 1 else flux
 
     def test(
@@ -313,7 +314,7 @@ class CannonModel(ModelData):
             In their units, shape (label,) or (star, label). NaN is outside.
 
         """
-        points = self._scaling.scaled(self._label_rows(labels))
+        points = self._scaling.scaled(self._vectorizer.label_rows(labels))
         return in_convex_hull(points, self._scaling.scaled(self._labels))
 
     def write(

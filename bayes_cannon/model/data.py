@@ -203,15 +203,6 @@ class ModelData:
             raise NotTrainedError("the model is not trained: call train() first")
         return self._theta, self._s2
 
-    def _label_rows(self, labels: Any) -> np.ndarray:
-        rows = np.atleast_2d(np.asarray(labels, dtype=float))
-        if rows.ndim != 2 or rows.shape[1] != len(self.label_names):
-            raise ValueError(
-                f"labels must have shape (star, {len(self.label_names)}) for {', '.join(self.label_names)}; "
-                f"got shape {np.shape(labels)}"
-            )
-        return rows
-
 
 def _units(labels: Any, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
     unknown = sorted(set(given or {}) - set(names))
