@@ -100,12 +100,12 @@ def _conjugate(z: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm) -> Arra
     return jnp.maximum(jnp.maximum(*at_end), at_zero)
 
 
-def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask) -> Array:
-    """Solution of the rows and columns in the mask, zero elsewhere; a relative ridge of 1e-13 keeps it finite.
+def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: float = 1e-13) -> Array:
+    """Solution of the rows and columns in the mask, zero elsewhere; a relative ridge keeps it finite.
 
     ``right`` has shape (term,), or (term, k) for several right-hand sides.
     """
-    factor, scale = _masked_factor(gram, mask)
+    factor, scale = _masked_factor(gram, mask, ridge)
     unit = (mask / scale).reshape(-1, *[1] * (right.ndim - 1))
     half = jax.scipy.linalg.solve_triangular(factor, right * unit, lower=True)
     return jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) * unit
@@ -124,12 +124,12 @@ def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
     return jnp.min(jnp.where(mask, jnp.diagonal(factor) ** 2, jnp.inf))
 
 
-def _masked_factor(gram: TermTerm, mask: PerTermMask) -> tuple[Array, Array]:
+def _masked_factor(gram: TermTerm, mask: PerTermMask, ridge: float = 1e-13) -> tuple[Array, Array]:
     """Cholesky factor of the masked, scaled matrix, and the scale of each term."""
     scale = jnp.where(mask & (jnp.diagonal(gram) > 0), jnp.sqrt(jnp.abs(jnp.diagonal(gram))), 1.0)
     scaled = gram / (scale[:, None] * scale[None, :])
     eye = jnp.eye(len(scale), dtype=gram.dtype)
-    system = jnp.where(mask[:, None] & mask[None, :], scaled, 0.0) + eye * jnp.where(mask, 1e-13, 1.0)
+    system = jnp.where(mask[:, None] & mask[None, :], scaled, 0.0) + eye * jnp.where(mask, ridge, 1.0)
     return jnp.linalg.cholesky(system), scale
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bayes_cannon.core.typing import Array, PerTerm, Scalar, TermTerm
+from bayes_cannon.core.typing import Array, PerTerm, PerTermMask, Scalar, TermPixels, TermTerm, TermTermPixels
 from bayes_cannon.solvers.certificate import active_terms, solve_masked
 
 SWEEPS = 2
@@ -54,9 +54,19 @@ def coordinate_optimum(
 
 
 def coordinate_descent(
-    gram: TermTerm, gradient: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm, theta: PerTerm, *, sweeps: int
+    gram: TermTermPixels,
+    gradient: TermPixels,
+    lam: TermPixels,
+    lower: TermPixels,
+    upper: TermPixels,
+    theta: TermPixels,
+    *,
+    sweeps: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Sweeps over all coordinates in turn, each set to its optimum.
+
+    Every array may have one more axis at its end, of pixels: they lie side by side in memory then, which is several
+    times as fast as one after the other.
 
     Parameters
     ----------
@@ -73,17 +83,28 @@ def coordinate_descent(
         At the new point, shape (term,).
 
     """
-    diagonal = jnp.diagonal(gram)
-    curvature = jnp.where(diagonal > 0, diagonal, jnp.inf)
 
     def update(i: Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         theta, gradient = carry
         d = i % len(lam)
-        best = coordinate_optimum(theta[d], gradient[d], curvature[d], lam[d], lower[d], upper[d])
-        new = jnp.where(jnp.isinf(curvature[d]), theta[d], best)
+        curvature = gram[d, d]
+        moves = curvature > 0
+        best = coordinate_optimum(theta[d], gradient[d], jnp.where(moves, curvature, 1.0), lam[d], lower[d], upper[d])
+        new = jnp.where(moves, best, theta[d])
         return theta.at[d].set(new), gradient - gram[d] * (new - theta[d])
 
     return jax.lax.fori_loop(0, sweeps * len(lam), update, (jnp.asarray(theta), jnp.asarray(gradient)))
+
+
+def kept_signs(
+    theta: PerTerm, step: PerTerm, active: PerTermMask, lam: PerTerm, lower: PerTerm, upper: PerTerm
+) -> jax.Array:
+    """Theta after the step on the active terms, or up to the first that would change sign or leave its bounds."""
+    ahead = jnp.where(step > 0, upper, lower)
+    ahead = jnp.where((lam > 0) & (theta * step < 0) & (theta * ahead < 0), 0.0, ahead)
+    room = jnp.where(active & (step != 0), (ahead - theta) / jnp.where(step == 0, 1.0, step), jnp.inf)
+    length = jnp.minimum(1.0, jnp.min(room))
+    return jnp.where(active, jnp.where(room <= length, ahead, theta + length * step), theta)
 
 
 def gram_lasso(
@@ -124,11 +145,7 @@ def gram_lasso(
     def newton(theta: Array, gradient: Array) -> tuple[Array, Array]:
         active = moves & active_terms(theta, lam, lower, upper)
         step = solve_masked(gram, gradient - lam * jnp.sign(theta), active)
-        ahead = jnp.where(step > 0, upper, lower)
-        ahead = jnp.where((lam > 0) & (theta * step < 0) & (theta * ahead < 0), 0.0, ahead)
-        room = jnp.where(active & (step != 0), (ahead - theta) / jnp.where(step == 0, 1.0, step), jnp.inf)
-        length = jnp.minimum(1.0, jnp.min(room))
-        moved = jnp.where(active, jnp.where(room <= length, ahead, theta + length * step), theta)
+        moved = kept_signs(theta, step, active, lam, lower, upper)
         return moved, right - gram @ moved
 
     def one_round(state: LassoState) -> LassoState:

@@ -39,8 +39,9 @@ from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.refine import Refined, refine
 from bayes_cannon.solvers.scan import NODES, Interpolated, Minima, exact_scan, scan, sums_at_nodes
 
-BLOCK_NUMBERS = 2**18
-"""Numbers in one (pixel, star) array of a block: 2 MiB, so that the arrays of a pass stay in the cache."""
+BLOCK_NUMBERS = 2**16
+"""Numbers in one (pixel, star) array of a block: 512 KiB, so that a pass stays in the cache and few pixels of a block
+wait for the slowest."""
 SMALLEST_BLOCK = 32
 """Pixels in a block however many stars there are."""
 ARRAYS_OF_STARS, ARRAYS_OF_TERMS = 10, 8

@@ -19,11 +19,13 @@ from bayes_cannon.core.likelihood import log_variance, weights
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
 from bayes_cannon.solvers.certificate import active_terms, relative_gap, smallest_pivot, solve_masked
-from bayes_cannon.solvers.joint import LASSO_TOLERANCE, newton_s2, residual_sums
+from bayes_cannon.solvers.joint import newton_s2, residual_sums
 from bayes_cannon.solvers.lasso import gram_lasso
 
 GRADIENT_TOLERANCE = 1e-9
 """On p' over the sum of the weights."""
+LASSO_TOLERANCE = 1e-8
+"""On the largest single-coordinate change, in units of the noise of one star."""
 PATIENCE = 8
 """Newton steps after which every other one is a bisection, which ends what Newton's method does not."""
 MAX_STEPS = 60

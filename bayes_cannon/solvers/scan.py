@@ -9,9 +9,15 @@ hence give the Gram matrix, the right-hand side and chi^2 at every s^2. For nois
 between stars five nodes are good to a percent, for equal noise one is exact. All three are linear in the weights, so
 the interpolated problem is again a weighted lasso, with slightly other weights. The sum of logarithms follows without
 any logarithm: its derivative by s^2 is the sum of the weights, a polynomial in t.
+
+The sums are of what the flux has beyond a least-squares fit, the reference, so that float32 resolves them: nothing
+larger than the noise has to cancel. The result of the scan is where `solvers.joint` starts, in float64. Arrays have
+their pixels last, where the processor works on many at once.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import jax
@@ -21,86 +27,99 @@ import numpy as np
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
-from bayes_cannon.solvers.lasso import coordinate_descent, gram_lasso
+from bayes_cannon.solvers.certificate import solve_masked
+from bayes_cannon.solvers.lasso import coordinate_descent
 
 NODES = 5
 """Chebyshev nodes in t."""
 GRID = 16
 """Values of s^2 at which the profile is looked at."""
-SWEEPS = 4
-"""Sweeps of coordinate descent from one value of s^2 to the next."""
+SWEEPS, FIRST_SWEEPS = 4, 32
+"""Sweeps of coordinate descent from one value of s^2 to the next, and at the first."""
 EXACT_GRID, EXACT_SWEEPS, EXACT_MINIMA = 64, 12, 4
 """The same for pixels whose noise spans decades, and how many of their minima are kept, whatever their height."""
 MARGIN = 0.02
 """A second minimum counts when it lies within this, times the number of stars, of the lowest."""
+REFERENCE_RIDGE = 1e-5
+"""Of the reference fit, relative: above the rounding of a Gram matrix in float32."""
 
 _NODES = 0.5 + 0.5 * np.cos(np.pi * np.arange(NODES) / (NODES - 1))
+_MIDDLE = NODES // 2
 _COEFFICIENTS = np.linalg.inv(np.vander(_NODES, increasing=True))
 """From values at the nodes to the coefficients of the polynomial in t."""
 _BETWEEN = np.array([_NODES[:2].mean(), _NODES[-2:].mean()])
 
 
 class Interpolated(NamedTuple):
-    """What is known of a pixel at the nodes; everything is for the scaled weights.
+    """What is known of the pixels at the nodes, for the scaled weights; under vmap, of one pixel.
 
     Attributes
     ----------
     moments
-        Weighted sums of the moments, shape (node, moment).
+        Weighted sums of the moments, shape (node, moment, pixel), float32.
     right
-        Weighted sums of flux times terms, shape (node, term).
+        Weighted sums of residual times terms, shape (node, term, pixel), float32.
     square
-        Weighted sums of the squared flux, shape (node,).
-    centre
-        The variance c.
-    n_stars
-        Stars with a positive ivar.
+        Weighted sums of the squared residual, shape (node, pixel), float32.
+    reference
+        Coefficients that the residuals are from, shape (term, pixel).
+    centre, n_stars
+        The variance c, and the number of stars with a positive ivar, shape (pixel,).
     error
-        Relative error of the interpolated sum of the weights midway between the outer nodes.
+        Relative error of the interpolated sum of the weights midway between the outer nodes, shape (pixel,).
 
     """
 
     moments: Array
     right: Array
     square: Array
+    reference: Array
     centre: Array
     n_stars: Array
     error: Array
 
     def at(self, s2: Array) -> tuple[Array, Array, Array]:
-        """Sums of moments (moment,), flux times terms (term,) and squared flux, with the weights of this s2."""
+        """Sums of moments (moment, pixel), residual times terms (term, pixel), squared residual (pixel,); float32."""
         total = self.centre + s2
-        share = ((self.centre / total) ** jnp.arange(NODES)) @ _COEFFICIENTS / total
-        return share @ self.moments, share @ self.right, share @ self.square
+        powers = jnp.stack([(self.centre / total) ** k for k in range(NODES)])
+        share = (jnp.tensordot(_COEFFICIENTS.T, powers, 1) / total).astype(jnp.float32)
+        moments, right, square = (_combined(share, array) for array in (self.moments, self.right, self.square))
+        return moments, right, square
 
     def log_variances(self, s2: Array) -> Array:
-        """``sum_n ln((sigma_n^2 + s2) / sigma_n^2)``."""
+        """``sum_n ln((sigma_n^2 + s2) / sigma_n^2)``, shape (pixel,)."""
         t = self.centre / (self.centre + s2)
-        coefficients = (_COEFFICIENTS @ self.moments[:, 0])[1:]
-        degree = jnp.arange(1, NODES)
-        return -self.n_stars * jnp.log(t) + jnp.sum(coefficients * (1 - t**degree) / degree)
+        coefficients = jnp.tensordot(_COEFFICIENTS, self.moments[:, 0].astype(jnp.float64), 1)
+        curved = (coefficients[k] * (1 - t**k) / k for k in range(1, NODES))
+        return -self.n_stars * jnp.log(t) + sum(curved)
+
+
+def _combined(share: Array, array: Array) -> Array:
+    """Sum over the first axis, written out, because a reduction over it is several times as slow."""
+    return reduce(add, (share[k] * array[k] for k in range(NODES)))
 
 
 class Exact(NamedTuple):
     """The same sums from the data themselves, a pass for every s2: slow, for noise that defies interpolation.
 
-    Attributes are those of `Interpolated`, as far as they are needed.
+    Attributes are those of `Interpolated`, as far as they are needed, and where the sums come from.
     """
 
     training: Training
-    pixel: Pixels
+    block: Pixels
+    reference: Array
     centre: Array
     n_stars: Array
 
     def at(self, s2: Array) -> tuple[Array, Array, Array]:
-        """Sums of moments (moment,), flux times terms (term,) and squared flux, with the weights of this s2."""
-        w = weights(self.pixel.ivar, s2)
-        weighted = w * known_flux(self.pixel)[1]
-        return w @ self.training.moments, weighted @ self.training.design, jnp.dot(weighted, known_flux(self.pixel)[1])
+        """Sums of moments (moment, pixel), flux times terms (term, pixel) and squared flux (pixel,)."""
+        w, flux = weights(self.block.ivar, s2[:, None]), known_flux(self.block)[1]
+        weighted = w * flux
+        return (w @ self.training.moments).T, (weighted @ self.training.design).T, jnp.sum(weighted * flux, axis=1)
 
     def log_variances(self, s2: Array) -> Array:
-        """``sum_n ln((sigma_n^2 + s2) / sigma_n^2)``."""
-        return jnp.sum(jnp.log1p(self.pixel.ivar * s2))
+        """``sum_n ln((sigma_n^2 + s2) / sigma_n^2)``, shape (pixel,)."""
+        return jnp.sum(jnp.log1p(self.block.ivar * s2[:, None]), axis=1)
 
 
 class Minima(NamedTuple):
@@ -109,9 +128,10 @@ class Minima(NamedTuple):
     Attributes
     ----------
     s2, objective
-        Shape (minimum,).
+        Shape (pixel, minimum). The minimum is moved between the values of the grid by the parabola through three of
+        them; the objective is that on the grid.
     theta
-        Shape (minimum, term).
+        Shape (pixel, minimum, term).
 
     """
 
@@ -120,36 +140,44 @@ class Minima(NamedTuple):
     theta: Array
 
 
-def interpolated(training: Training, pixel: Pixels) -> Interpolated:
-    """Pass over the data of one pixel, once a node."""
-    known, flux = known_flux(pixel)
-    n_stars = jnp.sum(known)
-    log_ivar = jnp.sum(jnp.where(known, jnp.log(jnp.where(known, pixel.ivar, 1.0)), 0.0))
-    centre = jnp.exp(-log_ivar / n_stars)
-    excess = 1 / jnp.where(known, pixel.ivar * centre, 1.0) - 1
-
-    def at_node(t: Array) -> tuple[Array, Array, Array]:
-        scaled = jnp.where(known, 1 / (1 + t * excess), 0.0)
-        weighted = scaled * flux
-        return scaled @ training.moments, weighted @ training.design, jnp.dot(weighted, flux)
-
-    moments, right, square = jax.lax.map(at_node, jnp.asarray(_NODES))
-    exact = jnp.stack([jnp.sum(jnp.where(known, 1 / (1 + t * excess), 0.0)) for t in _BETWEEN])
-    share = _BETWEEN[:, None] ** jnp.arange(NODES) @ _COEFFICIENTS
-    error = jnp.max(jnp.abs(share @ moments[:, 0] / exact - 1))
-    return Interpolated(moments, right, square, centre, n_stars, error)
-
-
 @jax.jit
 def sums_at_nodes(training: Training, block: Pixels) -> Interpolated:
-    """Pass over the data of a block. Nothing in it depends on the regularization or the bounds."""
-    return jax.vmap(partial(interpolated, training))(block)
+    """Pass over the data of a block, once a node. Nothing in it depends on the regularization or the bounds."""
+    known, flux = known_flux(block)
+    n_stars = jnp.sum(known, axis=1)
+    # Any centre will do, so that its logarithms may be in float32.
+    log_ivar = jnp.log(jnp.where(known, block.ivar, 1.0).astype(jnp.float32))
+    centre = jnp.exp(-jnp.sum(log_ivar, axis=1).astype(jnp.float64) / n_stars)
+    excess = (1 / jnp.where(known, block.ivar * centre[:, None], 1.0) - 1).astype(jnp.float32)
+    design, moments = (array.astype(jnp.float32) for array in (training.design, training.moments))
+
+    def scaled(t: Array) -> Array:
+        return jnp.where(known, 1 / (1 + t * excess), 0.0)
+
+    nodes = jnp.asarray(_NODES, jnp.float32)
+    moment_sums = jax.lax.map(lambda t: moments.T @ scaled(t).T, nodes)
+    gram = gram_matrix(training, moment_sums[_MIDDLE].T.astype(jnp.float64))
+    right = (scaled(nodes[_MIDDLE]) * flux) @ training.design
+    solve = jax.vmap(lambda gram, right: solve_masked(gram, right, jnp.ones(right.shape, bool), ridge=REFERENCE_RIDGE))
+    reference = solve(gram, right)
+    reference = jnp.where(jnp.isfinite(reference).all(axis=1, keepdims=True), reference, 0.0)
+    residual = jnp.where(known, flux - reference @ training.design.T, 0.0).astype(jnp.float32)
+
+    def at_node(t: Array) -> tuple[Array, Array]:
+        weighted = scaled(t) * residual
+        return design.T @ weighted.T, jnp.sum(weighted * residual, axis=1)
+
+    right, square = jax.lax.map(at_node, nodes)
+    exact = jax.lax.map(lambda t: jnp.sum(scaled(t), axis=1), jnp.asarray(_BETWEEN, jnp.float32))
+    share = _BETWEEN[:, None] ** jnp.arange(NODES) @ _COEFFICIENTS
+    error = jnp.max(jnp.abs(share @ moment_sums[:, 0] / exact - 1), axis=0)
+    return Interpolated(moment_sums, right, square, reference.T, centre, n_stars, error)
 
 
 @jax.jit
 def scan(training: Training, block: Pixels, sums: Interpolated, theta: Array) -> Minima:
     """Lowest minima of the profile along s^2 of every pixel of a block, from theta, shape (pixel, term)."""
-    minima = jax.vmap(partial(_minima, training, grid_size=GRID, sweeps=SWEEPS, keep=2))(block, sums, theta)
+    minima = _minima(training, block, sums, theta, grid_size=GRID, sweeps=SWEEPS, keep=2)
     low_enough = minima.objective <= minima.objective[:, :1] + MARGIN * sums.n_stars[:, None]
     return minima._replace(objective=jnp.where(low_enough, minima.objective, jnp.inf))
 
@@ -157,18 +185,14 @@ def scan(training: Training, block: Pixels, sums: Interpolated, theta: Array) ->
 @jax.jit
 def exact_scan(training: Training, block: Pixels, theta: Array) -> Minima:
     """As `scan`, with a pass over the data for every s2 of the grid."""
-
-    def one(pixel: Pixels, theta: Array) -> Minima:
-        n_stars = jnp.sum(pixel.ivar > 0)
-        sums = Exact(training, pixel, n_stars / jnp.sum(pixel.ivar), n_stars)
-        return _minima(training, pixel, sums, theta, grid_size=EXACT_GRID, sweeps=EXACT_SWEEPS, keep=EXACT_MINIMA)
-
-    return jax.vmap(one)(block, theta)
+    n_stars = jnp.sum(block.ivar > 0, axis=1)
+    sums = Exact(training, block, jnp.zeros_like(theta.T), n_stars / jnp.sum(block.ivar, axis=1), n_stars)
+    return _minima(training, block, sums, theta, grid_size=EXACT_GRID, sweeps=EXACT_SWEEPS, keep=EXACT_MINIMA)
 
 
 def _minima(
     training: Training,
-    pixel: Pixels,
+    block: Pixels,
     sums: Interpolated | Exact,
     theta: Array,
     *,
@@ -176,36 +200,45 @@ def _minima(
     sweeps: int,
     keep: int,
 ) -> Minima:
-    known, flux = known_flux(pixel)
-    mean = jnp.sum(flux) / sums.n_stars
-    largest = 2 * jnp.max(jnp.where(known, (flux - mean) ** 2, 0.0)) + 1e-3 * sums.centre
-    smallest = 1 / jnp.max(pixel.ivar)
-    grid = smallest * jnp.expm1(jnp.linspace(0.0, 1.0, grid_size) * jnp.log1p(largest / smallest))
+    dtype = sums.at(sums.centre)[2].dtype
+    lam, lower, upper, theta = (array.T.astype(dtype) for array in (block.lam, block.lower, block.upper, theta))
+    reference = sums.reference.astype(dtype)
+    steps = jnp.linspace(0.0, 1.0, grid_size)
+    between = _between(block, sums.centre)
 
-    def objective(theta: Array, gradient: Array, s2: Array, right: Array, square: Array) -> Array:
-        # chi^2 = y'Wy - (b + g) . theta, since g = b - G theta.
-        penalty = 2 * jnp.sum(pixel.lam * jnp.abs(theta))
-        return square - jnp.dot(right + gradient, theta) + sums.log_variances(s2) + penalty
-
-    def problem(s2: Array) -> tuple[Array, Array, Array]:
+    def step(theta: Array, u: Array, n_sweeps: int = sweeps) -> tuple[Array, tuple[Array, Array]]:
+        s2 = between(u)
         moments, right, square = sums.at(s2)
-        return gram_matrix(training, moments), right, square
+        gram = moments[training.pairs]
+        gradient = right - jnp.einsum("dep,ep->dp", gram, theta - reference)
+        theta, gradient = coordinate_descent(gram, gradient, lam, lower, upper, theta, sweeps=n_sweeps)
+        # chi^2 = r'Wr - (b + g) . (theta - reference), since g = b - G (theta - reference).
+        chi_squared = square - jnp.sum((right + gradient) * (theta - reference), axis=0)
+        penalty = 2 * jnp.sum(lam * jnp.abs(theta), axis=0)
+        return theta, (chi_squared + penalty + sums.log_variances(s2), theta)
 
-    def step(theta: Array, s2: Array) -> tuple[Array, tuple[Array, Array]]:
-        gram, right, square = problem(s2)
-        theta, gradient = coordinate_descent(
-            gram, right - gram @ theta, pixel.lam, pixel.lower, pixel.upper, theta, sweeps=sweeps
-        )
-        return theta, (objective(theta, gradient, s2, right, square), theta)
+    theta, first = step(jnp.clip(theta, lower, upper), steps[0], FIRST_SWEEPS)
+    _, rest = jax.lax.scan(step, theta, steps[1:])
+    profile, thetas = (jnp.concatenate([one[None], others]) for one, others in zip(first, rest, strict=True))
 
-    gram, right, square = problem(grid[0])
-    first = gram_lasso(gram, right, pixel.lam, pixel.lower, pixel.upper, theta, tolerance=1e-3, max_rounds=20)
-    at_zero = objective(first.theta, first.gradient, grid[0], right, square)
-    _, (rest, theta_rest) = jax.lax.scan(step, first.theta, grid[1:])
-    profile, thetas = jnp.append(at_zero, rest), jnp.concatenate([first.theta[None], theta_rest])
-
-    padded = jnp.pad(profile, 1, constant_values=jnp.inf)
+    padded = jnp.pad(profile, ((1, 1), (0, 0)), constant_values=jnp.inf)
     is_minimum = (profile <= padded[:-2]) & (profile <= padded[2:])
-    order = jnp.argsort(jnp.where(is_minimum, profile, jnp.inf))[:keep]
-    lowest = jnp.where(is_minimum, profile, jnp.inf)[order]
-    return Minima(grid[order], lowest, thetas[order])
+    order = jnp.argsort(jnp.where(is_minimum, profile, jnp.inf), axis=0)[:keep]
+    lowest = jnp.take_along_axis(jnp.where(is_minimum, profile, jnp.inf), order, axis=0)
+    left, right = (jnp.take_along_axis(padded, order + shift, axis=0) - lowest for shift in (0, 2))
+    bend = left + right
+    offset = jnp.where(jnp.isfinite(bend) & (bend > 0), 0.5 * (left - right) / jnp.where(bend > 0, bend, 1.0), 0.0)
+    s2 = between(steps[order] + offset * steps[1])
+    moved = jnp.where(offset > 0, order + 1, order - 1)
+    near, far = (jnp.take_along_axis(thetas, index[:, None], axis=0) for index in (order, moved))
+    theta = jnp.where((near == 0) | (offset == 0)[:, None], near, near + jnp.abs(offset)[:, None] * (far - near))
+    return Minima(s2.T, lowest.T, jnp.moveaxis(theta, -1, 0).astype(block.lower.dtype))
+
+
+def _between(block: Pixels, centre: Array) -> Callable[[Array], Array]:
+    """Values of s2 (..., pixel) from 0 at u = 0 to beyond the variance of the flux at u = 1, nearly logarithmic."""
+    known, flux = known_flux(block)
+    mean = jnp.sum(flux, axis=1, keepdims=True) / jnp.sum(known, axis=1, keepdims=True)
+    largest = 2 * jnp.max(jnp.where(known, (flux - mean) ** 2, 0.0), axis=1) + 1e-3 * centre
+    smallest = 1 / jnp.max(block.ivar, axis=1)
+    return lambda u: smallest * jnp.expm1(u * jnp.log1p(largest / smallest))
