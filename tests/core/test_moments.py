@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bayes_cannon.core.moments import MomentBasis
+from bayes_cannon.core.moments import MomentBasis, distinct_rows
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.vectorizer import PolynomialVectorizer
 
@@ -31,3 +31,12 @@ def test_gram_matrix_is_a_product_with_the_moments(vectorizer):
     assert_allclose(gram, np.einsum("pn,nd,ne->pde", w, design, design), rtol=1e-10, atol=1e-10)
     assert_array_equal(basis.pairs, basis.pairs.T)
     assert_allclose(moments[:, basis.terms], design, rtol=1e-13)
+
+
+@pytest.mark.parametrize(("n_columns", "largest"), [(1, 5), (17, 4), (40, 3), (3, 2**40)])
+def test_distinct_rows_are_those_of_numpy(n_columns, largest):
+    rows = np.random.default_rng(1).integers(0, largest, (200, n_columns))
+    rows = np.vstack([rows, rows[::-3]])
+    distinct, index = distinct_rows(rows)
+    assert_array_equal(distinct, np.unique(rows, axis=0))
+    assert_array_equal(distinct[index], rows)
