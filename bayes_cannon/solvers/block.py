@@ -1,5 +1,8 @@
 """A block of pixels on the device, and the training set that all blocks share."""
 
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -88,3 +91,21 @@ def known_flux(pixel: Pixels) -> tuple[Array, Array]:
 def gram_matrix(training: Training, moment_sums: Array) -> jax.Array:
     """Gram matrix (..., term, term) from weighted sums of the moments, shape (..., moment)."""
     return jnp.asarray(moment_sums)[..., training.pairs]
+
+
+def n_threads() -> int:
+    """Cores of the machine."""
+    return os.cpu_count() or 1
+
+
+def in_parallel[T](work: Callable[[np.ndarray], T], blocks: Iterator[np.ndarray]) -> Iterator[T]:
+    """Results of the blocks, in order, a thread a core; the first block alone, so that each program compiles once."""
+    yield work(next(blocks))
+    with ThreadPoolExecutor(n_threads()) as pool:
+        futures = [pool.submit(work, block) for block in blocks]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()

@@ -20,9 +20,7 @@ The work is matrix products of the weights of a block of pixels with the moments
 Blocks are independent; each core works on one.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -33,7 +31,7 @@ import numpy as np
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.solvers.block import Pixels, Training, padded_size, padded_stars, pixel_block
+from bayes_cannon.solvers.block import Pixels, Training, in_parallel, n_threads, padded_size, padded_stars, pixel_block
 from bayes_cannon.solvers.joint import Point, certified, joint_newton
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.refine import Refined, refine
@@ -174,7 +172,7 @@ def solve_path(
     size = _block_size(len(problem.design), basis, len(todo), max_memory)
     work = _Work(problems, exponents, basis, x, theta, size)
     rest: list[list[_Unsettled]] = [[] for _ in problems]
-    for pixels, ends in _in_parallel(work.joint, work.blocks(todo)):
+    for pixels, ends in in_parallel(work.joint, work.blocks(todo)):
         for solution, unsettled, end in zip(solutions, rest, ends, strict=True):
             _keep(solution, end.fit)
             unsettled.append(end)
@@ -271,36 +269,19 @@ def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, max_memory: flo
     if max_memory is None:
         return size
     shared = 8 * rows * (n_terms + basis.n_moments)
-    each = 8 * (ARRAYS_OF_STARS * rows + (NODES + 2) * basis.n_moments + ARRAYS_OF_TERMS * n_terms**2) * _n_threads()
+    each = 8 * (ARRAYS_OF_STARS * rows + (NODES + 2) * basis.n_moments + ARRAYS_OF_TERMS * n_terms**2) * n_threads()
     if shared + each > max_memory:
         raise ValueError(
-            f"max_memory is {max_memory:.3g} bytes, but {n_stars} stars, {n_terms} terms and {_n_threads()} cores need "
+            f"max_memory is {max_memory:.3g} bytes, but {n_stars} stars, {n_terms} terms and {n_threads()} cores need "
             f"at least {shared + each:.3g}"
         )
     return min(size, int((max_memory - shared) // each))
-
-
-def _n_threads() -> int:
-    return os.cpu_count() or 1
 
 
 def _fit(pixels: np.ndarray, end: Point | Refined, pivot: jax.Array) -> _Fit:
     """Results on the host, without those of the padding."""
     arrays = (end.theta, end.s2, end.objective, end.gap, end.gradient, pivot, end.steps, end.done)
     return _Fit(pixels, *(np.asarray(array)[: len(pixels)] for array in arrays))
-
-
-def _in_parallel[T](work: Callable[[np.ndarray], T], blocks: Iterator[np.ndarray]) -> Iterator[T]:
-    """Results of the blocks, in order, a thread a core; the first block alone, so that each program compiles once."""
-    yield work(next(blocks))
-    with ThreadPoolExecutor(_n_threads()) as pool:
-        futures = [pool.submit(work, block) for block in blocks]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
 
 
 def _keep(solution: PixelSolution, fit: _Fit) -> None:
