@@ -1,7 +1,6 @@
 """Whether points lie in the convex hull of others, in any number of dimensions."""
 
 import numpy as np
-from scipy.optimize import linprog
 
 from bayes_cannon.core.typing import CornerLabel, StarLabel
 
@@ -20,6 +19,8 @@ def in_convex_hull(points: StarLabel, corners: CornerLabel) -> np.ndarray:
         Shape (corner, label), of the order of one in each label.
 
     """
+    from scipy.optimize import linprog  # Takes half a second, which only those who ask should wait.
+
     inside = np.all((points >= corners.min(axis=0)) & (points <= corners.max(axis=0)), axis=1)
     equations = np.vstack([corners.T, np.ones(len(corners))])
     options = {"primal_feasibility_tolerance": 1e-10}

@@ -20,7 +20,6 @@ from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.infer import LabelFit, fit_label_stream, fit_labels
-from bayes_cannon.io.model_file import read_model, training_set_hash, write_model
 from bayes_cannon.io.model_state import ModelState
 from bayes_cannon.model.data import ModelData
 from bayes_cannon.model.record import StarRecord
@@ -343,6 +342,8 @@ class CannonModel(ModelData):
             If the file exists and ``overwrite`` is False.
 
         """
+        from bayes_cannon.io.model_file import write_model  # HDF5 and xarray take half a second to import.
+
         if not self.is_trained and not include_training_set_spectra:
             warnings.warn(
                 "the model is not trained and its training spectra are not written: the file can be used for nothing. "
@@ -364,10 +365,14 @@ class CannonModel(ModelData):
             If it is no model file, is damaged, or was written by a newer version.
 
         """
+        from bayes_cannon.io.model_file import read_model  # HDF5 and xarray take half a second to import.
+
         state = read_model(path)
         return CannonModel._classes[state.model_class]._from_state(state)
 
     def _state(self, with_spectra: bool) -> ModelState:
+        from bayes_cannon.io.model_file import training_set_hash  # HDF5 and xarray take half a second to import.
+
         if self._flux is not None and self._ivar is not None:
             self._provenance["training_set_sha256"] = training_set_hash(self._labels, self._flux, self._ivar)
         return ModelState(

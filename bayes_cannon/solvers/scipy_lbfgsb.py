@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import fmin_l_bfgs_b
 
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
@@ -126,6 +125,8 @@ def _descend(pixel: Pixel, theta: np.ndarray, s2: float, options: dict[str, Any]
 
     def unpacked(x: np.ndarray) -> tuple[np.ndarray, float]:
         return split.theta(x[:-1], n_terms), pixel.from_t(x[-1])
+
+    from scipy.optimize import fmin_l_bfgs_b  # Takes half a second, which only those who ask should wait.
 
     def scalar(x: np.ndarray) -> tuple[float, np.ndarray]:
         theta, s2 = unpacked(x)

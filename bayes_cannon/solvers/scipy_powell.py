@@ -9,14 +9,16 @@ kink or a bound are set to it exactly where that is no worse.
 """
 
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult, minimize
 
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.scipy_common import Outcome, Pixel, checked_options, solve_each
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 _DEFAULTS: dict[str, Any] = {
     "xtol": 1e-6,
@@ -108,7 +110,11 @@ def _descend(pixel: Pixel, theta: np.ndarray, s2: float, options: dict[str, Any]
     return Outcome(theta, s2, value, iterations, status.get(found.status, PixelStatus.FAILED), str(found.message))
 
 
-def _run(pixel: Pixel, theta: np.ndarray, s2: float, directions: np.ndarray, options: dict[str, Any]) -> OptimizeResult:
+def _run(
+    pixel: Pixel, theta: np.ndarray, s2: float, directions: np.ndarray, options: dict[str, Any]
+) -> "OptimizeResult":
+    from scipy.optimize import minimize  # Takes half a second, which only those who ask should wait.
+
     told = options["callback"]
     return minimize(
         lambda x: pixel.value(*_unpacked(pixel, x)),
