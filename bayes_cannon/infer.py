@@ -15,7 +15,9 @@ from itertools import chain
 import jax
 import numpy as np
 
+from bayes_cannon.core.batches import check_batch, native, padded_batch, raise_fault
 from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.vectorizer import BaseVectorizer
 from bayes_cannon.solvers.compressed import TrainedPixels, fit_batch
@@ -59,6 +61,9 @@ class LabelFit:
     decrement
         Certificate: squared distance to the stationary point of chi^2 in units of the errors, ``g^T F^-1 g / 4`` from
         the gradient of chi^2 over the residuals at the labels; NaN where F is singular.
+    scale
+        Posterior variance scale of the star, by which the covariance is multiplied: one for normal tails, and with
+        heavy ones larger than one for a spectrum that does not fit.
 
     """
 
@@ -72,6 +77,7 @@ class LabelFit:
     iterations: np.ndarray
     start: np.ndarray
     decrement: np.ndarray
+    scale: np.ndarray
 
     @classmethod
     def concatenated(cls, parts: Iterable["LabelFit"]) -> "LabelFit":
@@ -89,6 +95,7 @@ def fit_labels(
     vectorizer: BaseVectorizer,
     scaling: LabelScaling,
     training_labels: np.ndarray,
+    correlation: Correlation | None = None,
     initial_labels: np.ndarray | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -106,6 +113,8 @@ def fit_labels(
         Of the trained model.
     training_labels
         In their units, shape (star, label). Starting points, and the range outside of which labels are flagged.
+    correlation
+        Of the scatter between pixels, where the model has it.
     initial_labels
         Further starting points in label units: one set (label,), one set for all stars (1, label), one per star
         (star, label), or several per star (star, start, label).
@@ -127,13 +136,13 @@ def fit_labels(
 
     Notes
     -----
-    The covariance assumes that theta and s^2 are known and that the scatter is independent between pixels, as the
-    model says. Where it is not, the errors are too small.
+    The covariance assumes that theta and the scatter are known and as the model says. Where the model calls the scatter
+    independent and it is not, the errors are several times too small.
 
     """
-    pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels)
+    pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels, correlation)
     n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
-    _check_spectra(flux, ivar, n_pixels)
+    check_batch(flux, ivar, n_pixels)
     n_stars = len(flux)
     starts = _scaled_starts(initial_labels, n_stars, n_labels, scaling)
     size = _batch_size(batch_size, n_stars, n_pixels, pixels.products.size)
@@ -159,6 +168,7 @@ def fit_label_stream(
     vectorizer: BaseVectorizer,
     scaling: LabelScaling,
     training_labels: np.ndarray,
+    correlation: Correlation | None = None,
     initial_labels: np.ndarray | None = None,
     batch_size: int | None = None,
 ) -> Iterator[LabelFit]:
@@ -168,7 +178,7 @@ def fit_label_stream(
     ----------
     batches
         Flux and ivar, both (star, pixel), of some stars at a time; any number of stars, or a memory map of all.
-    theta, s2, vectorizer, scaling, training_labels
+    theta, s2, vectorizer, scaling, training_labels, correlation
         As in `fit_labels`.
     initial_labels
         Further starting points of all stars in label units: one set (label,), or several (1, start, label).
@@ -187,7 +197,7 @@ def fit_label_stream(
         batch is reached.
 
     """
-    pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels)
+    pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels, correlation)
     n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
     starts = _scaled_starts(initial_labels, 1, n_labels, scaling)
     if batch_size is not None:
@@ -195,7 +205,7 @@ def fit_label_stream(
     waiting: deque[int] = deque()
 
     def pieces(flux: np.ndarray, ivar: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        _check_spectra(flux, ivar, n_pixels)
+        check_batch(flux, ivar, n_pixels)
         waiting.append(len(flux))
         for first in range(0, max(len(flux), 1), size):
             part = flux[first : first + size]
@@ -256,12 +266,12 @@ def _fitted(
     first: int,
 ) -> LabelFit:
     """Results of the stars of a batch, without the padding, in label units; ``first`` is its first star."""
-    flux, ivar = _native(flux), _native(ivar)
+    flux, ivar = native(flux), native(ivar)
     with jax.enable_x64(True):
-        padded = (_padded(array, batch_size) for array in (flux, ivar, np.asarray(starts, float)))
+        padded = (padded_batch(array, batch_size) for array in (flux, ivar, np.asarray(starts, float)))
         out = jax.tree.map(lambda array: np.asarray(array)[: len(flux)], fit_batch(pixels, *padded))
     if out.faulty.any():
-        _raise_fault(flux, ivar, int(np.argmax(out.faulty)), first)
+        raise_fault(flux, ivar, int(np.argmax(out.faulty)), first)
     n_labels = out.x.shape[1]
     solved = ~np.isin(out.status, [status for status in StarStatus if not status.has_solution])
     chi_squared = np.where(solved, out.chi_squared, np.nan)
@@ -277,6 +287,7 @@ def _fitted(
         iterations=np.where(solved, out.iterations, 0).astype(int),
         start=np.where(solved, out.start, -1).astype(int),
         decrement=np.where(solved, out.decrement, np.nan),
+        scale=np.where(solved, out.scale, np.nan),
     )
 
 
@@ -292,45 +303,6 @@ def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return medians
 
 
-def _raise_fault(flux: np.ndarray, ivar: np.ndarray, row: int, first: int) -> None:
-    bad_ivar = ~((ivar[row] >= 0) & (ivar[row] < np.inf))
-    if bad_ivar.any():
-        pixel = int(np.argmax(bad_ivar))
-        raise ValueError(
-            f"ivar is {ivar[row, pixel]} for star {first + row} at pixel {pixel}: it must be finite and not negative; "
-            "set it to 0 where the flux is bad"
-        )
-    pixel = int(np.argmax((ivar[row] > 0) & ~np.isfinite(flux[row])))
-    raise ValueError(
-        f"flux is {flux[row, pixel]} for star {first + row} at pixel {pixel}, where ivar is {ivar[row, pixel]}: "
-        "set ivar to 0 there"
-    )
-
-
-def _native(array: np.ndarray) -> np.ndarray:
-    """The array as float32 if it is that in any byte order, such as that of FITS files, and float64 otherwise."""
-    array = np.asarray(array)
-    return np.asarray(array, np.float32 if array.dtype.kind == "f" and array.dtype.itemsize == 4 else np.float64)
-
-
-def _check_spectra(flux: np.ndarray, ivar: np.ndarray, n_pixels: int) -> None:
-    if np.ndim(flux) != 2 or np.shape(flux) != np.shape(ivar) or np.shape(flux)[1] != n_pixels:
-        raise ValueError(
-            f"flux and ivar must have shape (star, {n_pixels}), the pixels of theta; "
-            f"got {np.shape(flux)} and {np.shape(ivar)}; write flux[None] for one star"
-        )
-
-
-def _padded(array: np.ndarray, size: int) -> np.ndarray:
-    if len(array) == size:
-        return array
-    if len(array) > size:
-        raise ValueError(f"a batch has {len(array)} stars, more than batch_size = {size}")
-    padded = np.zeros((size, *array.shape[1:]), array.dtype)
-    padded[: len(array)] = array
-    return padded
-
-
 def _batch_size(batch_size: int | None, n_stars: int, n_pixels: int, table_size: int) -> int:
     if batch_size is None:
         most = max(ELEMENTS_PER_BATCH, table_size // TABLE_PER_BATCH) // max(n_pixels, 1)
@@ -342,7 +314,12 @@ def _batch_size(batch_size: int | None, n_stars: int, n_pixels: int, table_size:
 
 
 def _trained_pixels(
-    theta: np.ndarray, s2: np.ndarray, vectorizer: BaseVectorizer, scaling: LabelScaling, training_labels: np.ndarray
+    theta: np.ndarray,
+    s2: np.ndarray,
+    vectorizer: BaseVectorizer,
+    scaling: LabelScaling,
+    training_labels: np.ndarray,
+    correlation: Correlation | None,
 ) -> TrainedPixels:
     theta, s2 = np.asarray(theta, float), np.asarray(s2, float)
     if theta.ndim != 2 or theta.shape[1] != vectorizer.n_terms or s2.shape != theta.shape[:1]:
@@ -363,7 +340,9 @@ def _trained_pixels(
         raise ValueError(
             f"training_labels has {labels[star, label]} for {names[label]} of star {star}: leave the star out"
         )
-    return TrainedPixels.from_arrays(theta, s2, vectorizer.exponents, scaling.scaled(labels))
+    if correlation is not None and len(correlation.factors) != len(theta):
+        raise ValueError(f"the scatter has factors of {len(correlation.factors)} pixels, theta has {len(theta)}")
+    return TrainedPixels.from_arrays(theta, s2, vectorizer.exponents, scaling.scaled(labels), correlation)
 
 
 def _scaled_starts(initial_labels: np.ndarray | None, n_stars: int, n_labels: int, scaling: LabelScaling) -> np.ndarray:
@@ -393,5 +372,5 @@ def _no_stars(n_labels: int) -> LabelFit:
     return LabelFit(
         labels=np.zeros((0, n_labels)), covariance=np.zeros((0, n_labels, n_labels)), chi_squared=none,
         reduced_chi_squared=none, n_pixels=integers, snr=none, status=integers, iterations=integers, start=integers,
-        decrement=none,
+        decrement=none, scale=none,
     )  # fmt: skip

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.scatter import Correlation, LowRank
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.solvers import profile
+from bayes_cannon.solvers.factors import train_factors
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.scatter import unbiased_scatter
 from bayes_cannon.solvers.scipy_lbfgsb import solve_lbfgsb
@@ -176,6 +178,76 @@ def check_op_method(op_method: str | None) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"op_method must be None or one of {', '.join(OP_METHODS)}; got {op_method!r}{hint}")
     return name
+
+
+def train_scatter(
+    problem: PixelProblem,
+    solution: PixelSolution,
+    scatter: LowRank,
+    *,
+    exponents: np.ndarray,
+    x: np.ndarray,
+    correlation: Correlation | None = None,
+) -> tuple[PixelSolution, Correlation]:
+    """Theta, s2 and the correlation of the scatter together, from the optimum of the independent model.
+
+    Parameters
+    ----------
+    problem
+        The pixels.
+    solution
+        Of the independent model, as `train` returns it.
+    scatter
+        Rank and tails.
+    exponents, x
+        As for `train`.
+    correlation
+        Factors to start from, at most as many as the rank.
+
+    Returns
+    -------
+    solution
+        The joint optimum. Its certificates are those of the whole likelihood: ``duality_gap`` is the square of the
+        largest gain that a single coefficient of theta or U would bring, in units of the training scalar; the
+        objective of a single pixel is not defined and NaN, and so is the profile gradient.
+    correlation
+        Factors in canonical form and the degrees of freedom.
+
+    Raises
+    ------
+    ValueError
+        If there are too few stars or pixels for the rank.
+
+    """
+    known = correlation is not None and correlation.rank <= scatter.rank
+    fit = train_factors(
+        problem,
+        solution.theta,
+        solution.s2,
+        exponents=exponents,
+        x=x,
+        rank=scatter.rank,
+        factors=correlation.factors if known and correlation is not None else None,
+        nu=correlation.nu if known and correlation is not None else np.inf,
+        heavy_tails=scatter.heavy_tails,
+        tolerance=scatter.tolerance,
+    )
+    nothing = np.full(problem.n_pixels, np.nan)
+    solved = np.isfinite(fit.s2)
+    status = solution.status.copy()
+    if not fit.converged:
+        status[solved] = PixelStatus.MAX_ITERATIONS
+    together = replace(
+        solution,
+        theta=fit.theta,
+        s2=fit.s2,
+        objective=nothing,
+        duality_gap=fit.gradient**2,
+        profile_gradient=nothing.copy(),
+        iterations=np.where(solved, len(fit.log_likelihood) - 1, 0),
+        status=status,
+    )
+    return together, Correlation(fit.factors, fit.nu)
 
 
 def correct_scatter(problem: PixelProblem, solution: PixelSolution) -> PixelSolution:

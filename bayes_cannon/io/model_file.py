@@ -9,6 +9,7 @@ that grows whenever an older version could no longer read the file.
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -19,6 +20,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.core.scatter import LowRank
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.io.atomic import atomic_path
 from bayes_cannon.io.model_state import ModelState
@@ -26,7 +28,8 @@ from bayes_cannon.io.model_state import ModelState
 __all__ = ["FORMAT", "FORMAT_VERSION", "ModelState", "read_model", "training_set_hash", "write_model"]
 
 FORMAT = "bayes_cannon model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 2 has correlated scatter: an older program would call such a model independent."""
 
 _COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
 _COMPRESSED_SIZE = 4096
@@ -40,6 +43,7 @@ _KNOWN_SIGNATURES = {
 }
 _PROVENANCE = "provenance_"
 _TRAINING = "training_"
+_SCATTER = "scatter_"
 
 
 def write_model(path: str | os.PathLike, state: ModelState, *, overwrite: bool = False) -> None:
@@ -176,6 +180,11 @@ def _dataset(state: ModelState) -> xr.Dataset:
         "training_set_ivar": (("star", "pixel"), state.training_set_ivar, {"units": "1"}),
         "theta": (("pixel", "term"), state.theta, {"long_name": "coefficients of the terms", "units": "1"}),
         "s2": ("pixel", state.s2, {"long_name": "variance of the intrinsic scatter", "units": "1"}),
+        "factors": (
+            ("pixel", "factor"),
+            state.factors,
+            {"long_name": "factors of the correlated scatter", "units": "1"},
+        ),
     }
     variables |= {name: variable for name, variable in optional.items() if variable[1] is not None}
     if state.regularization is not None:
@@ -233,6 +242,10 @@ def _attributes(state: ModelState) -> dict[str, Any]:
     }
     if state.op_method is not None:
         attributes["op_method"] = state.op_method
+    if state.nu is not None:
+        attributes["nu"] = float(state.nu)
+    if state.scatter is not None:
+        attributes |= {f"{_SCATTER}{field.name}": getattr(state.scatter, field.name) for field in fields(LowRank)}
     if state.training is not None:
         # Tells a training without certificates from none.
         attributes["training"] = ",".join(state.training)
@@ -274,6 +287,9 @@ def _state(dataset: xr.Dataset) -> ModelState:
         training_set_ivar=_optional(dataset, "training_set_ivar"),
         theta=_optional(dataset, "theta"),
         s2=_optional(dataset, "s2"),
+        factors=_optional(dataset, "factors"),
+        nu=float(attributes["nu"]) if "nu" in attributes else None,
+        scatter=_scatter(attributes),
         training=training,
         op_method=attributes.get("op_method"),
         theta_bounds={
@@ -284,6 +300,13 @@ def _state(dataset: xr.Dataset) -> ModelState:
             name.removeprefix(_PROVENANCE): text for name, text in attributes.items() if name.startswith(_PROVENANCE)
         },
     )
+
+
+def _scatter(attributes: Mapping[str, Any]) -> LowRank | None:
+    if f"{_SCATTER}rank" not in attributes:
+        return None
+    rank, tails, tolerance = (attributes[f"{_SCATTER}{field.name}"] for field in fields(LowRank))
+    return LowRank(int(rank), bool(tails), float(tolerance))
 
 
 def _texts(variable: xr.DataArray) -> tuple[str, ...]:

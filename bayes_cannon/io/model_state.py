@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.scatter import LowRank
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, Term
 
 MODEL_CLASSES = ("CannonModel", "RestrictedCannonModel")
@@ -43,6 +44,10 @@ class ModelState:
         Shape (star, pixel), both or neither.
     theta, s2
         Coefficients, shape (pixel, term), and variance of the scatter, shape (pixel,), both or neither.
+    factors, nu
+        Factors of the correlated scatter, shape (pixel, factor), and degrees of freedom of its tails, both or neither.
+    scatter
+        What was asked for.
     training
         Certificates of the training, one array a name, each of shape (pixel,); texts as an array of objects.
     op_method
@@ -74,6 +79,9 @@ class ModelState:
     training_set_ivar: np.ndarray | None = None
     theta: np.ndarray | None = None
     s2: np.ndarray | None = None
+    factors: np.ndarray | None = None
+    nu: float | None = None
+    scatter: LowRank | None = None
     training: Mapping[str, np.ndarray] | None = None
     op_method: str | None = None
     theta_bounds: Mapping[str, Bound] = field(default_factory=dict)
@@ -117,6 +125,7 @@ def _arrays(state: ModelState) -> list[tuple[str, np.ndarray, tuple[str, ...]]]:
         ("training_set_ivar", state.training_set_ivar, ("star", "pixel")),
         ("theta", state.theta, ("pixel", "term")),
         ("s2", state.s2, ("pixel",)),
+        ("factors", state.factors, ("pixel", "factor")),
         *((f"censors[{name!r}]", mask, ("pixel",)) for name, mask in state.censors.items()),
         *((f"training[{name!r}]", values, ("pixel",)) for name, values in (state.training or {}).items()),
     ]
@@ -126,7 +135,7 @@ def _arrays(state: ModelState) -> list[tuple[str, np.ndarray, tuple[str, ...]]]:
 
 
 def _check_shapes(state: ModelState) -> None:
-    pairs = [("theta", "s2"), ("training_set_flux", "training_set_ivar")]
+    pairs = [("theta", "s2"), ("factors", "nu"), ("training_set_flux", "training_set_ivar")]
     for one, other in pairs:
         if (getattr(state, one) is None) != (getattr(state, other) is None):
             raise ValueError(f"{one} and {other} belong together: give both or neither")

@@ -16,6 +16,7 @@ from bayes_cannon.core.checks import (
 from bayes_cannon.core.hull import in_convex_hull
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.core.warnings import BayesCannonWarning
@@ -31,6 +32,7 @@ from bayes_cannon.train import (
     records,
     train,
     train_path,
+    train_scatter,
     warn_of_failures,
 )
 
@@ -67,6 +69,9 @@ class CannonModel(ModelData):
         The f of the label scaling ``x = (label - median) / (f (p97.5 - p2.5))``; Casey et al. (2016) use 2.
     label_units
         Unit of each label as text; by default those of the table's columns, where it has any.
+    scatter
+        ``scatter.LowRank(rank)`` for scatter that is correlated between pixels: :math:`U U^T` is added to the
+        covariance of a spectrum. None, the default, is the published model.
 
     Raises
     ------
@@ -127,10 +132,13 @@ class CannonModel(ModelData):
         TypeError
             If the model holds no training spectra, or for a keyword that the method does not know.
         ValueError
-            For an unknown method, and for too little memory.
+            For an unknown method, for too little memory, for a rank of the scatter above what stars and pixels allow,
+            and for ``dof_correction`` with correlated scatter.
 
         """
         check_op_method(op_method)
+        if dof_correction and self._scatter is not None:
+            raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
         problem = self._problem()
         with reporter(progress, problem.n_pixels, "pixel") as report:
             solution = train(
@@ -144,10 +152,17 @@ class CannonModel(ModelData):
                 max_memory=max_memory,
                 progress=report,
             )
+            correlation = None
+            if self._scatter is not None:
+                solution, correlation = train_scatter(
+                    problem, solution, self._scatter, exponents=self._vectorizer.exponents,
+                    x=self._scaling.scaled(self._labels), correlation=self._correlation,
+                )  # fmt: skip
         metadata = records(solution, op_method)
         if dof_correction:
             solution = correct_scatter(problem, solution)
         warn_of_failures(solution)
+        self._correlation = correlation
         self._theta, self._s2 = solution.theta, solution.s2
         self._training = {name: getattr(solution, name) for name in _CERTIFICATES}
         self._op_method = op_method
@@ -274,7 +289,8 @@ class CannonModel(ModelData):
         with reporter(progress, len(spectra[0]), "star") as report:
             return fit_labels(
                 *spectra, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
-                training_labels=self._labels, initial_labels=initial_labels, progress=report,
+                training_labels=self._labels, correlation=self._correlation, initial_labels=initial_labels,
+                progress=report,
             )  # fmt: skip
 
     def fit_label_stream(
@@ -298,7 +314,7 @@ class CannonModel(ModelData):
         theta, s2 = self._trained()
         return fit_label_stream(
             batches, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
-            training_labels=self._labels, initial_labels=initial_labels,
+            training_labels=self._labels, correlation=self._correlation, initial_labels=initial_labels,
         )  # fmt: skip
 
     def in_convex_hull(self, labels: Any) -> np.ndarray:
@@ -391,6 +407,9 @@ class CannonModel(ModelData):
             training_set_ivar=self._ivar if with_spectra else None,
             theta=self._theta,
             s2=self._s2,
+            factors=self.factors,
+            nu=self.nu,
+            scatter=self._scatter,
             training=self._training,
             op_method=self._op_method,
             provenance=self._provenance,
@@ -408,7 +427,9 @@ class CannonModel(ModelData):
         model._scaling = LabelScaling(np.asarray(state.fiducial), np.asarray(state.scale), state.scale_factor)
         model._n_pixels = state.n_pixels
         model.dispersion, model.regularization, model.censors = state.dispersion, state.regularization, state.censors
-        model._theta, model._s2 = state.theta, state.s2
+        model._theta, model._s2, model._scatter = state.theta, state.s2, state.scatter
+        if state.factors is not None and state.nu is not None:
+            model._correlation = Correlation(state.factors, state.nu)
         model._training = None if state.training is None else dict(state.training)
         model._op_method = state.op_method
         model._provenance = dict(state.provenance)

@@ -9,6 +9,7 @@ from bayes_cannon.core.censoring import Censors, design_matrix_mask
 from bayes_cannon.core.checks import check_correlation, check_dispersion, check_regularization, check_spectra
 from bayes_cannon.core.labels import label_array, label_units
 from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.scatter import Correlation, LowRank
 from bayes_cannon.core.vectorizer import BaseVectorizer, monomials
 from bayes_cannon.solvers.problem import PixelProblem
 
@@ -32,6 +33,7 @@ class ModelData:
         *,
         scale_factor: float = 1.0,
         label_units: Mapping[str, str] | None = None,
+        scatter: LowRank | None = None,
     ):
         if not isinstance(vectorizer, BaseVectorizer):
             raise TypeError(f"vectorizer must be a vectorizer.BaseVectorizer, got {type(vectorizer).__name__}")
@@ -45,6 +47,7 @@ class ModelData:
         self._ivar: np.ndarray | None = None
         self._theta: np.ndarray | None = None
         self._s2: np.ndarray | None = None
+        self._correlation: Correlation | None = None
         self._training: dict[str, np.ndarray] | None = None
         self._op_method: str | None = None
         self._provenance: dict[str, str] = {}
@@ -63,6 +66,7 @@ class ModelData:
         self.dispersion = dispersion
         self.regularization = regularization
         self.censors = censors
+        self.scatter = scatter
 
     # What the model holds.
 
@@ -142,6 +146,27 @@ class ModelData:
         self._censors = Censors(self.label_names, self._n_pixels or 0, censors)
 
     @property
+    def scatter(self) -> LowRank | None:
+        """How the scatter is correlated between pixels; None is independent. Train again after a change."""
+        return self._scatter
+
+    @scatter.setter
+    def scatter(self, scatter: LowRank | None) -> None:
+        if scatter is not None and not isinstance(scatter, LowRank):
+            raise TypeError(f"scatter must be None or a scatter.LowRank, got {type(scatter).__name__}")
+        self._scatter = scatter
+
+    @property
+    def factors(self) -> np.ndarray | None:
+        """Factors U of the scatter in flux, shape (pixel, factor), the strongest first; None where it has none."""
+        return None if self._correlation is None else self._correlation.factors
+
+    @property
+    def nu(self) -> float | None:
+        """Degrees of freedom of a spectrum's Student-t law, infinite for a normal one; None without factors."""
+        return None if self._correlation is None else self._correlation.nu
+
+    @property
     def theta(self) -> np.ndarray | None:
         """Coefficients, shape (pixel, term); None before training, NaN where a pixel has no solution."""
         return self._theta
@@ -168,7 +193,7 @@ class ModelData:
 
     def reset(self) -> None:
         """Forget what was trained."""
-        self._theta = self._s2 = self._training = self._op_method = None
+        self._theta = self._s2 = self._correlation = self._training = self._op_method = None
 
     def __str__(self) -> str:
         pixels = "an unknown number of" if self._n_pixels is None else self._n_pixels

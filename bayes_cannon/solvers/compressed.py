@@ -25,10 +25,12 @@ import numpy as np
 
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.moments import MomentBasis
+from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.typing import Array, StarLabel, StarMoment, StarPixel, StarTerm
-from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.solvers.polynomial import Minima, Point, Polynomials, PolynomialTables, minimize
+from bayes_cannon.solvers.label_space import LabelSpace
+from bayes_cannon.solvers.polynomial import Minima, Point, Polynomials, minimize
+from bayes_cannon.solvers.woodbury import SharedScatter, correlated, decorrelated
 
 PRODUCT_DTYPE = np.float64
 """Precision of the one large matrix product, of the weights with the products of theta; all else is float64.
@@ -43,9 +45,6 @@ PIXELS_IN_CACHE = 256
 STARS_IN_CACHE = 8
 """So many stars are searched together on a CPU: their Hessians stay in the cache, and few wait for the slowest."""
 
-MAX_ANCHORS = 512
-"""At most so many training stars are tried as starting points."""
-
 RANGE_SLACK = 1e-9
 """Scaled labels beyond the training range by no more than this are roundoff, not extrapolation."""
 
@@ -54,51 +53,6 @@ CERTIFIED = 1e-9
 
 SINGULAR = 1e-12
 """The information is singular below this, relative: its smallest eigenvalue, or what cancellation left of a label's."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class LabelSpace:
-    """What the search for the minimum needs: it knows no pixels.
-
-    Attributes
-    ----------
-    moment_tables, term_tables
-        Tables of the polynomials over the moments and over the terms.
-    anchors, anchor_moments
-        Scaled labels (anchor, label) of the training stars that are tried as starts, and their moments.
-    far
-        Whether two anchors are further apart than half of all are from the first, shape (anchor, anchor).
-    low, high
-        Range of the scaled training labels, shape (label,).
-
-    """
-
-    moment_tables: PolynomialTables
-    term_tables: PolynomialTables
-    anchors: Array
-    anchor_moments: Array
-    far: Array
-    low: Array
-    high: Array
-
-    @classmethod
-    def from_training(cls, exponents: np.ndarray, x: np.ndarray) -> "LabelSpace":
-        """Label space of terms with these powers (term, label) and scaled training labels x (star, label)."""
-        basis = MomentBasis.from_terms(exponents)
-        # Evenly spread over the table: no seed is needed, and a sorted table gives a stratified choice.
-        chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_ANCHORS)).round().astype(int))
-        anchors = x[chosen]
-        distance = np.linalg.norm(anchors[:, None] - anchors[None], axis=2)
-        return cls(
-            PolynomialTables.from_exponents(basis.exponents),
-            PolynomialTables.from_exponents(exponents),
-            anchors,
-            monomials(anchors, basis.exponents),
-            distance > np.median(distance, axis=1, keepdims=True),
-            x.min(axis=0),
-            x.max(axis=0),
-        )
 
 
 @jax.tree_util.register_dataclass
@@ -122,6 +76,10 @@ class TrainedPixels:
         The labels whose product is a term, shape (term, degree), filled up with the number of labels.
     space
         `LabelSpace` of the model.
+    shared
+        Factors that the pixels share, or None where the scatter is independent.
+    nu
+        Degrees of freedom of the tails; infinite for normal ones.
 
     """
 
@@ -133,9 +91,18 @@ class TrainedPixels:
     term_moments: Array
     term_labels: Array
     space: LabelSpace
+    shared: SharedScatter | None = None
+    nu: Array | float = np.inf
 
     @classmethod
-    def from_arrays(cls, theta: np.ndarray, s2: np.ndarray, exponents: np.ndarray, x: np.ndarray) -> "TrainedPixels":
+    def from_arrays(
+        cls,
+        theta: np.ndarray,
+        s2: np.ndarray,
+        exponents: np.ndarray,
+        x: np.ndarray,
+        correlation: Correlation | None = None,
+    ) -> "TrainedPixels":
         """Tables of a trained model.
 
         Parameters
@@ -146,6 +113,8 @@ class TrainedPixels:
             Powers of the labels in each term, shape (term, label).
         x
             Scaled training labels, shape (star, label).
+        correlation
+            Of the scatter between pixels; none by default.
 
         """
         solved = np.isfinite(theta).all(axis=1) & np.isfinite(s2)
@@ -154,9 +123,14 @@ class TrainedPixels:
         space = LabelSpace.from_training(exponents, x)
         slopes = theta.copy()
         slopes[:, 0] = 0.0
+        shared, nu = None, np.inf
+        if correlation is not None:
+            shared = SharedScatter.from_arrays(correlation.factors, slopes, basis.pairs, basis.terms)
+            nu = correlation.nu
         host = cls(
-            theta[:, 0].copy(), slopes, s2, solved, _products(slopes, basis), basis.terms, _members(exponents), space
-        )
+            theta[:, 0].copy(), slopes, s2, solved, _products(slopes, basis), basis.terms, _members(exponents), space,
+            shared, nu,
+        )  # fmt: skip
         with jax.enable_x64(True):
             return jax.device_put(host)
 
@@ -213,6 +187,7 @@ class BatchFit:
     iterations: Array
     start: Array
     faulty: Array
+    scale: Array
 
 
 def fit_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray, starts: np.ndarray) -> BatchFit:
@@ -223,12 +198,17 @@ def fit_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray, starts:
     """
     w, y, coefficients, significance, used, faulty = _compress(pixels, flux, ivar)
     together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
+    root = None
+    if pixels.shared is not None:
+        coefficients, root = correlated(pixels.shared, w, y, coefficients)
     best, start, iterations, converged = _search(pixels.space, coefficients, starts, together)
-    chi_squared, score = _compare(pixels, w, y, best.x)
+    chi_squared, score = _compare(pixels, root, w, y, best.x)
     covariance, decrement, status = _judge(pixels.space, best, score, chi_squared, converged, used)
+    scale = _tail_scale(pixels.nu, chi_squared, used, best.x.shape[-1])
     return BatchFit(
-        best.x[:, 0], covariance, chi_squared, decrement, used, significance, status, iterations, start, faulty
-    )
+        best.x[:, 0], scale[:, None, None] * covariance, chi_squared, decrement, used, significance, status,
+        iterations, start, faulty, scale,
+    )  # fmt: skip
 
 
 @jax.jit
@@ -264,11 +244,24 @@ def _search(space: LabelSpace, coefficients: Array, starts: Array, together: int
 
 
 @jax.jit
-def _compare(pixels: TrainedPixels, w: Array, y: Array, x: Array) -> tuple[Array, Array]:
-    """chi^2 over the pixels, and ``sum_j w_j r_j theta_jd``, shape (star, term), with zero for the constant."""
+def _compare(pixels: TrainedPixels, root: Array | None, w: Array, y: Array, x: Array) -> tuple[Array, Array]:
+    """chi^2 over the pixels, and ``sum_j (C^-1 r)_j theta_jd``, shape (star, term), with zero for the constant."""
     residual = y - _terms(pixels, x[:, 0]) @ pixels.slopes.T
     weighted = jax.lax.optimization_barrier(w * residual)
-    return _row_products(weighted, residual), weighted @ pixels.slopes
+    chi_squared = _row_products(weighted, residual)
+    if pixels.shared is not None:
+        explained, weighted = decorrelated(pixels.shared, root, w, weighted)
+        chi_squared = chi_squared - explained
+    return chi_squared, weighted @ pixels.slopes
+
+
+@jax.jit
+def _tail_scale(nu: Array, chi_squared: Array, used: Array, n_labels: int) -> Array:
+    """Posterior variance scale of each star, ``(nu + chi^2) / (nu + P - K)``; one for normal tails."""
+    finite = jnp.isfinite(nu)
+    safe = jnp.where(finite, nu, 1.0)
+    freedom = jnp.maximum(safe + used - n_labels, 1.0)
+    return jnp.where(finite, (safe + chi_squared) / freedom, 1.0)
 
 
 @jax.jit

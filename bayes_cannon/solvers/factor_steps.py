@@ -45,7 +45,7 @@ class StarSums(NamedTuple):
         ``sum w r^2`` with r = y - Theta v, shape (star,).
     log_growth
         ``sum ln((sigma^2 + s2) / sigma^2)``, shape (star,).
-    count
+    n_pixels
         Pixels with a positive ivar, shape (star,).
     cross
         ``U' W r``, shape (star, factor).
@@ -56,7 +56,7 @@ class StarSums(NamedTuple):
 
     square: Array
     log_growth: Array
-    count: Array
+    n_pixels: Array
     cross: Array
     gram: Array
 
@@ -84,7 +84,7 @@ def star_sums(design: Array, block: Pixels, theta: Array, factors: Array, s2: Ar
     return StarSums(
         square=jnp.sum(weighted * residual, axis=0),
         log_growth=jnp.sum(jnp.where(known, jnp.log1p(block.ivar * s2[:, None]), 0.0), axis=0),
-        count=jnp.sum(known, axis=0),
+        n_pixels=jnp.sum(known, axis=0),
         cross=weighted.T @ factors,
         gram=symmetric(products, factors.shape[1]),
     )

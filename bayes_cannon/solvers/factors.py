@@ -192,7 +192,7 @@ class _Work:
         sums = self._sums()
         for iteration in range(max_iterations + 1):
             latent, chi_squared, log_det = expectation(sums)
-            parts = (np.asarray(array)[: self.n_stars] for array in (chi_squared, log_det, sums.count))
+            parts = (np.asarray(array)[: self.n_stars] for array in (chi_squared, log_det, sums.n_pixels))
             chi_squared, log_det, count = parts
             log_det = log_det + self.log_noise
             if heavy_tails:

@@ -27,7 +27,7 @@ from bayes_cannon.solvers.certificate import active_terms, relative_gap, smalles
 from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, kept_signs
 from bayes_cannon.solvers.scan import Interpolated
 
-GAP_TOLERANCE = 1e-10
+GAP_TOLERANCE = 1e-13
 """On the relative duality gap."""
 GRADIENT_TOLERANCE = 1e-8
 """On the derivative by s^2 over the sum of the weights."""

@@ -1,0 +1,45 @@
+"""Batches of spectra: what is wrong with them, and the one shape that they are computed in."""
+
+import numpy as np
+
+
+def raise_fault(flux: np.ndarray, ivar: np.ndarray, row: int, first: int) -> None:
+    """Raise ValueError for this row, which has bad input; its first star is number ``first`` of all."""
+    bad_ivar = ~((ivar[row] >= 0) & (ivar[row] < np.inf))
+    if bad_ivar.any():
+        pixel = int(np.argmax(bad_ivar))
+        raise ValueError(
+            f"ivar is {ivar[row, pixel]} for star {first + row} at pixel {pixel}: it must be finite and not negative; "
+            "set it to 0 where the flux is bad"
+        )
+    pixel = int(np.argmax((ivar[row] > 0) & ~np.isfinite(flux[row])))
+    raise ValueError(
+        f"flux is {flux[row, pixel]} for star {first + row} at pixel {pixel}, where ivar is {ivar[row, pixel]}: "
+        "set ivar to 0 there"
+    )
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The array as float32 if it is that in any byte order, such as that of FITS files, and float64 otherwise."""
+    array = np.asarray(array)
+    return np.asarray(array, np.float32 if array.dtype.kind == "f" and array.dtype.itemsize == 4 else np.float64)
+
+
+def check_batch(flux: np.ndarray, ivar: np.ndarray, n_pixels: int) -> None:
+    """Raise ValueError unless both have shape (star, n_pixels)."""
+    if np.ndim(flux) != 2 or np.shape(flux) != np.shape(ivar) or np.shape(flux)[1] != n_pixels:
+        raise ValueError(
+            f"flux and ivar must have shape (star, {n_pixels}), the pixels of theta; "
+            f"got {np.shape(flux)} and {np.shape(ivar)}; write flux[None] for one star"
+        )
+
+
+def padded_batch(array: np.ndarray, size: int) -> np.ndarray:
+    """The array with rows of zeros up to the size; ValueError if it has more."""
+    if len(array) == size:
+        return array
+    if len(array) > size:
+        raise ValueError(f"a batch has {len(array)} stars, more than batch_size = {size}")
+    padded = np.zeros((size, *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded
