@@ -14,6 +14,7 @@ from astropy.table import Table
 
 from bayes_cannon.cli.figures import FIGURES, write_figures
 from bayes_cannon.core.censoring import create_inverse_mask, create_mask
+from bayes_cannon.core.scatter import LowRank
 from bayes_cannon.core.status import PixelStatus, StarStatus
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.infer import LabelFit
@@ -45,6 +46,8 @@ class TrainingRun:
         Which of them were trained on and which were kept apart, shape (star,).
     fit
         Labels of the held-out stars, None if there are none.
+    independent
+        The same by the model with independent scatter, where the recipe asks for correlated scatter.
 
     """
 
@@ -55,6 +58,7 @@ class TrainingRun:
     training: np.ndarray
     held_out: np.ndarray
     fit: LabelFit | None
+    independent: LabelFit | None = None
 
     @property
     def reference(self) -> np.ndarray:
@@ -119,12 +123,16 @@ def train_recipe(recipe: Recipe, *, quiet: bool = True) -> TrainingRun:
         options = {} if threshold is None else {"threshold": threshold}
         training[training] = ~colour_outliers(spectra.at(training), **options)
     model = build_model(recipe, spectra.at(training))
+    stars, fit, independent = spectra.at(held_out), None, None
+    if recipe.scatter is not None and held_out.any():
+        model.train(op_method=recipe.model.op_method, progress=progress)
+        independent = model.fit_labels(stars.flux, stars.ivar, progress=progress)
+    if recipe.scatter is not None:
+        model.scatter = LowRank(recipe.scatter.rank, recipe.scatter.heavy_tails)
     model.train(op_method=recipe.model.op_method, dof_correction=recipe.model.dof_correction, progress=progress)
-    fit = None
     if held_out.any():
-        stars = spectra.at(held_out)
         fit = model.fit_labels(stars.flux, stars.ivar, progress=progress)
-    return TrainingRun(recipe, preparation, model, spectra, training, held_out, fit)
+    return TrainingRun(recipe, preparation, model, spectra, training, held_out, fit, independent)
 
 
 def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
@@ -220,9 +228,7 @@ def _write_run(run: TrainingRun, outputs: Mapping[str, Path], *, overwrite: bool
     for name in model.label_names:
         table[f"{name}_REFERENCE"].unit = table[name].unit
     write_table(outputs["labels"], table, overwrite=overwrite)
-    summary = summary_table(
-        run.fit.labels, run.reference, run.fit.covariance, label_names=model.label_names, units=model.label_units
-    )
+    summary = _summary(model, run.fit, run.reference)
     write_table(outputs["validation"], summary, overwrite=overwrite)
     write_figures(model, run.fit, run.reference, outputs, overwrite=overwrite)
     return summary
@@ -252,7 +258,21 @@ def _print_run(run: TrainingRun, summary: Table | None) -> None:
         return
     click.echo(f"{int(run.held_out.sum())} held-out stars, labelled")
     _print_statuses(run.fit)
+    if run.independent is not None:
+        click.echo("with independent scatter:")
+        _print_summary(_summary(run.model, run.independent, run.reference))
+        nu = run.model.nu
+        tails = "" if nu is None or np.isinf(nu) else f", heavy tails with {nu:.1f} degrees of freedom"
+        click.echo(f"with {run.model.factors.shape[1]} latent factors{tails}:")  # type: ignore[union-attr]
+    _print_summary(summary)
+
+
+def _print_summary(summary: Table) -> None:
     click.echo("\n".join(summary[[name for name in _SHOWN_COLUMNS if name in summary.colnames]].pformat(max_width=-1)))
+
+
+def _summary(model: CannonModel, fit: LabelFit, reference: np.ndarray) -> Table:
+    return summary_table(fit.labels, reference, fit.covariance, label_names=model.label_names, units=model.label_units)
 
 
 def _print_statuses(fit: LabelFit) -> None:

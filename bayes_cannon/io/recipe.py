@@ -75,6 +75,23 @@ class ModelSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScatterSection:
+    """``[scatter]``: latent factors that the pixels share. Without this section the scatter is independent.
+
+    Attributes
+    ----------
+    rank
+        Number of factors.
+    heavy_tails
+        Whether spectra follow a Student-t law.
+
+    """
+
+    rank: int = field(metadata=_by(values.count))
+    heavy_tails: bool = field(default=False, metadata=_by(values.boolean))
+
+
+@dataclass(frozen=True, kw_only=True)
 class CensorSection:
     """``[censors.LABEL]``: where a label may not act. One of the two; an open end is ``-inf`` or ``inf``.
 
@@ -196,7 +213,7 @@ class Recipe:
         One sentence.
     seed
         Of the random numbers that choose the folds.
-    model, data, continuum, validation
+    model, scatter, data, continuum, validation
         The sections.
     censors
         By label.
@@ -211,6 +228,7 @@ class Recipe:
     description: str = field(default="", metadata=_by(values.text))
     seed: int = field(default=0, metadata=_by(values.natural))
     model: ModelSection = field(metadata=_by(ModelSection))
+    scatter: ScatterSection | None = field(default=None, metadata=_by(ScatterSection))
     data: DataSection = field(metadata=_by(DataSection))
     censors: Mapping[str, CensorSection] = field(default_factory=dict, metadata=_by(CensorSection, by_name=True))
     theta_bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict, metadata=_by(values.pairs_by_name))
@@ -321,6 +339,8 @@ def _check_consistent(recipe: Recipe, given: Mapping[str, Any]) -> None:
     model, data, labels = recipe.model, recipe.data, ", ".join(recipe.model.label_names)
     if "order" in given["model"] and model.terms is not None:
         raise ValueError("[model] has both order and terms; give one of them")
+    if recipe.scatter is not None and model.dof_correction:
+        raise ValueError("[model] dof_correction is for independent scatter; leave it or the section [scatter] out")
     for where, used in (("censors", recipe.censors), ("model.label_units", model.label_units)):
         for name in used:
             if name not in model.label_names:

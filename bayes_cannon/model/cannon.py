@@ -4,29 +4,24 @@ The class holds data and checks it; the work is done by `bayes_cannon.train` and
 """
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.checks import (
-    check_same_dispersion,
-)
+from bayes_cannon.core.batches import check_batch
+from bayes_cannon.core.checks import check_same_dispersion, check_spectra
 from bayes_cannon.core.hull import in_convex_hull
 from bayes_cannon.core.progress import ProgressOption, reporter
-from bayes_cannon.core.scaling import LabelScaling
-from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.infer import LabelFit, fit_label_stream, fit_labels
-from bayes_cannon.io.model_state import ModelState
-from bayes_cannon.model.data import ModelData
+from bayes_cannon.model.files import ModelFiles
 from bayes_cannon.model.record import StarRecord
+from bayes_cannon.ranks import RankPath, rank_path
+from bayes_cannon.solvers.factors import posterior_factors
 from bayes_cannon.train import (
     RegularizationPath,
-    TrainingWarning,
     check_op_method,
     correct_scatter,
     records,
@@ -40,7 +35,7 @@ _CERTIFICATES = ("objective", "duality_gap", "profile_gradient", "iterations", "
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
 
 
-class CannonModel(ModelData):
+class CannonModel(ModelFiles):
     r"""A data-driven model of stellar spectra (Ness et al. 2015; Casey et al. 2016).
 
     The flux of star n at pixel j is :math:`y_{jn} \sim N(v(x_n) \cdot \theta_j, \sigma_{jn}^2 + s_j^2)` with the
@@ -82,11 +77,6 @@ class CannonModel(ModelData):
         If ``vectorizer`` is no vectorizer.
 
     """
-
-    _classes: ClassVar[dict[str, type["CannonModel"]]] = {}
-
-    def __init_subclass__(cls) -> None:
-        CannonModel._classes[cls.__name__] = cls
 
     # Verbs.
 
@@ -217,6 +207,61 @@ class CannonModel(ModelData):
         flux = monomials(x, self._vectorizer.exponents) @ theta.T
         return flux[0] if len(flux) == 1 else flux
 
+    def rank_path(self, ranks: Sequence[int], **options: Any) -> RankPath:
+        """Likelihood of held-out spectra at several ranks of the scatter, to choose one; the model stays as it is.
+
+        Parameters
+        ----------
+        ranks
+            Ranks to try; 0, the independent scatter, is always tried.
+        options
+            ``heavy_tails``, ``tolerance``, ``n_folds``, ``held_out``, ``seed`` and ``progress`` of `ranks.rank_path`.
+
+        Returns
+        -------
+        path
+            ``path.table`` compares the ranks, ``path.best`` is the best of them: set ``scatter=LowRank(path.best)``.
+
+        Raises
+        ------
+        TypeError
+            If the model holds no training spectra.
+        ValueError
+            If a rank is negative or too large.
+
+        """
+        problem = self._problem()
+        x = self._scaling.scaled(self._labels)
+        return rank_path(problem, ranks, exponents=self._vectorizer.exponents, x=x, **options)
+
+    def latent_factors(self, flux: Any, ivar: Any, labels: Any) -> np.ndarray:
+        """Posterior mean of the latent factors z of stars with these labels, dimensionless, shape (star, factor).
+
+        Parameters
+        ----------
+        flux, ivar
+            Shape (star, pixel).
+        labels
+            In their units, shape (star, label).
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            If its scatter is independent, or for spectra that do not fit the model.
+
+        """
+        theta, s2 = self._trained()
+        if self._correlation is None:
+            raise ValueError("the model has no latent factors: set scatter=LowRank(rank) and train")
+        flux, ivar = check_spectra(flux, ivar)
+        check_batch(flux, ivar, len(theta))
+        design = monomials(self._scaling.scaled(self._vectorizer.label_rows(labels)), self._vectorizer.exponents)
+        if len(design) != len(flux):
+            raise ValueError(f"labels has {len(design)} stars but flux {len(flux)}: both need one row a star")
+        return posterior_factors(design, flux, ivar, theta=theta, s2=s2, factors=self._correlation.factors)
+
     def test(
         self,
         flux: Any,
@@ -331,112 +376,6 @@ class CannonModel(ModelData):
         """
         points = self._scaling.scaled(self._vectorizer.label_rows(labels))
         return in_convex_hull(points, self._scaling.scaled(self._labels))
-
-    def write(
-        self,
-        path: str | os.PathLike,
-        include_training_set_spectra: bool = False,
-        overwrite: bool = False,
-        protocol: int | None = None,
-    ) -> None:
-        """Write the model to one netCDF (HDF5) file.
-
-        Parameters
-        ----------
-        path
-            File to write.
-        include_training_set_spectra
-            Keep the training spectra too, so that the model can be trained again after reading.
-        overwrite
-            Replace a file that exists.
-        protocol
-            Accepted for old scripts, without effect: nothing is pickled.
-
-        Raises
-        ------
-        FileExistsError
-            If the file exists and ``overwrite`` is False.
-
-        """
-        from bayes_cannon.io.model_file import write_model  # HDF5 and xarray take half a second to import.
-
-        if not self.is_trained and not include_training_set_spectra:
-            warnings.warn(
-                "the model is not trained and its training spectra are not written: the file can be used for nothing. "
-                "Train first, or write with include_training_set_spectra=True",
-                TrainingWarning,
-                stacklevel=2,
-            )
-        write_model(path, self._state(include_training_set_spectra), overwrite=overwrite)
-
-    @classmethod
-    def read(cls, path: str | os.PathLike) -> "CannonModel":
-        """Read a model that `write` made; a restricted model comes back as one.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is no model file, is damaged, or was written by a newer version.
-
-        """
-        from bayes_cannon.io.model_file import read_model  # HDF5 and xarray take half a second to import.
-
-        state = read_model(path)
-        return CannonModel._classes[state.model_class]._from_state(state)
-
-    def _state(self, with_spectra: bool) -> ModelState:
-        from bayes_cannon.io.model_file import training_set_hash  # HDF5 and xarray take half a second to import.
-
-        if self._flux is not None and self._ivar is not None:
-            self._provenance["training_set_sha256"] = training_set_hash(self._labels, self._flux, self._ivar)
-        return ModelState(
-            model_class=type(self).__name__,
-            label_names=self.label_names,
-            terms=self._vectorizer.terms,
-            fiducial=self._scaling.fiducial,
-            scale=self._scaling.scale,
-            training_set_labels=self._labels,
-            scale_factor=self._scaling.factor,
-            label_units=self._label_units,
-            dispersion=self._dispersion,
-            regularization=self._regularization,
-            censors=dict(self._censors),
-            training_set_flux=self._flux if with_spectra else None,
-            training_set_ivar=self._ivar if with_spectra else None,
-            theta=self._theta,
-            s2=self._s2,
-            factors=self.factors,
-            nu=self.nu,
-            scatter=self._scatter,
-            training=self._training,
-            op_method=self._op_method,
-            provenance=self._provenance,
-        )
-
-    @classmethod
-    def _from_state(cls, state: ModelState) -> Self:
-        with warnings.catch_warnings():
-            # Whoever trained the model has been told.
-            warnings.simplefilter("ignore", BayesCannonWarning)
-            model = cls(
-                state.training_set_labels, state.training_set_flux, state.training_set_ivar, state.vectorizer,
-                scale_factor=state.scale_factor, label_units=state.label_units,
-            )  # fmt: skip
-        model._scaling = LabelScaling(np.asarray(state.fiducial), np.asarray(state.scale), state.scale_factor)
-        model._n_pixels = state.n_pixels
-        model.dispersion, model.regularization, model.censors = state.dispersion, state.regularization, state.censors
-        model._theta, model._s2, model._scatter = state.theta, state.s2, state.scatter
-        if state.factors is not None and state.nu is not None:
-            model._correlation = Correlation(state.factors, state.nu)
-        model._training = None if state.training is None else dict(state.training)
-        model._op_method = state.op_method
-        model._provenance = dict(state.provenance)
-        return model
-
-
-CannonModel._classes[CannonModel.__name__] = CannonModel
 
 
 def load_model(path: str | os.PathLike) -> CannonModel:

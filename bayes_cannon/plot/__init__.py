@@ -9,13 +9,14 @@ from importlib import import_module
 from bayes_cannon.plot.label_space import label_space
 
 _PLACES = {
+    "factors": "bayes_cannon.plot.latent",
     "one_to_one": "bayes_cannon.plot.comparison",
     "scatter": "bayes_cannon.plot.training",
     "spectrum": "bayes_cannon.plot.star",
     "theta": "bayes_cannon.plot.training",
 }
 
-__all__ = ["label_space", "one_to_one", "scatter", "spectrum", "theta"]
+__all__ = ["factors", "label_space", "one_to_one", "scatter", "spectrum", "theta"]
 
 
 def __getattr__(name: str) -> object:

@@ -152,6 +152,67 @@ def train_factors(
     return work.solution(problem, solved, np.array(history), converged)
 
 
+def posterior_factors(
+    design: np.ndarray,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    *,
+    theta: np.ndarray,
+    s2: np.ndarray,
+    factors: np.ndarray,
+) -> np.ndarray:
+    """Posterior mean of each star's factors, ``(I + U'WU)^-1 U'W (y - Theta v)``, shape (star, factor).
+
+    Parameters
+    ----------
+    design
+        Terms of the stars, shape (star, term).
+    flux, ivar
+        Shape (star, pixel).
+    theta, s2, factors
+        The model, shape (pixel, term), (pixel,) and (pixel, factor). Pixels without a solution take no part.
+
+    """
+    latent, _, _, _ = _expected(design, flux, ivar, theta, s2, factors)
+    return latent
+
+
+def log_likelihoods(
+    design: np.ndarray,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    *,
+    theta: np.ndarray,
+    s2: np.ndarray,
+    factors: np.ndarray,
+    nu: float = np.inf,
+) -> np.ndarray:
+    """Log density of each star's spectrum given its labels, shape (star,); parameters as for `posterior_factors`."""
+    _, chi_squared, log_det, count = _expected(design, flux, ivar, theta, s2, factors)
+    return student_t(chi_squared, log_det, count, nu)
+
+
+def _expected(
+    design: np.ndarray, flux: np.ndarray, ivar: np.ndarray, theta: np.ndarray, s2: np.ndarray, factors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Posterior mean of the factors, ``r' C^-1 r``, ``ln det C`` and number of pixels of each star."""
+    solved = np.isfinite(theta).all(axis=1) & np.isfinite(s2)
+    free = np.full((int(solved.sum()), design.shape[1]), np.inf)
+    block = Pixels(flux[:, solved].T, ivar[:, solved].T, np.zeros(len(free)), -free, free)
+    with jax.enable_x64(True):
+        sums = star_sums(design, block, theta[solved], factors[solved], s2[solved], np.ones(len(free), bool))
+        latent, chi_squared, log_det = expectation(sums)
+        return (
+            np.array(latent.mean), np.array(chi_squared), np.array(log_det) + _log_noise(ivar[:, solved]),
+            np.array(sums.n_pixels),
+        )  # fmt: skip
+
+
+def _log_noise(ivar: np.ndarray) -> np.ndarray:
+    """``sum ln sigma^2`` over the known pixels of each star."""
+    return np.array([-np.log(row[row > 0]).sum() for row in ivar])
+
+
 def check_rank(rank: int, n_stars: int, n_pixels: int) -> None:
     """Raise ValueError unless there can be that many factors."""
     most = min(n_stars, n_pixels) - 1
@@ -180,7 +241,7 @@ class _Work:
         self.design, self.moments, self.pairs = jnp.asarray(design), jnp.asarray(moments), basis.pairs
         self.gradient = np.full(problem.n_pixels, np.inf)
         self.n_stars, self.nu = len(problem.design), np.inf
-        self.log_noise = np.array([-np.log(row[row > 0]).sum() for row in problem.ivar])
+        self.log_noise = _log_noise(problem.ivar)
         self.free_mean = not problem.regularization.any() and bool(np.isinf(problem.lower).all())
         self.free_mean &= bool(np.isinf(problem.upper).all())
         size = BLOCK_NUMBERS // padded_size(self.n_stars)

@@ -21,16 +21,18 @@ import jax
 import jax.numpy as jnp
 
 from bayes_cannon.core.likelihood import log_variance, weights
-from bayes_cannon.core.typing import Array
+from bayes_cannon.core.typing import Array, Scalar
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
 from bayes_cannon.solvers.certificate import active_terms, relative_gap, smallest_pivot, solve_masked
-from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, kept_signs
+from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, newton_move
 from bayes_cannon.solvers.scan import Interpolated
 
 GAP_TOLERANCE = 1e-13
 """On the relative duality gap."""
 GRADIENT_TOLERANCE = 1e-8
 """On the derivative by s^2 over the sum of the weights."""
+PATH_TOLERANCES = 1e-9, 1e-6
+"""The same two for a path, where every step counts: theta is right to a thousandth of its error, s^2 to a millionth."""
 MAX_STEPS = 16
 """Steps at most; what has not converged by then goes to `solvers.refine`."""
 
@@ -107,13 +109,23 @@ def residual_sums(training: Training, pixel: Pixels, theta: Array, s2: Array) ->
 
 
 @jax.jit
-def joint_newton(training: Training, block: Pixels, sums: Interpolated, theta: Array, s2: Array) -> Point:
+def joint_newton(
+    training: Training,
+    block: Pixels,
+    sums: Interpolated,
+    theta: Array,
+    s2: Array,
+    tolerances: tuple[Scalar, Scalar] = (GAP_TOLERANCE, GRADIENT_TOLERANCE),
+) -> Point:
     """Joint optimum of every pixel of a block from (theta, s2), shape (pixel, term) and (pixel,)."""
-    return jax.vmap(partial(_joint_newton, training), in_axes=(0, -1, 0, 0))(block, sums, theta, s2)
+    solve = partial(_joint_newton, training, tolerances)
+    return jax.vmap(solve, in_axes=(0, -1, 0, 0))(block, sums, theta, s2)
 
 
-def _joint_newton(training: Training, pixel: Pixels, sums: Interpolated, theta: Array, s2: Array) -> Point:
-    lam = pixel.lam
+def _joint_newton(
+    training: Training, tolerances: tuple[Scalar, Scalar], pixel: Pixels, sums: Interpolated, theta: Array, s2: Array
+) -> Point:
+    lam, (gap_tolerance, gradient_tolerance) = pixel.lam, tolerances
 
     def step(point: Point) -> Point:
         theta, s2 = point.next_theta, point.next_s2
@@ -128,11 +140,11 @@ def _joint_newton(training: Training, pixel: Pixels, sums: Interpolated, theta: 
             gram.at[:, 0].set(at.terms), at.gradient, at.chi_squared, theta, lam, pixel.lower, pixel.upper,
             projected=projected, delta=jnp.where(pixel.regularization > 0, constant, delta),
         )  # fmt: skip
-        stationary = (jnp.abs(at.slope) <= GRADIENT_TOLERANCE * at.weight) | ((s2 == 0) & (at.slope >= 0))
+        stationary = (jnp.abs(at.slope) <= gradient_tolerance * at.weight) | ((s2 == 0) & (at.slope >= 0))
         return Point(
             s2=s2, theta=theta, next_s2=new_s2, next_theta=new_theta,
             objective=at.chi_squared + 2 * jnp.sum(lam * jnp.abs(theta)), gap=gap,
-            gradient=at.slope / at.weight, steps=point.steps + 1, done=stationary & (gap <= GAP_TOLERANCE),
+            gradient=at.slope / at.weight, steps=point.steps + 1, done=stationary & (gap <= gap_tolerance),
         )  # fmt: skip
 
     infinite = jnp.full_like(s2, jnp.inf)
@@ -163,9 +175,9 @@ def _newton(
     # All weights change by about this factor, exactly for equal noise.
     change = (centre + s2) / (centre + new_s2)
     step = shift + (1 / change - 1) * whole - (new_s2 - s2) * drift
-    new_theta = kept_signs(swept, step, active, lam, *bounds)
     ahead = at.gradient - change * (new_s2 - s2) * at.cross
     new_gram = change * gram
+    new_theta = newton_move(new_gram, ahead - new_gram @ (swept - theta), swept, step, active, lam, *bounds)
     behind = ahead - new_gram @ (new_theta - theta)
     new_theta, _ = coordinate_descent(new_gram, behind, lam, *bounds, new_theta, sweeps=SWEEPS)
     return new_s2, new_theta, whole

@@ -4,10 +4,9 @@ r"""Weighted lasso with bounds, from the Gram matrix alone.
           \qquad l \le \theta \le u
 
 Each round is one Newton step on the terms that are neither zero nor at a bound, with their signs held, followed by a
-few sweeps of coordinate descent, which decide which terms those are. Both only ever lower the objective: the Newton
-step goes to the first term that would change sign or leave its bounds and stops there, exactly at zero or at the
-bound. The first finds the optimum once the second has found the active set, which takes a handful of rounds; zeros
-are exact.
+few sweeps of coordinate descent, which decide which terms those are. Both only ever lower the objective
+(`newton_move`). The first finds the optimum once the second has found the active set, which takes a handful of rounds;
+zeros are exact.
 (Coordinate descent: Friedman, Hastie & Tibshirani 2010, eq. 9; the active-set step as in Osborne et al. 2000.)
 """
 
@@ -96,15 +95,34 @@ def coordinate_descent(
     return jax.lax.fori_loop(0, sweeps * len(lam), update, (jnp.asarray(theta), jnp.asarray(gradient)))
 
 
-def kept_signs(
-    theta: PerTerm, step: PerTerm, active: PerTermMask, lam: PerTerm, lower: PerTerm, upper: PerTerm
+def newton_move(
+    gram: TermTerm,
+    gradient: PerTerm,
+    theta: PerTerm,
+    step: PerTerm,
+    active: PerTermMask,
+    lam: PerTerm,
+    lower: PerTerm,
+    upper: PerTerm,
 ) -> jax.Array:
-    """Theta after the step on the active terms, or up to the first that would change sign or leave its bounds."""
+    """Theta after a step on the active terms, with every sign and bound kept.
+
+    Of two moves the one with the lower objective: the whole step with all terms that would change sign set to zero,
+    which drops many terms at once, and the part of the step up to the first such term, which never raises it.
+    ``gradient`` is ``b - G theta``.
+    """
     ahead = jnp.where(step > 0, upper, lower)
     ahead = jnp.where((lam > 0) & (theta * step < 0) & (theta * ahead < 0), 0.0, ahead)
     room = jnp.where(active & (step != 0), (ahead - theta) / jnp.where(step == 0, 1.0, step), jnp.inf)
     length = jnp.minimum(1.0, jnp.min(room))
-    return jnp.where(active, jnp.where(room <= length, ahead, theta + length * step), theta)
+    partly = jnp.where(active, jnp.where(room <= length, ahead, theta + length * step), theta)
+    wholly = jnp.where(active, jnp.where(room <= 1.0, ahead, theta + step), theta)
+
+    def objective(moved: Array) -> Array:
+        change = moved - theta
+        return jnp.dot(change, 0.5 * (gram @ change) - gradient) + jnp.sum(lam * jnp.abs(moved))
+
+    return jnp.where(objective(wholly) <= objective(partly), wholly, partly)
 
 
 def gram_lasso(
@@ -145,7 +163,7 @@ def gram_lasso(
     def newton(theta: Array, gradient: Array) -> tuple[Array, Array]:
         active = moves & active_terms(theta, lam, lower, upper)
         step = solve_masked(gram, gradient - lam * jnp.sign(theta), active)
-        moved = kept_signs(theta, step, active, lam, lower, upper)
+        moved = newton_move(gram, gradient, theta, step, active, lam, lower, upper)
         return moved, right - gram @ moved
 
     def one_round(state: LassoState) -> LassoState:

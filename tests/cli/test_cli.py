@@ -136,6 +136,18 @@ def test_train_censors_and_finds_the_labels(trained):
     assert (summary["failed"] == 0).all()
 
 
+def test_correlated_scatter_stands_beside_the_independent(trained):
+    folder, result = trained
+    assert "latent factors" not in result.stdout
+    (folder / "correlated.toml").write_text(RECIPE + "[scatter]\nrank = 2\n")
+    result = run("train", folder / "correlated.toml", "--output", folder / "correlated")
+    assert result.exit_code == 0, result.output
+    before, after = result.stdout.split("with 2 latent factors:")
+    assert "with independent scatter:" in before
+    assert before.count("robust_scatter") == after.count("robust_scatter") == 1
+    assert CannonModel.read(folder / "correlated/sim.model").factors.shape == (N_PIXELS, 2)
+
+
 def test_model_file_says_where_it_comes_from(trained):
     folder, _ = trained
     provenance = read_model(folder / "out/deep/sim.model").provenance

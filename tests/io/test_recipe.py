@@ -195,3 +195,13 @@ def test_not_utf8(tmp_path):
 def test_parsed_without_a_file():
     with pytest.raises(ValueError, match=r"\[data\] must be a table"):
         parse_recipe({"name": "x", "model": {"label_names": ["A"]}, "data": []}, Path())
+
+
+def test_scatter_section(written):
+    recipe = written(MINIMAL + "[scatter]\nrank = 7\nheavy_tails = true\n")
+    assert (recipe.scatter.rank, recipe.scatter.heavy_tails) == (7, True)
+    assert written(MINIMAL).scatter is None
+    with pytest.raises(ValueError, match="dof_correction is for independent scatter"):
+        written(MINIMAL.replace("[data]", "dof_correction = true\n[data]") + "[scatter]\nrank = 7\n")
+    with pytest.raises(ValueError, match=r"scatter.rank must be"):
+        written(MINIMAL + "[scatter]\nrank = 0\n")

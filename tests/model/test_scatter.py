@@ -1,0 +1,123 @@
+"""The model class with correlated scatter."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import bayes_cannon as tc
+from bayes_cannon.core.status import PixelStatus
+
+RANK = 2
+
+
+@pytest.fixture(scope="module")
+def stars():
+    """Labels, flux and ivar of 300 training and 200 other stars, with two latent factors."""
+    rng = np.random.default_rng(0)
+    labels = np.column_stack([rng.uniform(4000, 6000, 500), rng.uniform(1, 4, 500)])
+    x = (labels - [5000, 2.5]) / [2000, 3]
+    theta, factors = rng.normal(0, 0.05, (30, 6)), rng.normal(0, 0.012, (30, RANK))
+    theta[:, 0] = 1
+    design = np.column_stack([np.ones(500), x, x[:, :1] ** 2, x[:, :1] * x[:, 1:], x[:, 1:] ** 2])
+    flux = design @ theta.T + rng.normal(size=(500, RANK)) @ factors.T + 0.005 * rng.normal(size=(500, 30))
+    return labels, flux, np.full(flux.shape, 1 / 0.004**2)
+
+
+@pytest.fixture(scope="module")
+def model(stars):
+    labels, flux, ivar = stars
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+    model = tc.CannonModel(labels[:300], flux[:300], ivar[:300], vectorizer, scatter=tc.scatter.LowRank(RANK, True))
+    _, _, metadata = model.train()
+    assert {record["status"] for record in metadata} == {PixelStatus.CONVERGED}
+    assert max(record["duality_gap"] for record in metadata) < 1
+    return model
+
+
+def test_labels_are_better_and_errors_cover(model, stars):
+    labels, flux, ivar = (array[300:] for array in stars)
+    assert model.factors.shape == (30, RANK)
+    correlated = model.fit_labels(flux, ivar)
+    plain = tc.CannonModel(
+        model.training_set_labels, model.training_set_flux, model.training_set_ivar, model.vectorizer
+    )
+    plain.train()
+    assert plain.factors is None
+    assert plain.nu is None
+    independent = plain.fit_labels(flux, ivar)
+    pulls = tc.validate.pulls(correlated.labels, labels, correlated.covariance)
+    assert_allclose(pulls.std(axis=0), 1, atol=0.2)
+    naive = tc.validate.pulls(independent.labels, labels, independent.covariance)
+    assert (naive.std(axis=0) > 1.5).all()
+    assert ((correlated.labels - labels).std(axis=0) < (independent.labels - labels).std(axis=0)).all()
+
+
+def test_file_keeps_the_factors(model, stars, tmp_path):
+    _, flux, ivar = stars
+    model.write(tmp_path / "a.model")
+    back = tc.CannonModel.read(tmp_path / "a.model")
+    assert back.scatter == model.scatter
+    assert back.nu == model.nu
+    assert_array_equal(back.factors, model.factors)
+    assert_array_equal(back.test(flux[:5], ivar[:5])[1], model.test(flux[:5], ivar[:5])[1])
+
+
+def test_streams_know_the_factors(model, stars):
+    _, flux, ivar = stars
+    (part,) = model.fit_label_stream([(flux[:7], ivar[:7])])
+    assert_allclose(part.labels, model.fit_labels(flux[:7], ivar[:7]).labels, rtol=1e-12)
+
+
+def test_independent_again_and_reset(stars):
+    labels, flux, ivar = stars
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1)
+    model = tc.CannonModel(labels, flux, ivar, vectorizer)
+    theta, s2, _ = model.train()
+    model.scatter = tc.scatter.LowRank(1)
+    together, less, _ = model.train()
+    assert model.factors.shape == (30, 1)
+    assert (less < s2).all()
+    assert np.abs(together - theta).max() > 1e-6
+    model.scatter = None
+    again, same, _ = model.train()
+    assert model.factors is None
+    assert_allclose(again, theta, atol=1e-7)
+    assert_allclose(same, s2, rtol=1e-6)
+    model.reset()
+    assert not model.is_trained
+
+
+def test_held_out_likelihood_finds_the_rank(stars, model):
+    path = model.rank_path([1, 2, 4])
+    table = path.table
+    assert list(table["rank"]) == [0, 1, 2, 4]
+    assert path.best == RANK
+    assert table["gain"][2] > 10 * table["gain_error"][2] > 0
+    assert np.isfinite(path.log_likelihood).sum() == 4 * (tc.validate.folds(300) == 0).sum()
+    # Pure noise: no factors do better than none.
+    labels, flux, ivar = (array[:100] for array in stars)
+    noise = 1 + np.random.default_rng(1).normal(size=flux.shape) / np.sqrt(ivar)
+    alone = tc.CannonModel(labels, noise, ivar, tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1))
+    assert alone.rank_path([3]).best == 0
+    with pytest.raises(ValueError, match="ranks must not be negative"):
+        alone.rank_path([-1])
+    with pytest.raises(ValueError, match="there is no fold 7"):
+        alone.rank_path([1], held_out=[7])
+
+
+def test_bad_input(stars):
+    labels, flux, ivar = stars
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1)
+    with pytest.raises(TypeError, match=r"None or a scatter.LowRank, got int"):
+        tc.CannonModel(labels, flux, ivar, vectorizer, scatter=5)
+    for rank in (0, -1, 2.0, True):
+        with pytest.raises(ValueError, match="rank must be a positive integer"):
+            tc.scatter.LowRank(rank)
+    with pytest.raises(ValueError, match="tolerance must be positive"):
+        tc.scatter.LowRank(1, tolerance=0)
+    model = tc.CannonModel(labels, flux, ivar, vectorizer, scatter=tc.scatter.LowRank(30))
+    with pytest.raises(ValueError, match="from 1 to 29, as there are 500 stars and 30 pixels"):
+        model.train()
+    assert not model.is_trained
+    with pytest.raises(ValueError, match="dof_correction is for independent scatter"):
+        model.train(dof_correction=True)
