@@ -9,7 +9,6 @@ that grows whenever an older version could no longer read the file.
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -245,7 +244,12 @@ def _attributes(state: ModelState) -> dict[str, Any]:
     if state.nu is not None:
         attributes["nu"] = float(state.nu)
     if state.scatter is not None:
-        attributes |= {f"{_SCATTER}{field.name}": getattr(state.scatter, field.name) for field in fields(LowRank)}
+        asked = state.scatter
+        attributes |= {
+            f"{_SCATTER}rank": asked.rank,
+            f"{_SCATTER}heavy_tails": int(asked.heavy_tails),  # netCDF has no booleans.
+            f"{_SCATTER}tolerance": asked.tolerance,
+        }
     if state.training is not None:
         # Tells a training without certificates from none.
         attributes["training"] = ",".join(state.training)
@@ -305,7 +309,7 @@ def _state(dataset: xr.Dataset) -> ModelState:
 def _scatter(attributes: Mapping[str, Any]) -> LowRank | None:
     if f"{_SCATTER}rank" not in attributes:
         return None
-    rank, tails, tolerance = (attributes[f"{_SCATTER}{field.name}"] for field in fields(LowRank))
+    rank, tails, tolerance = (attributes[f"{_SCATTER}{name}"] for name in ("rank", "heavy_tails", "tolerance"))
     return LowRank(int(rank), bool(tails), float(tolerance))
 
 

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.io.model_state import ModelState
 from bayes_cannon.model.data import ModelData
 from bayes_cannon.train import TrainingWarning
+
+if TYPE_CHECKING:
+    from bayes_cannon.model.cannon import CannonModel
 
 
 class ModelFiles(ModelData):

@@ -98,9 +98,11 @@ def n_threads() -> int:
     return os.cpu_count() or 1
 
 
-def in_parallel[T](work: Callable[[np.ndarray], T], blocks: Iterator[np.ndarray]) -> Iterator[T]:
+def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S]) -> Iterator[T]:
     """Results of the blocks, in order, a thread a core; the first block alone, so that each program compiles once."""
-    yield work(next(blocks))
+    for first in blocks:
+        yield work(first)
+        break
     with ThreadPoolExecutor(n_threads()) as pool:
         futures = [pool.submit(work, block) for block in blocks]
         try:

@@ -11,9 +11,9 @@ the data against the penalty, which removes terms, which leaves larger residuals
 1. `solvers.scan` looks at the profile from s^2 = 0 to beyond the variance of the flux, on Gram matrices that are
    interpolated in s^2, and finds its local minima;
 2. `solvers.joint` goes from the lowest to the optimum of (theta, s^2), with exact gradients, in a few passes;
-3. `solvers.refine` does the same with exact Gram matrices and a bracket, for the pixels where the noise varies too much
-   between stars to interpolate, where the second step did not converge, and from the second-lowest minimum where the
-   scan cannot tell which is the lower;
+3. where the scan cannot tell which of two minima is the lower the second step is taken from both; where the noise
+   varies too much between stars to interpolate, or that step did not converge, `solvers.refine` does the same with
+   exact Gram matrices and a bracket;
 4. the duality gap of theta and p' are computed, exactly, at the very point that is returned.
 
 The work is matrix products of the weights of a block of pixels with the moments of the training set (`core.moments`).
@@ -23,6 +23,8 @@ Blocks are independent; each core works on one.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import jax
@@ -191,8 +193,8 @@ def solve_path(
             unsettled.append(end)
         report(len(pixels))
     for step, (solution, unsettled) in enumerate(zip(solutions, rest, strict=True)):
-        for start in work.second_looks(step, unsettled):
-            _keep(solution, work.refine(step, start))
+        for fit in work.second_looks(step, unsettled):
+            _keep(solution, fit)
     return solutions
 
 
@@ -270,35 +272,53 @@ class _Work:
         self, pixels: np.ndarray, block: Pixels, sums: Interpolated, minima: Minima, point: Point
     ) -> _Unsettled:
         """The fit with its exact certificate, and which pixels need a second look."""
-        n = len(pixels)
-        gap, pivot = point.gap, jnp.full_like(point.gap, jnp.inf)
-        free = block.regularization == 0
-        if free.any():
-            exact_gap, exact_pivot = certified(self.training, block, point.theta, point.s2)
-            gap, pivot = jnp.where(free, exact_gap, gap), jnp.where(free, exact_pivot, pivot)
-        fit = _fit(pixels, point._replace(gap=gap), pivot)
+        n, fit = len(pixels), self._certified(pixels, block, point)
         hard = ~fit.done | (np.asarray(sums.error)[:n] > INTERPOLATION_ERROR)
         second = np.isfinite(np.asarray(minima.objective)[:n, 1]) & ~hard
         rivals = _Start(pixels[second], *(np.asarray(a)[:n, 1][second] for a in (minima.theta, minima.s2)))
         return _Unsettled(fit, rivals, pixels[hard])
 
-    def second_looks(self, step: int, ends: list[_Unsettled]) -> Iterator[_Start]:
-        """Where to start from with exact matrices: second minima, and both minima of an exact scan of hard pixels."""
-        rivals = _Start(*(np.concatenate(arrays) for arrays in zip(*(end.rivals for end in ends), strict=True)))
-        for some in self.blocks(np.arange(len(rivals.pixels))):
-            yield _Start(*(array[some] for array in rivals))
-        for pixels in self.blocks(np.concatenate([end.hard for end in ends])):
-            with jax.enable_x64(True):
-                block = pixel_block(self.problems[step], pixels, self.size)
-                minima = exact_scan(self.training, block, self.theta[np.resize(pixels, self.size)])
-                s2, objective, theta = (np.asarray(array)[: len(pixels)] for array in minima)
-            for k in range(objective.shape[1]):
-                found = np.isfinite(objective[:, k])
-                if found.any():
-                    yield _Start(pixels[found], theta[found, k], s2[found, k])
+    def _certified(self, pixels: np.ndarray, block: Pixels, point: Point) -> _Fit:
+        """The fit of some pixels, with the exact gap where nothing is penalized."""
+        gap, pivot = point.gap, jnp.full_like(point.gap, jnp.inf)
+        free = block.regularization == 0
+        if free.any():
+            exact_gap, exact_pivot = certified(self.training, block, point.theta, point.s2)
+            gap, pivot = jnp.where(free, exact_gap, gap), jnp.where(free, exact_pivot, pivot)
+        return _fit(pixels, point._replace(gap=gap), pivot)
 
-    def refine(self, step: int, start: _Start) -> _Fit:
-        """Local optimum from given places."""
+    def second_looks(self, step: int, ends: list[_Unsettled]) -> Iterator[_Fit]:
+        """Optima from the second minima, and, for hard pixels, from all minima of an exact scan."""
+        rivals = _Start(*(np.concatenate(arrays) for arrays in zip(*(end.rivals for end in ends), strict=True)))
+        starts = (_Start(*(array[some] for array in rivals)) for some in self.blocks(np.arange(len(rivals.pixels))))
+        slow = []
+        for start, fit in in_parallel(partial(self._again, step), starts):
+            yield _Fit(*(array[fit.done] for array in fit))
+            slow.append(_Start(*(array[~fit.done] for array in start)))
+        hard = self.blocks(np.concatenate([end.hard for end in ends]))
+        slow += chain.from_iterable(in_parallel(partial(self._exact_minima, step), hard))
+        yield from in_parallel(partial(self._refined, step), (start for start in slow if len(start.pixels)))
+
+    def _again(self, step: int, start: _Start) -> tuple[_Start, _Fit]:
+        """Local optimum from given places, and those places."""
+        with jax.enable_x64(True):
+            block = pixel_block(self.problems[step], start.pixels, self.size)
+            index = np.resize(np.arange(len(start.pixels)), self.size)
+            sums = sums_at_nodes(self.training, block)
+            point = joint_newton(self.training, block, sums, start.theta[index], start.s2[index], self.tolerances)
+            return start, self._certified(start.pixels, block, point)
+
+    def _exact_minima(self, step: int, pixels: np.ndarray) -> list[_Start]:
+        """Where to start from in pixels whose noise defies interpolation."""
+        with jax.enable_x64(True):
+            block = pixel_block(self.problems[step], pixels, self.size)
+            minima = exact_scan(self.training, block, self.theta[np.resize(pixels, self.size)])
+            s2, objective, theta = (np.asarray(array)[: len(pixels)] for array in minima)
+        found = np.isfinite(objective)
+        return [_Start(pixels[f], theta[f, k], s2[f, k]) for k, f in enumerate(found.T)]
+
+    def _refined(self, step: int, start: _Start) -> _Fit:
+        """Local optimum from given places, with exact matrices and a bracket."""
         with jax.enable_x64(True):
             block = pixel_block(self.problems[step], start.pixels, self.size)
             index = np.resize(np.arange(len(start.pixels)), self.size)
