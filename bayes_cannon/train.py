@@ -13,7 +13,7 @@ from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.solvers import profile
-from bayes_cannon.solvers.factors import train_factors
+from bayes_cannon.solvers.factors import SMALLEST_NU, train_factors
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.scatter import unbiased_scatter
 from bayes_cannon.solvers.scipy_lbfgsb import solve_lbfgsb
@@ -232,6 +232,13 @@ def train_scatter(
         heavy_tails=scatter.heavy_tails,
         tolerance=scatter.tolerance,
     )
+    if fit.nu <= 1.01 * SMALLEST_NU:
+        warnings.warn(
+            f"the degrees of freedom ended at their lower bound, {SMALLEST_NU}: the spread in scale between the stars "
+            "is no heavy tail but wrong noise. Scale ivar, raise the rank or leave heavy_tails out",
+            TrainingWarning,
+            stacklevel=2,
+        )
     nothing = np.full(problem.n_pixels, np.nan)
     solved = np.isfinite(fit.s2)
     status = solution.status.copy()

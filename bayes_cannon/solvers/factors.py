@@ -49,8 +49,8 @@ from bayes_cannon.solvers.problem import PixelProblem
 
 BLOCK_NUMBERS = 2**17
 """Numbers in one (pixel, star) array of a block."""
-LARGEST_NU = 1e6
-"""Degrees of freedom at which the Student-t law counts as the normal one."""
+SMALLEST_NU, LARGEST_NU = 0.5, 1e6
+"""Range of the degrees of freedom; beyond the larger the Student-t law counts as the normal one."""
 
 
 @dataclass(frozen=True)
@@ -370,6 +370,8 @@ def fitted_nu(chi_squared: np.ndarray, log_det: np.ndarray, count: np.ndarray) -
     def loss(log_nu: float) -> float:
         return -float(np.sum(student_t(chi_squared, log_det, count, np.exp(log_nu))))
 
-    best = minimize_scalar(loss, bounds=(np.log(0.5), np.log(LARGEST_NU)), method="bounded", options={"xatol": 1e-8})
+    best = minimize_scalar(
+        loss, bounds=(np.log(SMALLEST_NU), np.log(LARGEST_NU)), method="bounded", options={"xatol": 1e-8}
+    )
     normal = -float(np.sum(student_t(chi_squared, log_det, count, np.inf)))
     return np.inf if normal <= best.fun else float(np.exp(best.x))
