@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bayes_cannon as tc
 from bayes_cannon.core.status import PixelStatus
+from bayes_cannon.train import TrainingWarning
 
 RANK = 2
 
@@ -122,3 +123,12 @@ def test_bad_input(stars):
     assert not model.is_trained
     with pytest.raises(ValueError, match="dof_correction is for independent scatter"):
         model.train(dof_correction=True)
+
+
+def test_noise_that_is_far_too_large_is_no_heavy_tail(stars):
+    labels, flux, ivar = stars
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+    model = tc.CannonModel(labels[:100], flux[:100], 1e-6 * ivar[:100], vectorizer, scatter=tc.scatter.LowRank(1, True))
+    with pytest.warns(TrainingWarning, match="degrees of freedom ended at their lower bound"):
+        model.train()
+    assert model.is_trained
