@@ -219,7 +219,8 @@ def train_scatter(
         If there are too few stars or pixels for the rank.
 
     """
-    known = correlation is not None and correlation.rank <= scatter.rank
+    if correlation is not None and correlation.rank > scatter.rank:
+        correlation = None
     fit = train_factors(
         problem,
         solution.theta,
@@ -227,8 +228,7 @@ def train_scatter(
         exponents=exponents,
         x=x,
         rank=scatter.rank,
-        factors=correlation.factors if known and correlation is not None else None,
-        nu=correlation.nu if known and correlation is not None else np.inf,
+        factors=None if correlation is None else correlation.factors,
         heavy_tails=scatter.heavy_tails,
         tolerance=scatter.tolerance,
     )

@@ -178,8 +178,9 @@ def _scatter_step(ivar: Array, square: Array, s2: Array) -> Array:
 
 
 @jax.jit
-def factor_moments(design: Array, latent: Latent, tau: Array, n_stars: int) -> tuple[Array, Array]:
+def factor_moments(design: Array, latent: Latent, n_stars: int) -> tuple[Array, Array]:
     """Regression of the factors on the terms (factor, term), and a root of the covariance about it."""
+    tau = latent.weight
     weighted = tau[:, None] * design
     gram, right = weighted.T @ design, weighted.T @ latent.mean
     scale = jnp.sqrt(jnp.diagonal(gram))

@@ -31,7 +31,6 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 from bayes_cannon.core.moments import MomentBasis
-from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.solvers.block import Pixels, in_parallel, padded_size, padded_stars, pixel_block
 from bayes_cannon.solvers.factor_steps import (
@@ -97,7 +96,6 @@ def train_factors(
     x: np.ndarray,
     rank: int,
     factors: np.ndarray | None = None,
-    nu: float = np.inf,
     heavy_tails: bool = False,
     tolerance: float = 1e-2,
     max_iterations: int = 200,
@@ -116,8 +114,8 @@ def train_factors(
         Number of factors r, at least one.
     factors
         Factors to start from, shape (pixel, factor), at most r; the others are principal components of what they leave.
-    nu, heavy_tails
-        Degrees of freedom to start from, and whether they are fitted; otherwise the law is normal.
+    heavy_tails
+        Whether the degrees of freedom are fitted; otherwise the law is normal.
     tolerance
         The iteration ends when it gains less than this a star, in natural logarithms of the likelihood.
     max_iterations
@@ -141,13 +139,11 @@ def train_factors(
     missing = rank - start.shape[1]
     theta, s2 = theta[solved].copy(), s2[solved].copy()
     with jax.enable_x64(True):
-        work = _Work(part, exponents, x, theta, s2, np.hstack([start, np.zeros((len(solved), missing))]))
         if missing > 0:
-            more, rest = principal_factors(part, work.theta, work.s2, start, missing)
-            work.factors, work.s2 = np.hstack([start, more]), rest
-        work.nu = (min(nu, 10.0) if np.isinf(nu) else nu) if heavy_tails else np.inf
-        history = work.iterate(heavy_tails, tolerance * len(problem.design), max_iterations)
-        converged = len(history) > 1 and history[-1] - history[-2] <= tolerance * len(problem.design)
+            more, s2 = principal_factors(part, theta, s2, start, missing)
+            start = np.hstack([start, more])
+        work = _Work(part, exponents, x, theta, s2, start)
+        history, converged = work.iterate(heavy_tails, tolerance * len(problem.design), max_iterations)
         work.rotate()
     return work.solution(problem, solved, np.array(history), converged)
 
@@ -247,10 +243,10 @@ class _Work:
         size = BLOCK_NUMBERS // padded_size(self.n_stars)
         self.size = min(max(size, 32), padded_size(problem.n_pixels))
 
-    def iterate(self, heavy_tails: bool, tolerance: float, max_iterations: int) -> list[float]:
-        """Iterations until the gain falls below the tolerance; the penalized log likelihood after each."""
+    def iterate(self, heavy_tails: bool, tolerance: float, max_iterations: int) -> tuple[list[float], bool]:
+        """Penalized log likelihood after each iteration, and whether the gain fell below the tolerance."""
         history: list[float] = []
-        sums = self._sums()
+        sums, done = self._sums(), False
         for iteration in range(max_iterations + 1):
             latent, chi_squared, log_det = expectation(sums)
             parts = (np.asarray(array)[: self.n_stars] for array in (chi_squared, log_det, sums.n_pixels))
@@ -261,14 +257,12 @@ class _Work:
             penalty = 0.5 * np.sum(self.problem.regularization * np.abs(self.theta[:, 1:]).sum(axis=1))
             history.append(float(np.sum(student_t(chi_squared, log_det, count, self.nu)) - penalty))
             done = iteration > 0 and history[-1] - history[-2] <= tolerance
-            tau = np.ones(self.n_stars) if np.isinf(self.nu) else (self.nu + count) / (self.nu + chi_squared)
-            self.tau = tau
+            self.tau = np.ones(self.n_stars) if np.isinf(self.nu) else (self.nu + count) / (self.nu + chi_squared)
             if done or iteration == max_iterations:
                 break
-            padded = np.zeros(len(self.design))
-            padded[: self.n_stars] = tau
-            sums = self._expanded(self._step(latent._replace(weight=jnp.asarray(padded))), latent, jnp.asarray(padded))
-        return history
+            latent = latent._replace(weight=jnp.zeros(len(self.design)).at[: self.n_stars].set(self.tau))
+            sums = self._expanded(self._step(latent), latent)
+        return history, done
 
     def _blocks(self) -> Iterator[np.ndarray]:
         n = self.problem.n_pixels
@@ -305,12 +299,11 @@ class _Work:
 
         return _total(in_parallel(work, self._blocks()))
 
-    def _expanded(self, sums: StarSums, latent: Latent, tau: Array) -> StarSums:
+    def _expanded(self, sums: StarSums, latent: Latent) -> StarSums:
         """Absorb mean and covariance of the factors into theta and U, and the sums at the point that results."""
-        shift, root = factor_moments(self.design, latent, tau, self.n_stars)
-        shift = shift if self.free_mean else jnp.zeros_like(shift)
-        if not self.free_mean:
-            _, root = factor_moments(jnp.zeros_like(self.design[:, :1]), latent, tau, self.n_stars)
+        # A mean that went into theta would break its penalty or bounds: then there are no terms for it to depend on.
+        terms = self.design if self.free_mean else jnp.zeros_like(self.design)
+        shift, root = factor_moments(terms, latent, self.n_stars)
         self.theta += self.factors @ np.asarray(shift)
         self.factors = self.factors @ np.asarray(root)
         return transformed(sums, self.design @ shift.T, root)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_cannon.core.typing import Array, StarMoment, StarPixel, StarTerm
+from bayes_cannon.core.typing import Array, PerStar, StarMoment, StarPixel
 from bayes_cannon.solvers.factor_steps import symmetric
 
 
@@ -76,7 +76,7 @@ def correlated(shared: SharedScatter, w: StarPixel, y: StarPixel, coefficients: 
 
 
 @jax.jit
-def decorrelated(shared: SharedScatter, root: Array, w: StarPixel, weighted: StarPixel) -> tuple[StarTerm, StarPixel]:
+def decorrelated(shared: SharedScatter, root: Array, w: StarPixel, weighted: StarPixel) -> tuple[PerStar, StarPixel]:
     """What the factors explain, ``r' W U K^-1 U' W r``, shape (star,), and ``C^-1 r``, from ``W r``."""
     pulled = (weighted @ shared.factors)[:, :, None]
     half = jax.scipy.linalg.solve_triangular(root, pulled, lower=True)
