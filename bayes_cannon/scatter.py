@@ -1,5 +1,5 @@
 """Public name of :mod:`bayes_cannon.core.scatter`."""
 
-from bayes_cannon.core.scatter import Correlation, LowRank
+from bayes_cannon.core.scatter import Correlation, Full, LowRank, Scatter
 
-__all__ = ["Correlation", "LowRank"]
+__all__ = ["Correlation", "Full", "LowRank", "Scatter"]

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.scatter import Correlation, LowRank
+from bayes_cannon.core.scatter import Correlation, Full, Scatter
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.solvers import profile
-from bayes_cannon.solvers.factors import SMALLEST_NU, train_factors
+from bayes_cannon.solvers.factors import SMALLEST_NU, log_likelihoods, train_factors
+from bayes_cannon.solvers.full import log_likelihoods_full, train_full
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.scatter import unbiased_scatter
 from bayes_cannon.solvers.scipy_lbfgsb import solve_lbfgsb
@@ -183,7 +184,7 @@ def check_op_method(op_method: str | None) -> str:
 def train_scatter(
     problem: PixelProblem,
     solution: PixelSolution,
-    scatter: LowRank,
+    scatter: Scatter,
     *,
     exponents: np.ndarray,
     x: np.ndarray,
@@ -198,11 +199,11 @@ def train_scatter(
     solution
         Of the independent model, as `train` returns it.
     scatter
-        Rank and tails.
+        The family and its settings.
     exponents, x
         As for `train`.
     correlation
-        Factors to start from, at most as many as the rank.
+        Factors to start from, at most as many as the rank; a full covariance needs none.
 
     Returns
     -------
@@ -211,15 +212,19 @@ def train_scatter(
         largest gain that a single coefficient of theta or U would bring, in units of the training scalar; the
         objective of a single pixel is not defined and NaN, and so is the profile gradient.
     correlation
-        Factors in canonical form and the degrees of freedom.
+        What was learned of it.
 
     Raises
     ------
     ValueError
-        If there are too few stars or pixels for the rank.
+        If there are too few stars or pixels for the rank, or for a full covariance.
 
     """
-    if correlation is not None and correlation.rank > scatter.rank:
+    if isinstance(scatter, Full):
+        full = train_full(problem, solution.theta, solution.s2, scatter)
+        together = _together(solution, full.theta, full.s2, full.gradient**2, full.rounds, full.converged)
+        return together, full.correlation
+    if correlation is not None and (correlation.noise is not None or correlation.rank > scatter.rank):
         correlation = None
     fit = train_factors(
         problem,
@@ -232,29 +237,40 @@ def train_scatter(
         heavy_tails=scatter.heavy_tails,
         tolerance=scatter.tolerance,
     )
-    if fit.nu <= 1.01 * SMALLEST_NU:
-        warnings.warn(
-            f"the degrees of freedom ended at their lower bound, {SMALLEST_NU}: the spread in scale between the stars "
-            "is no heavy tail but wrong noise. Scale ivar, raise the rank or leave heavy_tails out",
-            TrainingWarning,
-            stacklevel=2,
-        )
-    nothing = np.full(problem.n_pixels, np.nan)
-    solved = np.isfinite(fit.s2)
-    status = solution.status.copy()
-    if not fit.converged:
-        status[solved] = PixelStatus.MAX_ITERATIONS
-    together = replace(
-        solution,
-        theta=fit.theta,
-        s2=fit.s2,
-        objective=nothing,
-        duality_gap=fit.gradient**2,
-        profile_gradient=nothing.copy(),
-        iterations=np.where(solved, len(fit.log_likelihood) - 1, 0),
-        status=status,
-    )
+    rounds = len(fit.log_likelihood) - 1
+    together = _together(solution, fit.theta, fit.s2, fit.gradient**2, rounds, fit.converged)
     return together, Correlation(fit.factors, fit.nu)
+
+
+def _together(
+    solution: PixelSolution, theta: np.ndarray, s2: np.ndarray, gap: np.ndarray, rounds: int, converged: bool
+) -> PixelSolution:
+    """The solution of the independent model with what was learned from all pixels together."""
+    nothing, solved = np.full(len(s2), np.nan), np.isfinite(s2)
+    status = np.where(solved & (not converged), PixelStatus.MAX_ITERATIONS, solution.status)
+    return replace(
+        solution, theta=theta, s2=s2, objective=nothing, duality_gap=gap, profile_gradient=nothing.copy(),
+        iterations=np.where(solved, rounds, 0), status=status,
+    )  # fmt: skip
+
+
+def hit_bound(correlation: Correlation) -> bool:
+    """Whether the degrees of freedom ended at their lower bound."""
+    return correlation.nu <= 1.01 * SMALLEST_NU
+
+
+def spectrum_log_likelihoods(
+    problem: PixelProblem, solution: PixelSolution, correlation: Correlation | None
+) -> np.ndarray:
+    """Log density of each star's spectrum given its labels, whatever the scatter, shape (star,).
+
+    The stars are those of ``problem``; the same pixels count for every family, so that densities compare.
+    """
+    spectra = problem.design, problem.flux, problem.ivar
+    if correlation is not None and correlation.noise is not None:
+        return log_likelihoods_full(*spectra, theta=solution.theta, correlation=correlation)
+    used = correlation or Correlation(np.zeros((problem.n_pixels, 1)))
+    return log_likelihoods(*spectra, theta=solution.theta, s2=solution.s2, factors=used.factors, nu=used.nu)
 
 
 def correct_scatter(problem: PixelProblem, solution: PixelSolution) -> PixelSolution:
@@ -303,3 +319,14 @@ def warn_of_failures(solution: PixelSolution) -> None:
                 TrainingWarning,
                 stacklevel=3,
             )
+
+
+def warn_of_tails(correlation: Correlation | None) -> None:
+    """A warning where heavy tails are none."""
+    if correlation is not None and hit_bound(correlation):
+        warnings.warn(
+            f"the degrees of freedom ended at their lower bound, {SMALLEST_NU}: the spread in scale between the stars "
+            "is no heavy tail but wrong noise. Scale ivar, raise the rank or leave heavy_tails out",
+            TrainingWarning,
+            stacklevel=3,
+        )

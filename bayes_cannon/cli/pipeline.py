@@ -128,7 +128,7 @@ def train_recipe(recipe: Recipe, *, quiet: bool = True) -> TrainingRun:
         model.train(op_method=recipe.model.op_method, progress=progress)
         independent = model.fit_labels(stars.flux, stars.ivar, progress=progress)
     if recipe.scatter is not None:
-        model.scatter = LowRank(recipe.scatter.rank, recipe.scatter.heavy_tails)
+        model.scatter = recipe.scatter.scatter
     model.train(op_method=recipe.model.op_method, dof_correction=recipe.model.dof_correction, progress=progress)
     if held_out.any():
         fit = model.fit_labels(stars.flux, stars.ivar, progress=progress)
@@ -261,10 +261,16 @@ def _print_run(run: TrainingRun, summary: Table | None) -> None:
     if run.independent is not None:
         click.echo("with independent scatter:")
         _print_summary(_summary(run.model, run.independent, run.reference))
-        nu = run.model.nu
-        tails = "" if nu is None or np.isinf(nu) else f", heavy tails with {nu:.1f} degrees of freedom"
-        click.echo(f"with {run.model.factors.shape[1]} latent factors{tails}:")  # type: ignore[union-attr]
+        click.echo(_scatter_title(run.model))
     _print_summary(summary)
+
+
+def _scatter_title(model: CannonModel) -> str:
+    if model.factors is None or model.nu is None:
+        return "with what was chosen, independent scatter:"
+    kind = "latent factors" if isinstance(model.scatter, LowRank) else "directions of a full covariance"
+    tails = "" if np.isinf(model.nu) else f", heavy tails with {model.nu:.1f} degrees of freedom"
+    return f"with {model.factors.shape[1]} {kind}{tails}:"
 
 
 def _print_summary(summary: Table) -> None:

@@ -38,6 +38,47 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class Full:
+    r"""Full covariance of the scatter, the same for all stars, for spectra of up to a few thousand pixels.
+
+    It is for pixels that are correlated by construction, such as sampled Gaia XP spectra, and for spectra without
+    quoted noise. Training spectra must be complete; spectra to be labelled need not be. See `solvers.full`.
+
+    Attributes
+    ----------
+    shrinkage
+        a in :math:`(1 - a) S + a\, \mathrm{diag}(S)`, from 0 to 1; None to choose it by the likelihood of held-out
+        training spectra.
+    heavy_tails
+        Whether spectra follow a multivariate Student-t law, whose degrees of freedom are fitted.
+    share
+        Directions in which residuals have less than this share of the quoted noise variance get the quoted noise.
+
+    Raises
+    ------
+    ValueError
+        If the shrinkage is not from 0 to 1, or the share negative or not finite.
+
+    """
+
+    shrinkage: float | None = None
+    heavy_tails: bool = False
+    share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
+            raise ValueError(f"shrinkage must be from 0 to 1, or None to choose it; got {self.shrinkage!r}")
+        if not 0 <= self.share < np.inf:
+            raise ValueError(f"share must be finite and not negative, got {self.share!r}")
+
+
+Scatter = LowRank | Full
+"""What may be asked for; None is independent scatter."""
+AUTO = "auto"
+"""What asks for the family and rank of the highest likelihood of held-out spectra."""
+
+
+@dataclass(frozen=True)
 class Correlation:
     """What is learned of the correlated scatter.
 
@@ -45,16 +86,39 @@ class Correlation:
     ----------
     factors
         U in flux, shape (pixel, factor): orthogonal in the metric of the mean weights, the strongest first, the largest
-        number of each positive.
+        number of each positive. Of a full covariance the leading directions, of the length of their scatter.
     nu
         Degrees of freedom of the Student-t law of a spectrum; infinite where it is normal.
+    noise
+        Of a full covariance the mean quoted noise, shape (pixel,), the scatter across the factors; NaN at pixels
+        without solution. None for low rank.
+    floor
+        Of a full covariance the variance of the training residuals across the factors, in units of that noise.
 
     """
 
     factors: np.ndarray
     nu: float = np.inf
+    noise: np.ndarray | None = None
+    floor: float = 1.0
 
     @property
     def rank(self) -> int:
         """Number of factors."""
         return self.factors.shape[1]
+
+    @property
+    def covariance(self) -> np.ndarray:
+        r"""Full covariance :math:`U U^T + N (I - E E^T) N`, E being U over the noise N, normalized; (pixel, pixel).
+
+        Pixels without solution have zero. Raises ValueError for low rank, whose diagonal differs from star to star.
+        """
+        if self.noise is None:
+            raise ValueError("scatter of low rank has no covariance that all stars share")
+        noise = np.where(np.isfinite(self.noise), self.noise, 0.0)
+        scaled = self.factors / np.where(noise > 0, noise, 1.0)[:, None]
+        variances = np.sum(scaled**2, axis=0)
+        left = scaled * np.sqrt(np.abs(variances - 1) / np.where(variances > 0, variances, 1.0))
+        covariance = (left * np.sign(variances - 1)) @ left.T
+        covariance[np.diag_indices_from(covariance)] += 1
+        return covariance * noise[:, None] * noise

@@ -9,6 +9,7 @@ that grows whenever an older version could no longer read the file.
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -19,7 +20,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.scatter import LowRank
+from bayes_cannon.core.scatter import AUTO, Full, LowRank, Scatter
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.io.atomic import atomic_path
 from bayes_cannon.io.model_state import ModelState
@@ -27,8 +28,8 @@ from bayes_cannon.io.model_state import ModelState
 __all__ = ["FORMAT", "FORMAT_VERSION", "ModelState", "read_model", "training_set_hash", "write_model"]
 
 FORMAT = "bayes_cannon model"
-FORMAT_VERSION = 2
-"""Version 2 has correlated scatter: an older program would call such a model independent."""
+FORMAT_VERSION = 3
+"""Version 2 has correlated scatter and version 3 full covariances, which older programs would take for other things."""
 
 _COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
 _COMPRESSED_SIZE = 4096
@@ -184,6 +185,11 @@ def _dataset(state: ModelState) -> xr.Dataset:
             state.factors,
             {"long_name": "factors of the correlated scatter", "units": "1"},
         ),
+        "factor_noise": (
+            "pixel",
+            state.factor_noise,
+            {"long_name": "scatter across the factors of a full covariance", "units": "1"},
+        ),
     }
     variables |= {name: variable for name, variable in optional.items() if variable[1] is not None}
     if state.regularization is not None:
@@ -242,14 +248,9 @@ def _attributes(state: ModelState) -> dict[str, Any]:
     if state.op_method is not None:
         attributes["op_method"] = state.op_method
     if state.nu is not None:
-        attributes["nu"] = float(state.nu)
+        attributes |= {"nu": float(state.nu), "floor": float(state.floor)}
     if state.scatter is not None:
-        asked = state.scatter
-        attributes |= {
-            f"{_SCATTER}rank": asked.rank,
-            f"{_SCATTER}heavy_tails": int(asked.heavy_tails),  # netCDF has no booleans.
-            f"{_SCATTER}tolerance": asked.tolerance,
-        }
+        attributes |= _scatter_attributes(state.scatter)
     if state.training is not None:
         # Tells a training without certificates from none.
         attributes["training"] = ",".join(state.training)
@@ -292,7 +293,9 @@ def _state(dataset: xr.Dataset) -> ModelState:
         theta=_optional(dataset, "theta"),
         s2=_optional(dataset, "s2"),
         factors=_optional(dataset, "factors"),
+        factor_noise=_optional(dataset, "factor_noise"),
         nu=float(attributes["nu"]) if "nu" in attributes else None,
+        floor=float(attributes.get("floor", 1.0)),
         scatter=_scatter(attributes),
         training=training,
         op_method=attributes.get("op_method"),
@@ -306,11 +309,31 @@ def _state(dataset: xr.Dataset) -> ModelState:
     )
 
 
-def _scatter(attributes: Mapping[str, Any]) -> LowRank | None:
-    if f"{_SCATTER}rank" not in attributes:
+def _scatter_attributes(asked: Scatter | str) -> dict[str, Any]:
+    """The family and its settings; those that are None are left out."""
+    if isinstance(asked, str):
+        return {f"{_SCATTER}family": asked}
+    settings = {name: value for name, value in asdict(asked).items() if value is not None}
+    # netCDF has no booleans.
+    plain = {f"{_SCATTER}{name}": int(value) if isinstance(value, bool) else value for name, value in settings.items()}
+    return {f"{_SCATTER}family": type(asked).__name__} | plain
+
+
+def _scatter(attributes: Mapping[str, Any]) -> Scatter | str | None:
+    """What was asked for; up to format version 2 there was low rank alone, without its name."""
+    given = {name.removeprefix(_SCATTER): value for name, value in attributes.items() if name.startswith(_SCATTER)}
+    if not given:
         return None
-    rank, tails, tolerance = (attributes[f"{_SCATTER}{name}"] for name in ("rank", "heavy_tails", "tolerance"))
-    return LowRank(int(rank), bool(tails), float(tolerance))
+    family = str(given.pop("family", LowRank.__name__))
+    if family == AUTO:
+        return AUTO
+    if family not in (LowRank.__name__, Full.__name__):
+        raise ValueError(f"the family of its scatter is {family!r}, not {LowRank.__name__} or {Full.__name__}")
+    tails = bool(given["heavy_tails"])
+    if family == Full.__name__:
+        shrinkage = float(given["shrinkage"]) if "shrinkage" in given else None
+        return Full(shrinkage, tails, float(given["share"]))
+    return LowRank(int(given["rank"]), tails, float(given["tolerance"]))
 
 
 def _texts(variable: xr.DataArray) -> tuple[str, ...]:

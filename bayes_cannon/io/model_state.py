@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.scatter import LowRank
+from bayes_cannon.core.scatter import Scatter
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, Term
 
 MODEL_CLASSES = ("CannonModel", "RestrictedCannonModel")
@@ -46,6 +46,8 @@ class ModelState:
         Coefficients, shape (pixel, term), and variance of the scatter, shape (pixel,), both or neither.
     factors, nu
         Factors of the correlated scatter, shape (pixel, factor), and degrees of freedom of its tails, both or neither.
+    factor_noise, floor
+        Of a full covariance: the noise across the factors, shape (pixel,), and the variance there in units of it.
     scatter
         What was asked for.
     training
@@ -80,8 +82,10 @@ class ModelState:
     theta: np.ndarray | None = None
     s2: np.ndarray | None = None
     factors: np.ndarray | None = None
+    factor_noise: np.ndarray | None = None
     nu: float | None = None
-    scatter: LowRank | None = None
+    floor: float = 1.0
+    scatter: Scatter | str | None = None
     training: Mapping[str, np.ndarray] | None = None
     op_method: str | None = None
     theta_bounds: Mapping[str, Bound] = field(default_factory=dict)
@@ -126,6 +130,7 @@ def _arrays(state: ModelState) -> list[tuple[str, np.ndarray, tuple[str, ...]]]:
         ("theta", state.theta, ("pixel", "term")),
         ("s2", state.s2, ("pixel",)),
         ("factors", state.factors, ("pixel", "factor")),
+        ("factor_noise", state.factor_noise, ("pixel",)),
         *((f"censors[{name!r}]", mask, ("pixel",)) for name, mask in state.censors.items()),
         *((f"training[{name!r}]", values, ("pixel",)) for name, values in (state.training or {}).items()),
     ]

@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import bayes_cannon
+from bayes_cannon.core.scatter import AUTO, Full, LowRank, Scatter
 from bayes_cannon.io import recipe_values as values
 from bayes_cannon.io.recipe_values import Check, Limits
 
 RECIPE_FILE = "recipe.toml"
 SOURCES = ("file", "gaia-xp")
 BAD_ROW_RULES = ("colour-relations",)
+SCATTER_FAMILIES = ("low-rank", "full", AUTO)
 
 
 def _by(check: Check | type, *, by_name: bool = False) -> dict[str, Any]:
@@ -76,19 +78,35 @@ class ModelSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ScatterSection:
-    """``[scatter]``: latent factors that the pixels share. Without this section the scatter is independent.
+    """``[scatter]``: scatter that is correlated between pixels. Without this section it is independent.
 
     Attributes
     ----------
+    family
+        ``"low-rank"``: latent factors that the pixels share. ``"full"``: a full covariance. ``"auto"``: what has the
+        highest likelihood of held-out training spectra.
     rank
-        Number of factors.
+        Number of factors; low rank needs it.
     heavy_tails
         Whether spectra follow a Student-t law.
+    shrinkage
+        Of the full covariance, from 0 to 1; chosen by held-out training spectra where it is left out.
 
     """
 
-    rank: int = field(metadata=_by(values.count))
-    heavy_tails: bool = field(default=False, metadata=_by(values.boolean))
+    family: str = field(default="low-rank", metadata=_by(values.one_of(SCATTER_FAMILIES)))
+    rank: int | None = field(default=None, metadata=_by(values.count))
+    heavy_tails: bool | None = field(default=None, metadata=_by(values.boolean))
+    shrinkage: float | None = field(default=None, metadata=_by(values.not_negative))
+
+    @property
+    def scatter(self) -> Scatter | str:
+        """What the model is given."""
+        if self.family == AUTO:
+            return AUTO
+        if self.family == "full":
+            return Full(self.shrinkage, bool(self.heavy_tails))
+        return LowRank(self.rank or 0, bool(self.heavy_tails))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +359,8 @@ def _check_consistent(recipe: Recipe, given: Mapping[str, Any]) -> None:
         raise ValueError("[model] has both order and terms; give one of them")
     if recipe.scatter is not None and model.dof_correction:
         raise ValueError("[model] dof_correction is for independent scatter; leave it or the section [scatter] out")
+    if recipe.scatter is not None:
+        _check_scatter(recipe.scatter)
     for where, used in (("censors", recipe.censors), ("model.label_units", model.label_units)):
         for name in used:
             if name not in model.label_names:
@@ -359,3 +379,17 @@ def _check_consistent(recipe: Recipe, given: Mapping[str, Any]) -> None:
     validation = recipe.validation
     if validation is not None and not validation.held_out < validation.folds:
         raise ValueError(f"[validation] held_out = {validation.held_out} must be below folds = {validation.folds}")
+
+
+def _check_scatter(section: ScatterSection) -> None:
+    """Raise for keys that the family does not have, or lacks."""
+    known = {"low-rank": ("rank", "heavy_tails"), "full": ("heavy_tails", "shrinkage"), AUTO: ()}[section.family]
+    for key in ("rank", "heavy_tails", "shrinkage"):
+        if getattr(section, key) is not None and key not in known:
+            raise ValueError(f"[scatter] with family = {section.family!r} takes no {key!r}; leave it out")
+    if section.family == "low-rank" and section.rank is None:
+        raise ValueError("[scatter] with family = 'low-rank' needs the key 'rank', the number of latent factors")
+    try:
+        _ = section.scatter
+    except ValueError as error:
+        raise ValueError(f"[scatter]: {error}") from error

@@ -13,12 +13,13 @@ from bayes_cannon.core.batches import check_batch
 from bayes_cannon.core.checks import check_same_dispersion, check_spectra
 from bayes_cannon.core.hull import in_convex_hull
 from bayes_cannon.core.progress import ProgressOption, reporter
+from bayes_cannon.core.scatter import AUTO, Full, LowRank, Scatter
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
+from bayes_cannon.families import ScatterPath, scatter_path
 from bayes_cannon.infer import LabelFit, fit_label_stream, fit_labels
 from bayes_cannon.model.files import ModelFiles
 from bayes_cannon.model.record import StarRecord
-from bayes_cannon.ranks import RankPath, rank_path
 from bayes_cannon.solvers.factors import posterior_factors
 from bayes_cannon.train import (
     RegularizationPath,
@@ -29,6 +30,7 @@ from bayes_cannon.train import (
     train_path,
     train_scatter,
     warn_of_failures,
+    warn_of_tails,
 )
 
 _CERTIFICATES = ("objective", "duality_gap", "profile_gradient", "iterations", "status")
@@ -65,8 +67,9 @@ class CannonModel(ModelFiles):
     label_units
         Unit of each label as text; by default those of the table's columns, where it has any.
     scatter
-        ``scatter.LowRank(rank)`` for scatter that is correlated between pixels: :math:`U U^T` is added to the
-        covariance of a spectrum. None, the default, is the published model.
+        Scatter that is correlated between pixels: ``scatter.LowRank(rank)`` adds :math:`U U^T` to the covariance of a
+        spectrum, ``scatter.Full()`` fits all of it, ``"auto"`` chooses by held-out spectra. None, the default, is the
+        published model.
 
     Raises
     ------
@@ -130,6 +133,9 @@ class CannonModel(ModelFiles):
         if dof_correction and self._scatter is not None:
             raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
         problem = self._problem()
+        scatter = self._scatter
+        if scatter == AUTO:
+            scatter = self.scatter_path().best
         with reporter(progress, problem.n_pixels, "pixel") as report:
             solution = train(
                 problem,
@@ -143,16 +149,17 @@ class CannonModel(ModelFiles):
                 progress=report,
             )
             correlation = None
-            if self._scatter is not None:
+            if isinstance(scatter, LowRank | Full):
                 solution, correlation = train_scatter(
-                    problem, solution, self._scatter, exponents=self._vectorizer.exponents,
+                    problem, solution, scatter, exponents=self._vectorizer.exponents,
                     x=self._scaling.scaled(self._labels), correlation=self._correlation,
                 )  # fmt: skip
         metadata = records(solution, op_method)
         if dof_correction:
             solution = correct_scatter(problem, solution)
         warn_of_failures(solution)
-        self._correlation = correlation
+        warn_of_tails(correlation)
+        self._scatter, self._correlation = scatter, correlation
         self._theta, self._s2 = solution.theta, solution.s2
         self._training = {name: getattr(solution, name) for name in _CERTIFICATES}
         self._op_method = op_method
@@ -207,32 +214,34 @@ class CannonModel(ModelFiles):
         flux = monomials(x, self._vectorizer.exponents) @ theta.T
         return flux[0] if len(flux) == 1 else flux
 
-    def rank_path(self, ranks: Sequence[int], **options: Any) -> RankPath:
-        """Likelihood of held-out spectra at several ranks of the scatter, to choose one; the model stays as it is.
+    def scatter_path(self, candidates: Sequence[Scatter | None] | None = None, **options: Any) -> ScatterPath:
+        """Likelihood of held-out spectra with several kinds of scatter, to choose one; the model stays as it is.
 
         Parameters
         ----------
-        ranks
-            Ranks to try; 0, the independent scatter, is always tried.
+        candidates
+            What to try, such as ``[scatter.LowRank(5), scatter.LowRank(10), scatter.Full()]``; by default several ranks
+            and, for up to a thousand pixels, the full covariance. Independent scatter is always tried. In ascending
+            order of rank each starts from the one before.
         options
-            ``heavy_tails``, ``tolerance``, ``n_folds``, ``held_out``, ``seed`` and ``progress`` of `ranks.rank_path`.
+            ``n_folds``, ``held_out``, ``seed`` and ``progress`` of `families.scatter_path`.
 
         Returns
         -------
         path
-            ``path.table`` compares the ranks, ``path.best`` is the best of them: set ``scatter=LowRank(path.best)``.
+            ``path.table`` compares them, ``path.best`` is the best of them: set ``model.scatter = path.best``.
 
         Raises
         ------
         TypeError
             If the model holds no training spectra.
         ValueError
-            If a rank is negative or too large.
+            If a rank is too large, or spectra are incomplete for a full covariance.
 
         """
         problem = self._problem()
         x = self._scaling.scaled(self._labels)
-        return rank_path(problem, ranks, exponents=self._vectorizer.exponents, x=x, **options)
+        return scatter_path(problem, candidates, exponents=self._vectorizer.exponents, x=x, **options)
 
     def latent_factors(self, flux: Any, ivar: Any, labels: Any) -> np.ndarray:
         """Posterior mean of the latent factors z of stars with these labels, dimensionless, shape (star, factor).
@@ -255,6 +264,8 @@ class CannonModel(ModelFiles):
         theta, s2 = self._trained()
         if self._correlation is None:
             raise ValueError("the model has no latent factors: set scatter=LowRank(rank) and train")
+        if self._correlation.noise is not None:
+            raise ValueError("the model has a full covariance, which has no latent factors: set scatter=LowRank(rank)")
         flux, ivar = check_spectra(flux, ivar)
         check_batch(flux, ivar, len(theta))
         design = monomials(self._scaling.scaled(self._vectorizer.label_rows(labels)), self._vectorizer.exponents)

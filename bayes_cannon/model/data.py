@@ -9,7 +9,7 @@ from bayes_cannon.core.censoring import Censors, design_matrix_mask
 from bayes_cannon.core.checks import check_correlation, check_dispersion, check_regularization, check_spectra
 from bayes_cannon.core.labels import label_array, label_units
 from bayes_cannon.core.scaling import LabelScaling
-from bayes_cannon.core.scatter import Correlation, LowRank
+from bayes_cannon.core.scatter import AUTO, Correlation, Full, LowRank, Scatter
 from bayes_cannon.core.vectorizer import BaseVectorizer, monomials
 from bayes_cannon.solvers.problem import PixelProblem
 
@@ -33,7 +33,7 @@ class ModelData:
         *,
         scale_factor: float = 1.0,
         label_units: Mapping[str, str] | None = None,
-        scatter: LowRank | None = None,
+        scatter: Scatter | str | None = None,
     ):
         if not isinstance(vectorizer, BaseVectorizer):
             raise TypeError(f"vectorizer must be a vectorizer.BaseVectorizer, got {type(vectorizer).__name__}")
@@ -146,19 +146,25 @@ class ModelData:
         self._censors = Censors(self.label_names, self._n_pixels or 0, censors)
 
     @property
-    def scatter(self) -> LowRank | None:
-        """How the scatter is correlated between pixels; None is independent. Train again after a change."""
+    def scatter(self) -> Scatter | str | None:
+        """How the scatter is correlated between pixels; None is independent. Train again after a change.
+
+        ``"auto"`` lets the next training choose, and becomes what it chose.
+        """
         return self._scatter
 
     @scatter.setter
-    def scatter(self, scatter: LowRank | None) -> None:
-        if scatter is not None and not isinstance(scatter, LowRank):
-            raise TypeError(f"scatter must be None or a scatter.LowRank, got {type(scatter).__name__}")
+    def scatter(self, scatter: Scatter | str | None) -> None:
+        if scatter not in (None, AUTO) and not isinstance(scatter, LowRank | Full):
+            raise TypeError(f'scatter must be None, "auto", scatter.LowRank or scatter.Full, got {scatter!r}')
         self._scatter = scatter
 
     @property
     def factors(self) -> np.ndarray | None:
-        """Factors U of the scatter in flux, shape (pixel, factor), the strongest first; None where it has none."""
+        """Factors U of the scatter in flux, shape (pixel, factor), the strongest first; None where it has none.
+
+        Of a full covariance they are its leading directions.
+        """
         return None if self._correlation is None else self._correlation.factors
 
     @property

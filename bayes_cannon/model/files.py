@@ -101,6 +101,8 @@ class ModelFiles(ModelData):
             theta=self._theta,
             s2=self._s2,
             factors=self.factors,
+            factor_noise=None if self._correlation is None else self._correlation.noise,
+            floor=1.0 if self._correlation is None else self._correlation.floor,
             nu=self.nu,
             scatter=self._scatter,
             training=self._training,
@@ -122,7 +124,7 @@ class ModelFiles(ModelData):
         model.dispersion, model.regularization, model.censors = state.dispersion, state.regularization, state.censors
         model._theta, model._s2, model._scatter = state.theta, state.s2, state.scatter
         if state.factors is not None and state.nu is not None:
-            model._correlation = Correlation(state.factors, state.nu)
+            model._correlation = Correlation(state.factors, state.nu, state.factor_noise, state.floor)
         model._training = None if state.training is None else dict(state.training)
         model._op_method = state.op_method
         model._provenance = dict(state.provenance)

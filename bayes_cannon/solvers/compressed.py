@@ -18,6 +18,7 @@ The latter needs no further pass over the pixels: with :math:`q_d = \sum_j w_j r
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +29,10 @@ from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.typing import Array, StarLabel, StarMoment, StarPixel, StarTerm
+from bayes_cannon.solvers.covariance import SharedCovariance
 from bayes_cannon.solvers.label_space import LabelSpace
 from bayes_cannon.solvers.polynomial import Minima, Point, Polynomials, minimize
-from bayes_cannon.solvers.woodbury import SharedScatter, correlated, decorrelated
+from bayes_cannon.solvers.woodbury import SharedScatter
 
 PRODUCT_DTYPE = np.float64
 """Precision of the one large matrix product, of the weights with the products of theta; all else is float64.
@@ -77,7 +79,7 @@ class TrainedPixels:
     space
         `LabelSpace` of the model.
     shared
-        Factors that the pixels share, or None where the scatter is independent.
+        What correlates the pixels, or None where the scatter is independent.
     nu
         Degrees of freedom of the tails; infinite for normal ones.
 
@@ -91,7 +93,7 @@ class TrainedPixels:
     term_moments: Array
     term_labels: Array
     space: LabelSpace
-    shared: SharedScatter | None = None
+    shared: SharedScatter | SharedCovariance | None = None
     nu: Array | float = np.inf
 
     @classmethod
@@ -123,10 +125,13 @@ class TrainedPixels:
         space = LabelSpace.from_training(exponents, x)
         slopes = theta.copy()
         slopes[:, 0] = 0.0
-        shared, nu = None, np.inf
-        if correlation is not None:
+        shared: SharedScatter | SharedCovariance | None = None
+        if correlation is not None and correlation.noise is None:
             shared = SharedScatter.from_arrays(correlation.factors, slopes, basis.pairs, basis.terms)
-            nu = correlation.nu
+        elif correlation is not None:
+            tables = correlation.covariance, slopes, solved, correlation.rank, basis.pairs, basis.terms
+            shared = SharedCovariance.from_arrays(*tables)
+        nu = np.inf if correlation is None else correlation.nu
         host = cls(
             theta[:, 0].copy(), slopes, s2, solved, _products(slopes, basis), basis.terms, _members(exponents), space,
             shared, nu,
@@ -200,11 +205,12 @@ def fit_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray, starts:
     together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
     root = None
     if pixels.shared is not None:
-        coefficients, root = correlated(pixels.shared, w, y, coefficients)
+        coefficients, root = pixels.shared.coefficients(w, y, coefficients)
     best, start, iterations, converged = _search(pixels.space, coefficients, starts, together)
     chi_squared, score = _compare(pixels, root, w, y, best.x)
     covariance, decrement, status = _judge(pixels.space, best, score, chi_squared, converged, used)
-    scale = _tail_scale(pixels.nu, chi_squared, used, best.x.shape[-1])
+    count = used if pixels.shared is None else pixels.shared.n_tail(used)
+    scale = _tail_scale(pixels.nu, chi_squared, count, best.x.shape[-1])
     return BatchFit(
         best.x[:, 0], scale[:, None, None] * covariance, chi_squared, decrement, used, significance, status,
         iterations, start, faulty, scale,
@@ -244,14 +250,13 @@ def _search(space: LabelSpace, coefficients: Array, starts: Array, together: int
 
 
 @jax.jit
-def _compare(pixels: TrainedPixels, root: Array | None, w: Array, y: Array, x: Array) -> tuple[Array, Array]:
+def _compare(pixels: TrainedPixels, root: Any, w: Array, y: Array, x: Array) -> tuple[Array, Array]:
     """chi^2 over the pixels, and ``sum_j (C^-1 r)_j theta_jd``, shape (star, term), with zero for the constant."""
     residual = y - _terms(pixels, x[:, 0]) @ pixels.slopes.T
-    weighted = jax.lax.optimization_barrier(w * residual)
-    chi_squared = _row_products(weighted, residual)
-    if pixels.shared is not None:
-        explained, weighted = decorrelated(pixels.shared, root, w, weighted)
-        chi_squared = chi_squared - explained
+    if pixels.shared is None:
+        weighted = jax.lax.optimization_barrier(w * residual)
+        return _row_products(weighted, residual), weighted @ pixels.slopes
+    chi_squared, weighted = pixels.shared.compare(root, w, residual)
     return chi_squared, weighted @ pixels.slopes
 
 

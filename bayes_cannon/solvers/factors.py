@@ -337,7 +337,7 @@ def _total(parts: Iterator[StarSums]) -> StarSums:
     return total
 
 
-def student_t(chi_squared: np.ndarray, log_det: np.ndarray, count: np.ndarray, nu: float) -> np.ndarray:
+def student_t(chi_squared: np.ndarray, log_det: np.ndarray | float, count: np.ndarray | int, nu: float) -> np.ndarray:
     r"""Log density of each star's spectrum, multivariate Student-t, or normal where nu is infinite.
 
     .. math:: \ln \frac{\Gamma((\nu + P)/2)}{\Gamma(\nu/2)} - \frac P2 \ln(\nu \pi) - \frac12 \ln\det C
@@ -346,7 +346,7 @@ def student_t(chi_squared: np.ndarray, log_det: np.ndarray, count: np.ndarray, n
     Parameters
     ----------
     chi_squared, log_det, count
-        ``r' C^-1 r``, ``ln det C`` and the number of pixels P of each star, shape (star,).
+        ``r' C^-1 r``, ``ln det C`` and the number of pixels P of each star, shape (star,), or the same for all.
     nu
         Degrees of freedom.
 

@@ -73,6 +73,10 @@ class PixelProblem:
             upper=self.upper[pixels],
         )
 
+    def of_stars(self, stars: np.ndarray) -> "PixelProblem":
+        """The problem with some of the stars."""
+        return replace(self, design=self.design[stars], flux=self.flux[stars], ivar=self.ivar[stars])
+
     def unsolvable(self) -> np.ndarray:
         """Status of pixels that have no solution, and ``CONVERGED`` for the others, shape (pixel,)."""
         n_stars = (self.ivar > 0).sum(axis=0)

@@ -54,6 +54,20 @@ class SharedScatter:
         crossed = (factors[:, :, None] * slopes[:, None, :]).reshape(len(factors), -1)
         return cls(factors, factors[:, rows] * factors[:, columns], crossed, pairs, terms)
 
+    def coefficients(self, w: StarPixel, y: StarPixel, coefficients: StarMoment) -> tuple[StarMoment, Array]:
+        """Coefficients of chi^2 with the correlation, from those without, and what `compare` needs of each star."""
+        return correlated(self, w, y, coefficients)
+
+    def compare(self, root: Array, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
+        """``r' C^-1 r``, shape (star,), and ``C^-1 r``."""
+        weighted = jax.lax.optimization_barrier(w * residual)
+        explained, decorrelated_residual = decorrelated(self, root, w, weighted)
+        return jnp.einsum("np,np->n", weighted, residual) - explained, decorrelated_residual
+
+    def n_tail(self, used: Array) -> Array:
+        """Number of coordinates that set the scale of each star, shape (star,)."""
+        return used
+
 
 @jax.jit
 def correlated(shared: SharedScatter, w: StarPixel, y: StarPixel, coefficients: StarMoment) -> tuple[StarMoment, Array]:

@@ -1,0 +1,135 @@
+r"""The test step with a full covariance C, the same for all stars: chi^2 stays one polynomial of the labels.
+
+With the Cholesky factor :math:`C = L L^T`, h = L^-1 y and H = L^-1 Theta,
+
+.. math:: (y - \Theta v)^T C^{-1} (y - \Theta v) = |h - H v|^2
+
+H is the same for every complete spectrum, so that such a star costs one product of its flux with L^-1. Where pixels are
+missing the factor is that of the covariance of the others: their rows and columns are those of the identity, so that
+shapes stay fixed, and their flux is that of the model. This is exact, and costs a factorization a star.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import cholesky, solve_triangular
+
+from bayes_cannon.core.typing import Array, PerStar, StarMoment, StarPixel
+
+solve_lower = jax.scipy.linalg.solve_triangular
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SharedCovariance:
+    """Tables of the covariance. Make it with `from_arrays`.
+
+    Attributes
+    ----------
+    covariance
+        C, shape (pixel, pixel); that of the identity at pixels without solution.
+    whitening
+        ``L^-1``, shape (pixel, pixel).
+    slopes, whitened
+        Coefficients with zero for the constant, and L^-1 times them, shape (pixel, term).
+    solved
+        Which pixels have a solution, shape (pixel,).
+    n_leading
+        Number of directions whose variance was learned: what counts as pixels for the tails.
+    pairs
+        Index of the moment that two terms multiply to, shape (term, term).
+    terms
+        Index of the moment that equals each term, shape (term,).
+
+    """
+
+    covariance: Array
+    whitening: Array
+    slopes: Array
+    whitened: Array
+    solved: Array
+    n_leading: Array | int
+    pairs: Array
+    terms: Array
+
+    @classmethod
+    def from_arrays(
+        cls,
+        covariance: np.ndarray,
+        slopes: np.ndarray,
+        solved: np.ndarray,
+        n_leading: int,
+        pairs: np.ndarray,
+        terms: np.ndarray,
+    ) -> "SharedCovariance":
+        """Tables of C, shape (pixel, pixel), and the coefficients with zero for the constant, (pixel, term).
+
+        Raises ValueError if C is not positive definite at the solved pixels.
+        """
+        known = np.where(np.outer(solved, solved), covariance, np.eye(len(solved)))
+        try:
+            root = cholesky(known, lower=True)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(
+                "the covariance of the scatter is not positive definite: train again, with a larger shrinkage"
+            ) from error
+        whitening = solve_triangular(root, np.eye(len(solved)), lower=True)
+        return cls(known, whitening, slopes, whitening @ slopes, solved, n_leading, pairs, terms)
+
+    def coefficients(self, w: StarPixel, y: StarPixel, coefficients: StarMoment) -> tuple[StarMoment, None]:
+        """Coefficients of chi^2; takes the flux above the constant term, and uses the pixels with a weight."""
+        return _coefficients(self, w > 0, y, coefficients), None
+
+    def compare(self, root: None, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
+        """``r' C^-1 r``, shape (star,), and ``C^-1 r``, over the pixels with a weight."""
+        return _compare(self, w > 0, residual)
+
+    def n_tail(self, used: Array) -> Array:
+        """Number of coordinates that set the scale of each star, shape (star,)."""
+        return jnp.minimum(used, self.n_leading)
+
+
+def _masked_root(shared: SharedCovariance, used: Array) -> jax.Array:
+    """Cholesky factor for one star, of the covariance of its used pixels, the others' being the identity."""
+    both = used[:, None] & used[None, :]
+    return jnp.linalg.cholesky(jnp.where(both, shared.covariance, jnp.eye(len(used))))
+
+
+@jax.jit
+def _coefficients(shared: SharedCovariance, used: Array, y: StarPixel, coefficients: StarMoment) -> StarMoment:
+    def complete(star: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        h = star[2]
+        return jnp.dot(h, h), h @ shared.whitened, shared.whitened.T @ shared.whitened
+
+    def masked(star: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        used, y, _ = star
+        right = jnp.column_stack([y, jnp.where(used[:, None], shared.slopes, 0.0)])
+        half = solve_lower(_masked_root(shared, used), right, lower=True)
+        h, of_terms = half[:, 0], half[:, 1:]
+        return jnp.dot(h, h), h @ of_terms, of_terms.T @ of_terms
+
+    def one(star: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        return jax.lax.cond((star[0] == shared.solved).all(), complete, masked, star)
+
+    constant, linear, squares = jax.lax.map(one, (used, y, y @ shared.whitening.T))
+    out = jnp.zeros_like(coefficients).at[:, shared.pairs.reshape(-1)].add(squares.reshape(len(y), -1))
+    return out.at[:, shared.terms].add(-2 * linear).at[:, shared.terms[0]].add(constant)
+
+
+@jax.jit
+def _compare(shared: SharedCovariance, used: Array, residual: StarPixel) -> tuple[PerStar, StarPixel]:
+    residual = jnp.where(used, residual, 0.0)
+
+    def masked(star: tuple[Array, Array, Array]) -> Array:
+        used, residual, _ = star
+        root = _masked_root(shared, used)
+        return solve_lower(root, solve_lower(root, residual, lower=True), lower=True, trans=1)
+
+    def one(star: tuple[Array, Array, Array]) -> Array:
+        return jax.lax.cond((star[0] == shared.solved).all(), lambda star: star[2], masked, star)
+
+    solved = residual @ shared.whitening.T @ shared.whitening
+    weighted = jax.lax.map(one, (used, residual, solved))
+    return jnp.einsum("np,np->n", weighted, residual), weighted
