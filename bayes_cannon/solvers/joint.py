@@ -10,7 +10,7 @@ and :math:`c = \sum w^2 r v`,
           \qquad q' = \sum w (1 - w r^2), \quad q'' = \sum w^2 (2 w r^2 - 1)
 
 in the variable :math:`\ln(c_0 + s^2)`, up to the first term that would change its sign. A few sweeps of coordinate
-descent before and after it decide the active set, so that a step costs one factor. The certificate belongs to the point
+descent before and after it decide the active set, so that a step costs one factor, or two where terms are many. The certificate belongs to the point
 that is returned and uses nothing interpolated (`certified`).
 """
 
@@ -33,6 +33,8 @@ GRADIENT_TOLERANCE = 1e-8
 """On the derivative by s^2 over the sum of the weights."""
 PATH_TOLERANCES = 1e-9, 1e-6
 """The same two for a path, where every step counts: theta is right to a thousandth of its error, s^2 to a millionth."""
+MANY_TERMS = 64
+"""From so many terms on a step looks for the active set twice, as more passes over the data would cost more."""
 MAX_STEPS = 16
 """Steps at most; what has not converged by then goes to `solvers.refine`."""
 
@@ -163,6 +165,12 @@ def _newton(
     """
     lam, bounds = pixel.lam, (pixel.lower, pixel.upper)
     swept, gradient = coordinate_descent(gram, at.gradient, lam, *bounds, theta, sweeps=SWEEPS)
+    if len(theta) >= MANY_TERMS:
+        active = active_terms(swept, lam, *bounds)
+        first = solve_masked(gram, gradient - lam * jnp.sign(swept), active)
+        swept = newton_move(gram, gradient, swept, first, active, lam, *bounds)
+        gradient = at.gradient - gram @ (swept - theta)
+        swept, gradient = coordinate_descent(gram, gradient, lam, *bounds, swept, sweeps=SWEEPS)
     active = active_terms(swept, lam, *bounds)
     pull = lam * jnp.sign(swept)
     right = jnp.stack([gradient - pull, at.cross, at.gradient - pull], axis=1)
