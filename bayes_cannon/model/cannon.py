@@ -20,6 +20,7 @@ from bayes_cannon.families import ScatterPath, scatter_path
 from bayes_cannon.infer import LabelFit, fit_label_stream, fit_labels
 from bayes_cannon.model.files import ModelFiles
 from bayes_cannon.model.record import StarRecord
+from bayes_cannon.solvers.covariance import posterior_coordinates
 from bayes_cannon.solvers.factors import posterior_factors
 from bayes_cannon.train import (
     RegularizationPath,
@@ -246,6 +247,8 @@ class CannonModel(ModelFiles):
     def latent_factors(self, flux: Any, ivar: Any, labels: Any) -> np.ndarray:
         """Posterior mean of the latent factors z of stars with these labels, dimensionless, shape (star, factor).
 
+        Of a full covariance: the coordinates along its leading directions, each of unit variance.
+
         Parameters
         ----------
         flux, ivar
@@ -264,13 +267,13 @@ class CannonModel(ModelFiles):
         theta, s2 = self._trained()
         if self._correlation is None:
             raise ValueError("the model has no latent factors: set scatter=LowRank(rank) and train")
-        if self._correlation.noise is not None:
-            raise ValueError("the model has a full covariance, which has no latent factors: set scatter=LowRank(rank)")
         flux, ivar = check_spectra(flux, ivar)
         check_batch(flux, ivar, len(theta))
         design = monomials(self._scaling.scaled(self._vectorizer.label_rows(labels)), self._vectorizer.exponents)
         if len(design) != len(flux):
             raise ValueError(f"labels has {len(design)} stars but flux {len(flux)}: both need one row a star")
+        if self._correlation.noise is not None:
+            return posterior_coordinates(design, flux, ivar, theta=theta, correlation=self._correlation)
         return posterior_factors(design, flux, ivar, theta=theta, s2=s2, factors=self._correlation.factors)
 
     def test(

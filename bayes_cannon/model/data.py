@@ -160,6 +160,11 @@ class ModelData:
         self._scatter = scatter
 
     @property
+    def correlation(self) -> Correlation | None:
+        """What was learned of the correlated scatter; None where it is independent."""
+        return self._correlation
+
+    @property
     def factors(self) -> np.ndarray | None:
         """Factors U of the scatter in flux, shape (pixel, factor), the strongest first; None where it has none.
 

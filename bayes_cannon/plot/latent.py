@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure, pixel_axis, with_gaps
 
 
@@ -49,7 +50,7 @@ def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.
     figure = new_figure(8.0, 1.2 + 1.0 * len(shown) + (2.0 if known else 0.0))
     ratios = [1.0] * len(shown) + [1.6] * known
     panels = figure.subplots(len(ratios), squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
-    share = variance_shares(model.factors, model.s2)
+    share = variance_shares(model.correlation, model.s2)
     for axes, index in zip(panels, shown, strict=False):
         axes.axhline(0, color=REFERENCE, linewidth=0.6)
         axes.plot(*with_gaps(x, model.factors[:, index]), color=COLOURS[0], linewidth=0.9)
@@ -62,11 +63,13 @@ def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.
     return figure
 
 
-def variance_shares(factors: np.ndarray, s2: np.ndarray) -> np.ndarray:
+def variance_shares(correlation: Correlation, s2: np.ndarray) -> np.ndarray:
     """Share of each factor in the variance of the scatter over all pixels with a solution, shape (factor,)."""
     solved = np.isfinite(s2)
-    each = (factors[solved] ** 2).sum(axis=0)
-    return each / (each.sum() + s2[solved].sum())
+    each = (correlation.factors[solved] ** 2).sum(axis=0)
+    if correlation.noise is None:
+        return each / (each.sum() + s2[solved].sum())
+    return each / np.trace(correlation.covariance)
 
 
 def _draw_correlations(figure: Any, axes: Any, model: Any, shown: list[int]) -> None:

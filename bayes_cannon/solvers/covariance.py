@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 
+from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.typing import Array, PerStar, StarMoment, StarPixel
 
 solve_lower = jax.scipy.linalg.solve_triangular
@@ -133,3 +134,29 @@ def _compare(shared: SharedCovariance, used: Array, residual: StarPixel) -> tupl
     solved = residual @ shared.whitening.T @ shared.whitening
     weighted = jax.lax.map(one, (used, residual, solved))
     return jnp.einsum("np,np->n", weighted, residual), weighted
+
+
+def posterior_coordinates(
+    design: np.ndarray, flux: np.ndarray, ivar: np.ndarray, *, theta: np.ndarray, correlation: Correlation
+) -> np.ndarray:
+    """Mean of each star's coordinates along the leading directions, ``U' C^-1 (y - Theta v)``, shape (star, factor).
+
+    Parameters
+    ----------
+    design
+        Terms of the stars, shape (star, term).
+    flux, ivar
+        Shape (star, pixel).
+    theta, correlation
+        The model, theta of shape (pixel, term). Pixels without a solution take no part.
+
+    """
+    used = (ivar > 0) & np.isfinite(theta).all(axis=1)
+    residual = np.where(used, np.nan_to_num(flux) - design @ np.nan_to_num(theta).T, 0.0)
+    covariance, out = correlation.covariance, np.zeros((len(flux), correlation.rank))
+    masks, which = np.unique(used, axis=0, return_inverse=True)
+    for k, mask in enumerate(masks):
+        rows, pixels = np.flatnonzero(which == k), np.flatnonzero(mask)
+        part = cho_solve(cho_factor(covariance[np.ix_(pixels, pixels)]), correlation.factors[pixels])
+        out[rows] = residual[np.ix_(rows, pixels)] @ part
+    return out

@@ -10,8 +10,8 @@ and :math:`c = \sum w^2 r v`,
           \qquad q' = \sum w (1 - w r^2), \quad q'' = \sum w^2 (2 w r^2 - 1)
 
 in the variable :math:`\ln(c_0 + s^2)`, up to the first term that would change its sign. A few sweeps of coordinate
-descent before and after it decide the active set, so that a step costs one factor, or two where terms are many. The certificate belongs to the point
-that is returned and uses nothing interpolated (`certified`).
+descent before and after it decide the active set, so that a step costs one factor, or two where terms are many. The
+certificate belongs to the point that is returned and uses nothing interpolated (`certified`).
 """
 
 from functools import partial
@@ -168,9 +168,9 @@ def _newton(
     if len(theta) >= MANY_TERMS:
         active = active_terms(swept, lam, *bounds)
         first = solve_masked(gram, gradient - lam * jnp.sign(swept), active)
-        swept = newton_move(gram, gradient, swept, first, active, lam, *bounds)
-        gradient = at.gradient - gram @ (swept - theta)
-        swept, gradient = coordinate_descent(gram, gradient, lam, *bounds, swept, sweeps=SWEEPS)
+        moved = newton_move(gram, gradient, swept, first, active, lam, *bounds)
+        left = at.gradient - gram @ (moved - theta)
+        swept, gradient = coordinate_descent(gram, left, lam, *bounds, moved, sweeps=SWEEPS)
     active = active_terms(swept, lam, *bounds)
     pull = lam * jnp.sign(swept)
     right = jnp.stack([gradient - pull, at.cross, at.gradient - pull], axis=1)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import bayes_cannon
+from bayes_cannon.core.scatter import Full, LowRank
 from bayes_cannon.io import recipe as recipe_module
 from bayes_cannon.io.recipe import find_recipe, models_folder, parse_recipe, read_recipe
 
@@ -200,7 +201,21 @@ def test_parsed_without_a_file():
 def test_scatter_section(written):
     recipe = written(MINIMAL + "[scatter]\nrank = 7\nheavy_tails = true\n")
     assert (recipe.scatter.rank, recipe.scatter.heavy_tails) == (7, True)
+    assert recipe.scatter.scatter == LowRank(7, heavy_tails=True)
     assert written(MINIMAL).scatter is None
+    recipe = written(MINIMAL + '[scatter]\nfamily = "full"\nheavy_tails = true\nshrinkage = 0.1\n')
+    assert recipe.scatter.scatter == Full(0.1, heavy_tails=True)
+    assert written(MINIMAL + '[scatter]\nfamily = "auto"\n').scatter.scatter == "auto"
+    for section, message in (
+        ('family = "auto"\nrank = 3', "family = 'auto' takes no 'rank'"),
+        ('family = "full"\nrank = 3', "family = 'full' takes no 'rank'"),
+        ("rank = 3\nshrinkage = 0.1", "family = 'low-rank' takes no 'shrinkage'"),
+        ("heavy_tails = true", "needs the key 'rank'"),
+        ('family = "full"\nshrinkage = 2.0', r"\[scatter\]: shrinkage must be from 0 to 1"),
+        ('family = "fall"', "scatter.family must be one of 'low-rank', 'full', 'auto'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            written(MINIMAL + f"[scatter]\n{section}\n")
     with pytest.raises(ValueError, match="dof_correction is for independent scatter"):
         written(MINIMAL.replace("[data]", "dof_correction = true\n[data]") + "[scatter]\nrank = 7\n")
     with pytest.raises(ValueError, match=r"scatter.rank must be"):

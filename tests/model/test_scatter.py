@@ -9,6 +9,7 @@ from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.train import TrainingWarning
 
 RANK = 2
+FULL, HEAVY = tc.scatter.Full(), tc.scatter.Full(heavy_tails=True)
 
 
 @pytest.fixture(scope="module")
@@ -90,27 +91,73 @@ def test_independent_again_and_reset(stars):
 
 
 def test_held_out_likelihood_finds_the_rank(stars, model):
-    path = model.rank_path([1, 2, 4])
+    ranks = [tc.scatter.LowRank(rank) for rank in (1, 2, 4)]
+    path = model.scatter_path(ranks)
     table = path.table
-    assert list(table["rank"]) == [0, 1, 2, 4]
-    assert path.best == RANK
+    assert path.candidates == (None, *ranks)
+    assert list(table["scatter"][:2]) == ["independent", str(ranks[0])]
+    assert path.best == tc.scatter.LowRank(RANK)
     assert table["gain"][2] > 10 * table["gain_error"][2] > 0
     assert np.isfinite(path.log_likelihood).sum() == 4 * (tc.validate.folds(300) == 0).sum()
     # Pure noise: no factors do better than none.
     labels, flux, ivar = (array[:100] for array in stars)
     noise = 1 + np.random.default_rng(1).normal(size=flux.shape) / np.sqrt(ivar)
     alone = tc.CannonModel(labels, noise, ivar, tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1))
-    assert alone.rank_path([3]).best == 0
-    with pytest.raises(ValueError, match="ranks must not be negative"):
-        alone.rank_path([-1])
+    path = alone.scatter_path([tc.scatter.LowRank(3), tc.scatter.Full()])
+    assert path.best is None
+    assert path.valid.all()
     with pytest.raises(ValueError, match="there is no fold 7"):
-        alone.rank_path([1], held_out=[7])
+        alone.scatter_path([tc.scatter.LowRank(1)], held_out=[7])
+
+
+def test_auto_takes_the_best_family(stars):
+    labels, flux, ivar = (array[:300] for array in stars)
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+    model = tc.CannonModel(labels, flux, ivar, vectorizer, scatter="auto")
+    assert model.scatter == "auto"
+    path = model.scatter_path()
+    assert path.candidates == (None, *map(tc.scatter.LowRank, (2, 5, 10, 20)), FULL, HEAVY)
+    model.train()
+    assert model.scatter == path.best == tc.scatter.LowRank(RANK)
+    assert model.factors.shape == (30, RANK)
+    # Where the best tails end at their bound, the noise is wrong, and the next best candidate is taken.
+    wrong = tc.CannonModel(labels, flux, 1e-6 * ivar, vectorizer)
+    path = wrong.scatter_path([tc.scatter.LowRank(1, heavy_tails=True)])
+    assert not path.valid[1]
+    assert path.best is None
+
+
+def test_full_covariance(stars, tmp_path):
+    labels, flux, ivar = stars
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+    model = tc.CannonModel(labels[:300], flux[:300], ivar[:300], vectorizer, scatter=HEAVY)
+    _, s2, metadata = model.train()
+    assert {record["status"] for record in metadata} == {PixelStatus.CONVERGED}
+    assert (s2 > 0).all()
+    fit = model.fit_labels(flux[300:], ivar[300:])
+    pulls = tc.validate.pulls(fit.labels, labels[300:], fit.covariance)
+    assert_allclose(pulls.std(axis=0), 1, atol=0.2)
+    model.write(tmp_path / "a.model")
+    back = tc.CannonModel.read(tmp_path / "a.model")
+    assert back.scatter == HEAVY
+    assert_array_equal(back.fit_labels(flux[300:], ivar[300:]).covariance, fit.covariance)
+    (part,) = back.fit_label_stream([(flux[300:307], ivar[300:307])])
+    assert_allclose(part.labels, fit.labels[:7], rtol=1e-12)
+    # Latent coordinates have unit variance, and are known as well where some pixels are missing.
+    z = model.latent_factors(flux[:300], ivar[:300], labels[:300])
+    assert_allclose(z[:, :RANK].std(axis=0), 1, atol=0.2)
+    fewer = np.where(np.arange(30) % 5 == 0, 0.0, ivar[:10])
+    assert_allclose(model.latent_factors(flux[:10], fewer, labels[:10])[:, :RANK], z[:10, :RANK], atol=0.5)
+    # Back to low rank: its training does not start from directions of the full covariance.
+    model.scatter = tc.scatter.LowRank(RANK)
+    model.train()
+    assert model.factors.shape == (30, RANK)
 
 
 def test_bad_input(stars):
     labels, flux, ivar = stars
     vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1)
-    with pytest.raises(TypeError, match=r"None or a scatter.LowRank, got int"):
+    with pytest.raises(TypeError, match=r'None, "auto", scatter.LowRank or scatter.Full, got 5'):
         tc.CannonModel(labels, flux, ivar, vectorizer, scatter=5)
     for rank in (0, -1, 2.0, True):
         with pytest.raises(ValueError, match="rank must be a positive integer"):
