@@ -13,8 +13,9 @@ from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.solvers import profile
+from bayes_cannon.solvers.covariance import log_likelihoods_full
 from bayes_cannon.solvers.factors import SMALLEST_NU, log_likelihoods, train_factors
-from bayes_cannon.solvers.full import log_likelihoods_full, train_full
+from bayes_cannon.solvers.full import train_full
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.scatter import unbiased_scatter
 from bayes_cannon.solvers.scipy_lbfgsb import solve_lbfgsb

@@ -108,6 +108,36 @@ def label_errors(covariance: np.ndarray) -> np.ndarray:
     return np.sqrt(np.where(variance >= 0, variance, np.nan))
 
 
+def log_scores(inferred: StarLabel, reference: StarLabel, covariance: np.ndarray) -> np.ndarray:
+    r"""Log density of the reference labels under each star's inferred ones, higher is better, shape (star,).
+
+    .. math:: -\tfrac12 \left( d^T C^{-1} d + \ln\det C + K \ln 2\pi \right)
+
+    with d the inferred minus the reference labels. It is proper: neither too small nor too large errors gain (Gneiting
+    & Raftery 2007). Units are those of the labels; only differences of scores of the same stars mean something. NaN for
+    failed stars.
+
+    Parameters
+    ----------
+    inferred, reference
+        Labels, shape (star, label).
+    covariance
+        Of the inferred labels, shape (star, label, label).
+
+    """
+    difference, error = _difference(inferred, reference), label_errors(covariance)
+    n_labels = difference.shape[1]
+    known = np.isfinite(difference).all(axis=1) & np.isfinite(covariance).all(axis=(1, 2)) & (error > 0).all(axis=1)
+    scores = np.full(len(difference), np.nan)
+    # In units of the errors, because those of the labels differ by orders of magnitude.
+    scaled = difference[known] / error[known]
+    correlation = covariance[known] / (error[known][:, :, None] * error[known][:, None, :])
+    chi_squared = np.einsum("nk,nk->n", scaled, np.linalg.solve(correlation, scaled[:, :, None])[:, :, 0])
+    log_det = np.linalg.slogdet(correlation)[1] + 2 * np.log(error[known]).sum(axis=1)
+    scores[known] = -0.5 * (chi_squared + log_det + n_labels * np.log(2 * np.pi))
+    return scores
+
+
 def folds(n_stars: int, k: int = 5, seed: int = 0) -> np.ndarray:
     """Fold of each star, ``numpy.random.default_rng(seed).integers(0, k, n_stars)``, shape (star,)."""
     if not 2 <= k <= n_stars:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
 
 from bayes_cannon import validate
 
@@ -71,6 +72,24 @@ def test_negative_variance_is_no_error():
     np.testing.assert_array_equal(validate.label_errors(covariance), [[np.nan, 2.0]])
     with pytest.raises(ValueError, match=r"shape \(star, label, label\), got \(3, 2\)"):
         validate.label_errors(np.ones((3, 2)))
+
+
+def test_log_scores_are_normal_densities_and_proper():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(400, 2, 2)) * [[[100.0], [0.1]]]
+    covariance = root @ root.swapaxes(1, 2) + np.diag([400.0, 1e-3])
+    reference = np.column_stack([rng.uniform(4000, 6000, 400), rng.uniform(1, 4, 400)])
+    inferred = np.array([rng.multivariate_normal(*star) for star in zip(reference, covariance, strict=True)])
+    expected = [
+        multivariate_normal(*star[1:]).logpdf(star[0])
+        for star in zip(inferred, reference, covariance, strict=True)
+    ]  # fmt: skip
+    scores = validate.log_scores(inferred, reference, covariance)
+    np.testing.assert_allclose(scores, expected, rtol=1e-8)
+    for factor in (0.5, 2.0):
+        assert validate.log_scores(inferred, reference, factor**2 * covariance).mean() < scores.mean() - 0.2
+    inferred[3, 1], covariance[5, 0, 0] = np.nan, -1.0
+    assert np.flatnonzero(np.isnan(validate.log_scores(inferred, reference, covariance))).tolist() == [3, 5]
 
 
 def test_folds_are_those_of_the_definition():

@@ -18,6 +18,8 @@ from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 
 from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.typing import Array, PerStar, StarMoment, StarPixel
+from bayes_cannon.solvers.factors import student_t
+from bayes_cannon.solvers.problem import PixelProblem
 
 solve_lower = jax.scipy.linalg.solve_triangular
 
@@ -160,3 +162,58 @@ def posterior_coordinates(
         part = cho_solve(cho_factor(covariance[np.ix_(pixels, pixels)]), correlation.factors[pixels])
         out[rows] = residual[np.ix_(rows, pixels)] @ part
     return out
+
+
+def log_likelihoods_full(
+    design: np.ndarray, flux: np.ndarray, ivar: np.ndarray, *, theta: np.ndarray, correlation: Correlation
+) -> np.ndarray:
+    """Log density of each star's spectrum given its labels, shape (star,).
+
+    Parameters
+    ----------
+    design
+        Terms of the stars, shape (star, term).
+    flux, ivar
+        Shape (star, pixel), complete in the pixels that have a solution.
+    theta, correlation
+        The model.
+
+    Raises
+    ------
+    ValueError
+        If a star misses a pixel.
+
+    """
+    noise, floor = correlation.noise, correlation.floor
+    if noise is None:
+        raise ValueError("the correlation is not a full covariance: it has no noise")
+    solved = np.flatnonzero(np.isfinite(noise))
+    part = PixelProblem.unbounded(design, flux[:, solved], ivar[:, solved])
+    check_complete(part, solved)
+    scaled = correlation.factors[solved] / noise[solved, None]
+    variances = (scaled**2).sum(axis=0)
+    residual = (part.flux - design @ theta[solved].T) / noise[solved]
+    basis = scaled / np.sqrt(variances)
+    chi_squared = np.sum((residual @ basis) ** 2 / variances, axis=1)
+    density = student_t(chi_squared, np.log(variances).sum(), len(variances), correlation.nu)
+    n_others = len(solved) - len(variances)
+    if n_others:
+        density -= 0.5 * (outside(residual, basis) / floor + n_others * np.log(2 * np.pi * floor))
+    return density - np.log(noise[solved]).sum()
+
+
+def outside(residual: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Squared length across the leading directions, shape (star,)."""
+    return np.sum(residual**2, axis=1) - np.sum((residual @ basis) ** 2, axis=1)
+
+
+def check_complete(problem: PixelProblem, pixels: np.ndarray) -> None:
+    """Raise ValueError, naming the first, if a star misses one of these pixels, which are the problem's."""
+    lost = problem.ivar <= 0
+    if lost.any():
+        star, pixel = np.argwhere(lost)[0]
+        raise ValueError(
+            f"a full covariance is learned from complete spectra, but {lost.sum()} pixels of {lost.any(axis=1).sum()} "
+            f"stars have no ivar, the first is pixel {pixels[pixel]} of star {star}: leave those stars or pixels out, "
+            "or use scatter.LowRank"
+        )

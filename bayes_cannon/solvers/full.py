@@ -8,10 +8,10 @@ The residuals of all stars share one covariance, in units of the mean quoted noi
 
 with the shrinkage a. Pixels that are sampled from fewer numbers than pixels, as Gaia's XP spectra are, have directions
 in which residuals hold next to nothing of the quoted noise. There a misfit of the model would pass for information, so
-that only the leading directions, those with :math:`\lambda` above a given share of the quoted noise, keep their
-variance; all others get the quoted noise. With heavy tails the q leading coordinates of a star follow a multivariate
-Student-t law together, with :math:`u_n = (\nu + q) / (\nu + \chi_n^2)`; one common scale and nu maximize its
-likelihood in each round, which is the parameter expansion of Liu, Rubin & Wu (1998).
+that only the leading directions, those with :math:`\lambda` above a given share of the quoted noise in the first round,
+keep their variance; all others get the quoted noise. With heavy tails the q leading coordinates of a star follow a
+multivariate Student-t law together, with :math:`u_n = (\nu + q) / (\nu + \chi_n^2)`; one common scale and nu maximize
+its likelihood in each round, which is the parameter expansion of Liu, Rubin & Wu (1998).
 
 All pixels have the same weights, so that without a penalty the best theta is that of least squares with the weights
 u, whatever the covariance. With a penalty or bounds each pixel is a lasso of its own with its variance ``diag T``.
@@ -27,6 +27,7 @@ from scipy.linalg import cholesky, eigh, solve_triangular
 from scipy.optimize import minimize, minimize_scalar
 
 from bayes_cannon.core.scatter import Correlation, Full
+from bayes_cannon.solvers.covariance import check_complete, outside
 from bayes_cannon.solvers.factors import LARGEST_NU, SMALLEST_NU, student_t
 from bayes_cannon.solvers.problem import PixelProblem
 from bayes_cannon.solvers.shared_weights import is_free, largest_gain, shared_weight_theta
@@ -37,8 +38,6 @@ N_FOLDS = 5
 """Parts of the training stars that are held out in turn."""
 FIRST_NU = 5.0
 """Degrees of freedom that the search starts from."""
-FREE_ROUNDS = 5
-"""Rounds after which the number of leading directions stays, lest one at the threshold comes and goes for ever."""
 MAX_ROUNDS, TOLERANCE = 100, 1e-3
 """Rounds at most, and the change of the stars' weights, and of variances that theta depends on, at which they end."""
 
@@ -135,7 +134,7 @@ class _Fit:
         density = student_t(_chi_squared(residual, self), self.log_det, self.n_leading, self.nu)
         if self.basis is not None:
             n_others = len(self.noise) - self.n_leading
-            density -= 0.5 * (_outside(residual, self.basis) / self.floor + n_others * np.log(2 * np.pi * self.floor))
+            density -= 0.5 * (outside(residual, self.basis) / self.floor + n_others * np.log(2 * np.pi * self.floor))
         return density - np.log(self.noise).sum()
 
 
@@ -144,11 +143,6 @@ def _chi_squared(residual: np.ndarray, fit: _Fit) -> np.ndarray:
     if fit.basis is None:
         return np.sum(solve_triangular(fit.root, residual.T, lower=True) ** 2, axis=0)
     return np.sum((residual @ fit.basis) ** 2 / fit.variances, axis=1)
-
-
-def _outside(residual: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Squared length across the leading directions, shape (star,)."""
-    return np.sum(residual**2, axis=1) - np.sum((residual @ basis) ** 2, axis=1)
 
 
 def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter: Full) -> FullSolution:
@@ -177,12 +171,12 @@ def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter
     """
     solved = np.flatnonzero(np.isfinite(theta).all(axis=1) & np.isfinite(s2))
     part = problem.at(solved)
-    _check_complete(part, solved)
+    check_complete(part, solved)
     fold = np.random.default_rng(0).permutation(len(part.design)) % N_FOLDS
     start = theta[solved]
-    shrinkage = _chosen_shrinkage(part, start, scatter, fold)
-    fit = _fit(part, start, scatter, shrinkage)
-    scale = _held_out_scale(part, fit, scatter, shrinkage, fold)
+    held_out = _best_held_out(part, start, scatter, fold)
+    fit = _fit(part, start, scatter, held_out.shrinkage)
+    scale = held_out.scale(fit.nu)
     basis, variances = _canonical(fit)
     gain = largest_gain(part, fit.theta, fit.weight, np.diag(fit.covariance) * fit.noise**2)
     theta, s2, noise, gradient = (np.full_like(array, np.nan) for array in (theta, s2, s2, s2))
@@ -192,56 +186,9 @@ def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter
     s2[:] = np.inf
     s2[solved] = np.maximum((factors[solved] ** 2).sum(axis=1) - fit.noise**2 * (basis**2).sum(axis=1), 0.0)
     correlation = Correlation(factors, fit.nu, noise, fit.floor)
-    return FullSolution(theta, s2, correlation, gradient, fit.weight, shrinkage, scale, fit.rounds, fit.converged)
-
-
-def log_likelihoods_full(
-    design: np.ndarray, flux: np.ndarray, ivar: np.ndarray, *, theta: np.ndarray, correlation: Correlation
-) -> np.ndarray:
-    """Log density of each star's spectrum given its labels, shape (star,).
-
-    Parameters
-    ----------
-    design
-        Terms of the stars, shape (star, term).
-    flux, ivar
-        Shape (star, pixel), complete in the pixels that have a solution.
-    theta, correlation
-        The model.
-
-    Raises
-    ------
-    ValueError
-        If a star misses a pixel.
-
-    """
-    noise, floor = correlation.noise, correlation.floor
-    if noise is None:
-        raise ValueError("the correlation is not a full covariance: it has no noise")
-    solved = np.flatnonzero(np.isfinite(noise))
-    part = PixelProblem.unbounded(design, flux[:, solved], ivar[:, solved])
-    _check_complete(part, solved)
-    scaled = correlation.factors[solved] / noise[solved, None]
-    variances = (scaled**2).sum(axis=0)
-    residual = (part.flux - design @ theta[solved].T) / noise[solved]
-    basis = scaled / np.sqrt(variances)
-    chi_squared = np.sum((residual @ basis) ** 2 / variances, axis=1)
-    density = student_t(chi_squared, np.log(variances).sum(), len(variances), correlation.nu)
-    n_others = len(solved) - len(variances)
-    if n_others:
-        density -= 0.5 * (_outside(residual, basis) / floor + n_others * np.log(2 * np.pi * floor))
-    return density - np.log(noise[solved]).sum()
-
-
-def _check_complete(problem: PixelProblem, pixels: np.ndarray) -> None:
-    lost = problem.ivar <= 0
-    if lost.any():
-        star, pixel = np.argwhere(lost)[0]
-        raise ValueError(
-            f"a full covariance is learned from complete spectra, but {lost.sum()} pixels of {lost.any(axis=1).sum()} "
-            f"stars have no ivar, the first is pixel {pixels[pixel]} of star {star}: leave those stars or pixels out, "
-            "or use scatter.LowRank"
-        )
+    return FullSolution(
+        theta, s2, correlation, gradient, fit.weight, held_out.shrinkage, scale, fit.rounds, fit.converged
+    )
 
 
 def fewest_stars(n_terms: int) -> int:
@@ -249,7 +196,52 @@ def fewest_stars(n_terms: int) -> int:
     return 3 * n_terms + N_FOLDS
 
 
-def _chosen_shrinkage(problem: PixelProblem, theta: np.ndarray, scatter: Full, fold: np.ndarray) -> float:
+@dataclass(frozen=True)
+class _HeldOut:
+    """Training stars, each seen by a covariance of the others.
+
+    Attributes
+    ----------
+    shrinkage
+        Of the covariances.
+    log_density
+        Mean over the stars.
+    chi_squared, n_leading
+        Squared length of the leading coordinates, and their number, shape (star,).
+
+    """
+
+    shrinkage: float
+    log_density: float
+    chi_squared: np.ndarray
+    n_leading: np.ndarray
+
+    @classmethod
+    def computed(
+        cls, problem: PixelProblem, theta: np.ndarray, scatter: Full, shrinkage: float, fold: np.ndarray
+    ) -> "_HeldOut":
+        """Each fold held out in turn."""
+        chi_squared, n_leading, density = np.zeros((3, len(fold)))
+        for part in range(N_FOLDS):
+            out = fold == part
+            fit, others = _fit(problem.of_stars(~out), theta, scatter, shrinkage), problem.of_stars(out)
+            chi_squared[out], n_leading[out] = _chi_squared(fit.residual(others), fit), fit.n_leading
+            density[out] = fit.log_density(others)
+        return cls(shrinkage, float(density.mean()), chi_squared, n_leading)
+
+    def scale(self, nu: float) -> float:
+        """Scale of the covariance of the highest likelihood of these stars."""
+        if np.isinf(nu):
+            return float(self.chi_squared.sum() / self.n_leading.sum())
+
+        def loss(log_scale: float) -> float:
+            chi_squared = self.chi_squared / np.exp(log_scale)
+            return -float(np.sum(student_t(chi_squared, self.n_leading * log_scale, self.n_leading, nu)))
+
+        return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
+
+
+def _best_held_out(problem: PixelProblem, theta: np.ndarray, scatter: Full, fold: np.ndarray) -> _HeldOut:
     """The given shrinkage, or that of the highest density of held-out spectra."""
     n_stars, n_terms = problem.design.shape
     if n_stars < fewest_stars(n_terms):
@@ -263,14 +255,14 @@ def _chosen_shrinkage(problem: PixelProblem, theta: np.ndarray, scatter: Full, f
             f"{problem.n_pixels} pixels and {n_terms} terms; give a larger one, or leave it out to have it chosen"
         )
     if scatter.shrinkage is not None:
-        return scatter.shrinkage
-    kept, held_out = problem.of_stars(fold != 0), problem.of_stars(fold == 0)
-    best, highest = SHRINKAGES[-1], -np.inf
-    for shrinkage in SHRINKAGES[1:] if too_few else SHRINKAGES:
-        density = _fit(kept, theta, scatter, shrinkage).log_density(held_out).mean()
-        if density < highest:
+        return _HeldOut.computed(problem, theta, scatter, scatter.shrinkage, fold)
+    tried = SHRINKAGES[1:] if too_few else SHRINKAGES
+    best = _HeldOut.computed(problem, theta, scatter, tried[0], fold)
+    for shrinkage in tried[1:]:
+        other = _HeldOut.computed(problem, theta, scatter, shrinkage, fold)
+        if other.log_density < best.log_density:
             break  # Beyond the maximum.
-        best, highest = shrinkage, density
+        best = other
     return best
 
 
@@ -278,7 +270,7 @@ def _fit(problem: PixelProblem, theta: np.ndarray, scatter: Full, shrinkage: flo
     """Rounds of theta, covariance, tails and weights until the weights settle."""
     n_stars, n_terms = problem.design.shape
     noise = np.sqrt(np.mean(1 / problem.ivar, axis=0))
-    n_leading: int | None = None
+    span: np.ndarray | None = None
     weight, start = np.ones(n_stars), (1.0, FIRST_NU)  # The second is where the search for scale and nu starts.
     variance = np.mean((problem.flux - problem.design @ theta.T) ** 2, axis=0)
     for rounds in range(1, MAX_ROUNDS + 1):
@@ -289,8 +281,8 @@ def _fit(problem: PixelProblem, theta: np.ndarray, scatter: Full, shrinkage: flo
         covariance *= 1 - shrinkage
         np.fill_diagonal(covariance, diagonal)
         fit = _Fit(theta, noise, covariance, None, None, None, 1.0, np.inf, weight, rounds, False)
-        fit = _directions(fit, scatter, shrinkage * diagonal.min(), n_leading)
-        n_leading = fit.n_leading if rounds >= FREE_ROUNDS else None
+        fit = _directions(fit, scatter, shrinkage * diagonal.min(), span)
+        span = fit.basis
         if scatter.heavy_tails:
             chi_squared = _chi_squared(residual, fit)
             scale, nu = start = _scale_and_nu(chi_squared, fit.n_leading, start)
@@ -305,7 +297,7 @@ def _fit(problem: PixelProblem, theta: np.ndarray, scatter: Full, shrinkage: flo
             break
     if fit.basis is None:
         return fit
-    others = _outside((problem.flux - problem.design @ theta.T) / noise, fit.basis).sum() / (n_stars - n_terms)
+    others = outside((problem.flux - problem.design @ theta.T) / noise, fit.basis).sum() / (n_stars - n_terms)
     return replace(fit, floor=float(others) / (problem.n_pixels - fit.n_leading))
 
 
@@ -334,39 +326,25 @@ def _scale_and_nu(chi_squared: np.ndarray, n_leading: int, start: tuple[float, f
     return float(np.exp(best.x[0])), float(np.exp(best.x[1]))
 
 
-def _held_out_scale(problem: PixelProblem, fit: _Fit, scatter: Full, shrinkage: float, fold: np.ndarray) -> float:
-    """Scale of the covariance that stars which it was not learned from need, each part of them held out in turn."""
-    chi_squared, n_leading = np.zeros(len(fold)), np.zeros(len(fold))
-    for part in range(N_FOLDS):
-        out = fold == part
-        held_out = problem.of_stars(out)
-        kept = _fit(problem.of_stars(~out), fit.theta, scatter, shrinkage)
-        chi_squared[out], n_leading[out] = _chi_squared(kept.residual(held_out), kept), kept.n_leading
-    if np.isinf(fit.nu):
-        return float(chi_squared.sum() / n_leading.sum())
+def _directions(fit: _Fit, scatter: Full, smallest: float, span: np.ndarray | None) -> _Fit:
+    """The fit with its leading directions; ``smallest`` is a variance that no direction falls below.
 
-    def loss(log_scale: float) -> float:
-        scaled = student_t(chi_squared / np.exp(log_scale), n_leading * log_scale, n_leading, fit.nu)
-        return -float(np.sum(scaled))
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
-
-
-def _directions(fit: _Fit, scatter: Full, smallest: float, n_leading: int | None) -> _Fit:
-    """The fit with its leading directions, so many if given; ``smallest`` is a variance that none falls below."""
-    if smallest >= scatter.share:
+    The first round decides what they span, ``span`` says it to the others: a bad star whose direction came and went
+    with its weight would be bad in every other round. A variance within that falls below the share is raised to it.
+    """
+    if span is None and smallest < scatter.share:
+        variances, basis = eigh(fit.covariance)
+        leading = variances > scatter.share
+        if not leading.any():
+            share = scatter.share
+            raise ValueError(
+                f"no direction of the residuals has {share} of the quoted noise: scale ivar, it is too small"
+            )
+        span = None if leading.all() else basis[:, leading]
+    if span is None:
         return replace(fit, root=cholesky(fit.covariance, lower=True))
-    variances, basis = eigh(fit.covariance)
-    leading = variances > scatter.share
-    if n_leading is not None:
-        leading = np.arange(len(variances)) >= len(variances) - n_leading
-    if not leading.any():
-        raise ValueError(
-            f"no direction of the residuals has {scatter.share} of the quoted noise: ivar is far too small, scale it"
-        )
-    if leading.all():
-        return replace(fit, root=cholesky(fit.covariance, lower=True))
-    return replace(fit, basis=basis[:, leading][:, ::-1], variances=variances[leading][::-1])
+    variances, rotation = eigh(span.T @ fit.covariance @ span)
+    return replace(fit, basis=span @ rotation[:, ::-1], variances=np.maximum(variances[::-1], scatter.share))
 
 
 def _canonical(fit: _Fit) -> tuple[np.ndarray, np.ndarray]:

@@ -38,13 +38,23 @@ def shared_weight_theta(
     weighted = weight[:, None] * problem.design
     gram, right = weighted.T @ problem.design, (weighted.T @ problem.flux).T
 
-    def one(right: Array, lam: Array, lower: Array, upper: Array, theta: Array, variance: Array) -> Array:
-        scaled = gram / variance, right / variance
-        return gram_lasso(*scaled, lam, lower, upper, theta, tolerance=LASSO_TOLERANCE).theta
-
     with jax.enable_x64(True):
-        arrays = (right, _half_penalty(problem), problem.lower, problem.upper, theta, variance)
-        return np.array(jax.vmap(one)(*(jnp.asarray(array) for array in arrays)))
+        return np.array(
+            _lassos(gram, right, _half_penalty(problem), problem.lower, problem.upper, theta, variance)
+        )  # fmt: skip
+
+
+@jax.jit
+def _lassos(
+    gram: Array, right: Array, lam: Array, lower: Array, upper: Array, theta: Array, variance: Array
+) -> jax.Array:
+    """Theta of every pixel, shape (pixel, term), from one Gram matrix and the right-hand sides of all."""
+
+    def one(right: Array, lam: Array, lower: Array, upper: Array, theta: Array, variance: Array) -> jax.Array:
+        scaled = gram / variance, right / variance
+        return jnp.asarray(gram_lasso(*scaled, lam, lower, upper, theta, tolerance=LASSO_TOLERANCE).theta)
+
+    return jax.vmap(one)(right, lam, lower, upper, theta, variance)
 
 
 def largest_gain(problem: PixelProblem, theta: np.ndarray, weight: np.ndarray, variance: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.scatter import Correlation, Full
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
 from bayes_cannon.infer import fit_labels
-from bayes_cannon.solvers.full import log_likelihoods_full, train_full
+from bayes_cannon.solvers.covariance import log_likelihoods_full
+from bayes_cannon.solvers.full import train_full
 from bayes_cannon.solvers.problem import PixelProblem
 from bayes_cannon.train import train
 
