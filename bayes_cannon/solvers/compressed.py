@@ -249,15 +249,25 @@ def _search(space: LabelSpace, coefficients: Array, starts: Array, together: int
     return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:n_stars], found)
 
 
-@jax.jit
 def _compare(pixels: TrainedPixels, root: Any, w: Array, y: Array, x: Array) -> tuple[Array, Array]:
     """chi^2 over the pixels, and ``sum_j (C^-1 r)_j theta_jd``, shape (star, term), with zero for the constant."""
-    residual = y - _terms(pixels, x[:, 0]) @ pixels.slopes.T
     if pixels.shared is None:
-        weighted = jax.lax.optimization_barrier(w * residual)
-        return _row_products(weighted, residual), weighted @ pixels.slopes
+        return _independent_comparison(pixels, w, y, x)
+    residual = _residual(pixels, y, x)
     chi_squared, weighted = pixels.shared.compare(root, w, residual)
     return chi_squared, weighted @ pixels.slopes
+
+
+@jax.jit
+def _independent_comparison(pixels: TrainedPixels, w: Array, y: Array, x: Array) -> tuple[Array, Array]:
+    residual = _residual(pixels, y, x)
+    weighted = jax.lax.optimization_barrier(w * residual)
+    return _row_products(weighted, residual), weighted @ pixels.slopes
+
+
+@jax.jit
+def _residual(pixels: TrainedPixels, y: Array, x: Array) -> Array:
+    return y - _terms(pixels, x[:, 0]) @ pixels.slopes.T
 
 
 @jax.jit

@@ -9,6 +9,7 @@ missing the factor is that of the covariance of the others: their rows and colum
 shapes stay fixed, and their flux is that of the model. This is exact, and costs a factorization a star.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
@@ -21,6 +22,8 @@ from bayes_cannon.core.typing import Array, PerStar, StarMoment, StarPixel
 from bayes_cannon.solvers.factors import student_t
 from bayes_cannon.solvers.problem import PixelProblem
 
+MASKED_TOGETHER = 8
+"""So many spectra with missing pixels run in one program, whose shapes stay fixed."""
 solve_lower = jax.scipy.linalg.solve_triangular
 
 
@@ -83,59 +86,79 @@ class SharedCovariance:
 
     def coefficients(self, w: StarPixel, y: StarPixel, coefficients: StarMoment) -> tuple[StarMoment, None]:
         """Coefficients of chi^2; takes the flux above the constant term, and uses the pixels with a weight."""
-        return _coefficients(self, w > 0, y, coefficients), None
+        used = np.asarray(w) > 0
+        out = np.array(_complete_coefficients(self, y, coefficients))
+        for rows in self._masked(used):
+            some = _masked_coefficients(self, used[rows], np.asarray(y)[rows], np.asarray(coefficients)[rows])
+            out[rows] = some
+        return out, None
 
     def compare(self, root: None, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
         """``r' C^-1 r``, shape (star,), and ``C^-1 r``, over the pixels with a weight."""
-        return _compare(self, w > 0, residual)
+        used = np.asarray(w) > 0
+        residual = np.where(used, residual, 0.0)
+        weighted = np.array(_complete_solution(self, residual))
+        for rows in self._masked(used):
+            weighted[rows] = _masked_solution(self, used[rows], residual[rows])
+        return np.einsum("np,np->n", weighted, residual), weighted
 
     def n_tail(self, used: Array) -> Array:
         """Number of coordinates that set the scale of each star, shape (star,)."""
         return jnp.minimum(used, self.n_leading)
+
+    def _masked(self, used: np.ndarray) -> Iterator[np.ndarray]:
+        """Stars that miss some pixels but not all, a fixed number at a time, the last repeated."""
+        stars = np.flatnonzero((used != np.asarray(self.solved)).any(axis=1) & used.any(axis=1))
+        for first in range(0, len(stars), MASKED_TOGETHER):
+            part = stars[first : first + MASKED_TOGETHER]
+            yield np.pad(part, (0, MASKED_TOGETHER - len(part)), mode="edge")
+
+
+@jax.jit
+def _complete_coefficients(shared: SharedCovariance, y: StarPixel, coefficients: StarMoment) -> StarMoment:
+    h = y @ shared.whitening.T
+    squares = jnp.broadcast_to(shared.whitened.T @ shared.whitened, (len(y), *shared.pairs.shape))
+    return _assembled(shared, coefficients, jnp.einsum("np,np->n", h, h), h @ shared.whitened, squares)
+
+
+@jax.jit
+def _masked_coefficients(shared: SharedCovariance, used: Array, y: StarPixel, coefficients: StarMoment) -> StarMoment:
+    def one(star: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        used, y = star
+        right = jnp.column_stack([y, jnp.where(used[:, None], shared.slopes, 0.0)])
+        half = solve_lower(_masked_root(shared, used), right, lower=True)
+        h, of_terms = half[:, 0], half[:, 1:]
+        return jnp.dot(h, h), h @ of_terms, of_terms.T @ of_terms
+
+    return _assembled(shared, coefficients, *jax.lax.map(one, (used, y)))
+
+
+def _assembled(
+    shared: SharedCovariance, coefficients: Array, constant: Array, linear: Array, squares: Array
+) -> jax.Array:
+    """Coefficients of chi^2, of the shape of ``coefficients``, from |h|^2, H'h and H'H of each star."""
+    out = jnp.zeros_like(coefficients).at[:, shared.pairs.reshape(-1)].add(squares.reshape(len(squares), -1))
+    return out.at[:, shared.terms].add(-2 * linear).at[:, shared.terms[0]].add(constant)
+
+
+@jax.jit
+def _complete_solution(shared: SharedCovariance, residual: StarPixel) -> Array:
+    return residual @ shared.whitening.T @ shared.whitening
+
+
+@jax.jit
+def _masked_solution(shared: SharedCovariance, used: Array, residual: StarPixel) -> Array:
+    def one(star: tuple[Array, Array]) -> jax.Array:
+        root = _masked_root(shared, star[0])
+        return solve_lower(root, solve_lower(root, star[1], lower=True), lower=True, trans=1)
+
+    return jax.lax.map(one, (used, residual))
 
 
 def _masked_root(shared: SharedCovariance, used: Array) -> jax.Array:
     """Cholesky factor for one star, of the covariance of its used pixels, the others' being the identity."""
     both = used[:, None] & used[None, :]
     return jnp.linalg.cholesky(jnp.where(both, shared.covariance, jnp.eye(len(used))))
-
-
-@jax.jit
-def _coefficients(shared: SharedCovariance, used: Array, y: StarPixel, coefficients: StarMoment) -> StarMoment:
-    def complete(star: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        h = star[2]
-        return jnp.dot(h, h), h @ shared.whitened, shared.whitened.T @ shared.whitened
-
-    def masked(star: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        used, y, _ = star
-        right = jnp.column_stack([y, jnp.where(used[:, None], shared.slopes, 0.0)])
-        half = solve_lower(_masked_root(shared, used), right, lower=True)
-        h, of_terms = half[:, 0], half[:, 1:]
-        return jnp.dot(h, h), h @ of_terms, of_terms.T @ of_terms
-
-    def one(star: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        return jax.lax.cond((star[0] == shared.solved).all(), complete, masked, star)
-
-    constant, linear, squares = jax.lax.map(one, (used, y, y @ shared.whitening.T))
-    out = jnp.zeros_like(coefficients).at[:, shared.pairs.reshape(-1)].add(squares.reshape(len(y), -1))
-    return out.at[:, shared.terms].add(-2 * linear).at[:, shared.terms[0]].add(constant)
-
-
-@jax.jit
-def _compare(shared: SharedCovariance, used: Array, residual: StarPixel) -> tuple[PerStar, StarPixel]:
-    residual = jnp.where(used, residual, 0.0)
-
-    def masked(star: tuple[Array, Array, Array]) -> Array:
-        used, residual, _ = star
-        root = _masked_root(shared, used)
-        return solve_lower(root, solve_lower(root, residual, lower=True), lower=True, trans=1)
-
-    def one(star: tuple[Array, Array, Array]) -> Array:
-        return jax.lax.cond((star[0] == shared.solved).all(), lambda star: star[2], masked, star)
-
-    solved = residual @ shared.whitening.T @ shared.whitening
-    weighted = jax.lax.map(one, (used, residual, solved))
-    return jnp.einsum("np,np->n", weighted, residual), weighted
 
 
 def posterior_coordinates(

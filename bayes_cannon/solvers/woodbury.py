@@ -60,9 +60,7 @@ class SharedScatter:
 
     def compare(self, root: Array, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
         """``r' C^-1 r``, shape (star,), and ``C^-1 r``."""
-        weighted = jax.lax.optimization_barrier(w * residual)
-        explained, decorrelated_residual = decorrelated(self, root, w, weighted)
-        return jnp.einsum("np,np->n", weighted, residual) - explained, decorrelated_residual
+        return decorrelated(self, root, w, residual)
 
     def n_tail(self, used: Array) -> Array:
         """Number of coordinates that set the scale of each star, shape (star,)."""
@@ -90,9 +88,11 @@ def correlated(shared: SharedScatter, w: StarPixel, y: StarPixel, coefficients: 
 
 
 @jax.jit
-def decorrelated(shared: SharedScatter, root: Array, w: StarPixel, weighted: StarPixel) -> tuple[PerStar, StarPixel]:
-    """What the factors explain, ``r' W U K^-1 U' W r``, shape (star,), and ``C^-1 r``, from ``W r``."""
+def decorrelated(shared: SharedScatter, root: Array, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
+    """``r' C^-1 r``, shape (star,), and ``C^-1 r``: the factors explain ``r' W U K^-1 U' W r``."""
+    weighted = jax.lax.optimization_barrier(w * residual)
     pulled = (weighted @ shared.factors)[:, :, None]
     half = jax.scipy.linalg.solve_triangular(root, pulled, lower=True)
     mean = jax.scipy.linalg.solve_triangular(root, half, lower=True, trans=1)[:, :, 0]
-    return jnp.sum(half[:, :, 0] ** 2, axis=1), weighted - w * (mean @ shared.factors.T)
+    chi_squared = jnp.einsum("np,np->n", weighted, residual) - jnp.sum(half[:, :, 0] ** 2, axis=1)
+    return chi_squared, weighted - w * (mean @ shared.factors.T)
