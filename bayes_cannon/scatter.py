@@ -1,5 +1,5 @@
 """Public name of :mod:`bayes_cannon.core.scatter`."""
 
-from bayes_cannon.core.scatter import Correlation, Full, LowRank, Scatter
+from bayes_cannon.core.scatter import Correlation, Full, Given, LowRank, Scatter
 
-__all__ = ["Correlation", "Full", "LowRank", "Scatter"]
+__all__ = ["Correlation", "Full", "Given", "LowRank", "Scatter"]

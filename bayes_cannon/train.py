@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.scatter import Correlation, Full, Scatter
+from bayes_cannon.core.scatter import Correlation, Full, Given, Scatter
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.warnings import BayesCannonWarning
@@ -16,6 +16,7 @@ from bayes_cannon.solvers import profile
 from bayes_cannon.solvers.covariance import log_likelihoods_full
 from bayes_cannon.solvers.factors import SMALLEST_NU, log_likelihoods, train_factors
 from bayes_cannon.solvers.full import train_full
+from bayes_cannon.solvers.given import train_given
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.scatter import unbiased_scatter
 from bayes_cannon.solvers.scipy_lbfgsb import solve_lbfgsb
@@ -225,6 +226,11 @@ def train_scatter(
         full = train_full(problem, solution.theta, solution.s2, scatter)
         together = _together(solution, full.theta, full.s2, full.gradient**2, full.rounds, full.converged)
         return together, full.correlation
+    if isinstance(scatter, Given):
+        given = train_given(problem, solution.theta, solution.s2, scatter)
+        rounds = len(given.log_likelihood)
+        together = _together(solution, given.theta, given.s2, given.gradient**2, rounds, given.converged)
+        return together, given.correlation
     if correlation is not None and (correlation.noise is not None or correlation.rank > scatter.rank):
         correlation = None
     fit = train_factors(

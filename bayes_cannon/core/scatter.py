@@ -72,7 +72,54 @@ class Full:
             raise ValueError(f"share must be finite and not negative, got {self.share!r}")
 
 
-Scatter = LowRank | Full
+@dataclass(frozen=True, eq=False)
+class Given:
+    r"""Covariance of the noise that the survey gives, the same for all stars, plus fitted scatter: ``G + diag(s^2)``.
+
+    Training spectra must be complete; spectra to be labelled need not be. Of ``ivar`` only counts where it is zero.
+    See `solvers.given`.
+
+    Attributes
+    ----------
+    covariance
+        G in squared flux, shape (pixel, pixel).
+    heavy_tails
+        Whether spectra follow a multivariate Student-t law, whose degrees of freedom are fitted.
+
+    Raises
+    ------
+    ValueError
+        If the covariance is not a finite, symmetric, positive semi-definite matrix.
+
+    """
+
+    covariance: np.ndarray
+    heavy_tails: bool = False
+
+    def __post_init__(self) -> None:
+        covariance = np.array(self.covariance, dtype=float)
+        if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+            raise ValueError(f"the given covariance must have shape (pixel, pixel), got {covariance.shape}")
+        if not np.isfinite(covariance).all():
+            row, column = np.argwhere(~np.isfinite(covariance))[0]
+            raise ValueError(f"the given covariance is {covariance[row, column]} at pixels {row} and {column}")
+        unit = np.sqrt(np.abs(np.diag(covariance)))
+        if (np.abs(covariance - covariance.T) > 1e-8 * np.outer(unit, unit)).any():
+            raise ValueError("the given covariance is not symmetric; is it a Cholesky factor?")
+        smallest = np.linalg.eigvalsh(covariance / np.where(np.outer(unit, unit) > 0, np.outer(unit, unit), 1.0))[0]
+        if smallest < -1e-8 or (np.diag(covariance) <= 0).any():
+            raise ValueError(
+                f"the given covariance is not positive definite: the smallest eigenvalue of its correlations is "
+                f"{smallest:.3g}, the smallest variance {np.diag(covariance).min():.3g}"
+            )
+        covariance.flags.writeable = False
+        object.__setattr__(self, "covariance", covariance)
+
+    def __repr__(self) -> str:
+        return f"Given({len(self.covariance)} pixels, heavy_tails={self.heavy_tails})"
+
+
+Scatter = LowRank | Full | Given
 """What may be asked for; None is independent scatter."""
 AUTO = "auto"
 """What asks for the family and rank of the highest likelihood of held-out spectra."""

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.scatter import AUTO, Full, LowRank, Scatter
+from bayes_cannon.core.scatter import AUTO, Full, Given, LowRank, Scatter
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.io.atomic import atomic_path
 from bayes_cannon.io.model_state import ModelState
@@ -191,6 +191,8 @@ def _dataset(state: ModelState) -> xr.Dataset:
             {"long_name": "scatter across the factors of a full covariance", "units": "1"},
         ),
     }
+    if isinstance(state.scatter, Given):
+        variables["given_covariance"] = (("pixel", "other_pixel"), state.scatter.covariance, {"units": "1"})
     variables |= {name: variable for name, variable in optional.items() if variable[1] is not None}
     if state.regularization is not None:
         lam = np.asarray(state.regularization)
@@ -296,7 +298,7 @@ def _state(dataset: xr.Dataset) -> ModelState:
         factor_noise=_optional(dataset, "factor_noise"),
         nu=float(attributes["nu"]) if "nu" in attributes else None,
         floor=float(attributes.get("floor", 1.0)),
-        scatter=_scatter(attributes),
+        scatter=_scatter(attributes, _optional(dataset, "given_covariance")),
         training=training,
         op_method=attributes.get("op_method"),
         theta_bounds={
@@ -313,13 +315,13 @@ def _scatter_attributes(asked: Scatter | str) -> dict[str, Any]:
     """The family and its settings; those that are None are left out."""
     if isinstance(asked, str):
         return {f"{_SCATTER}family": asked}
-    settings = {name: value for name, value in asdict(asked).items() if value is not None}
+    settings = {name: value for name, value in asdict(asked).items() if np.ndim(value) == 0 and value is not None}
     # netCDF has no booleans.
     plain = {f"{_SCATTER}{name}": int(value) if isinstance(value, bool) else value for name, value in settings.items()}
     return {f"{_SCATTER}family": type(asked).__name__} | plain
 
 
-def _scatter(attributes: Mapping[str, Any]) -> Scatter | str | None:
+def _scatter(attributes: Mapping[str, Any], given_covariance: np.ndarray | None) -> Scatter | str | None:
     """What was asked for; up to format version 2 there was low rank alone, without its name."""
     given = {name.removeprefix(_SCATTER): value for name, value in attributes.items() if name.startswith(_SCATTER)}
     if not given:
@@ -327,9 +329,14 @@ def _scatter(attributes: Mapping[str, Any]) -> Scatter | str | None:
     family = str(given.pop("family", LowRank.__name__))
     if family == AUTO:
         return AUTO
-    if family not in (LowRank.__name__, Full.__name__):
-        raise ValueError(f"the family of its scatter is {family!r}, not {LowRank.__name__} or {Full.__name__}")
+    known = [kind.__name__ for kind in (LowRank, Full, Given)]
+    if family not in known:
+        raise ValueError(f"the family of its scatter is {family!r}, not one of {', '.join(known)}")
     tails = bool(given["heavy_tails"])
+    if family == Given.__name__:
+        if given_covariance is None:
+            raise KeyError("given_covariance")
+        return Given(given_covariance, tails)
     if family == Full.__name__:
         shrinkage = float(given["shrinkage"]) if "shrinkage" in given else None
         return Full(shrinkage, tails, float(given["share"]))

@@ -13,7 +13,7 @@ from bayes_cannon.core.batches import check_batch
 from bayes_cannon.core.checks import check_same_dispersion, check_spectra
 from bayes_cannon.core.hull import in_convex_hull
 from bayes_cannon.core.progress import ProgressOption, reporter
-from bayes_cannon.core.scatter import AUTO, Full, LowRank, Scatter
+from bayes_cannon.core.scatter import Scatter
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.families import ScatterPath, scatter_path
@@ -69,8 +69,8 @@ class CannonModel(ModelFiles):
         Unit of each label as text; by default those of the table's columns, where it has any.
     scatter
         Scatter that is correlated between pixels: ``scatter.LowRank(rank)`` adds :math:`U U^T` to the covariance of a
-        spectrum, ``scatter.Full()`` fits all of it, ``"auto"`` chooses by held-out spectra. None, the default, is the
-        published model.
+        spectrum, ``scatter.Full()`` fits all of it, ``scatter.Given(covariance)`` takes that of the noise from the
+        survey, ``"auto"`` chooses by held-out spectra. None, the default, is the published model.
 
     Raises
     ------
@@ -135,7 +135,7 @@ class CannonModel(ModelFiles):
             raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
         problem = self._problem()
         scatter = self._scatter
-        if scatter == AUTO:
+        if isinstance(scatter, str):
             scatter = self.scatter_path().best
         with reporter(progress, problem.n_pixels, "pixel") as report:
             solution = train(
@@ -150,7 +150,7 @@ class CannonModel(ModelFiles):
                 progress=report,
             )
             correlation = None
-            if isinstance(scatter, LowRank | Full):
+            if scatter is not None:
                 solution, correlation = train_scatter(
                     problem, solution, scatter, exponents=self._vectorizer.exponents,
                     x=self._scaling.scaled(self._labels), correlation=self._correlation,

@@ -9,7 +9,7 @@ from bayes_cannon.core.censoring import Censors, design_matrix_mask
 from bayes_cannon.core.checks import check_correlation, check_dispersion, check_regularization, check_spectra
 from bayes_cannon.core.labels import label_array, label_units
 from bayes_cannon.core.scaling import LabelScaling
-from bayes_cannon.core.scatter import AUTO, Correlation, Full, LowRank, Scatter
+from bayes_cannon.core.scatter import AUTO, Correlation, Scatter
 from bayes_cannon.core.vectorizer import BaseVectorizer, monomials
 from bayes_cannon.solvers.problem import PixelProblem
 
@@ -155,8 +155,8 @@ class ModelData:
 
     @scatter.setter
     def scatter(self, scatter: Scatter | str | None) -> None:
-        if scatter not in (None, AUTO) and not isinstance(scatter, LowRank | Full):
-            raise TypeError(f'scatter must be None, "auto", scatter.LowRank or scatter.Full, got {scatter!r}')
+        if not (scatter is None or isinstance(scatter, Scatter) or (isinstance(scatter, str) and scatter == AUTO)):
+            raise TypeError(f'scatter must be None, "auto", scatter.LowRank, Full or Given, got {scatter!r}')
         self._scatter = scatter
 
     @property

@@ -157,7 +157,7 @@ def test_full_covariance(stars, tmp_path):
 def test_bad_input(stars):
     labels, flux, ivar = stars
     vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1)
-    with pytest.raises(TypeError, match=r'None, "auto", scatter.LowRank or scatter.Full, got 5'):
+    with pytest.raises(TypeError, match=r'None, "auto", scatter.LowRank, Full or Given, got 5'):
         tc.CannonModel(labels, flux, ivar, vectorizer, scatter=5)
     for rank in (0, -1, 2.0, True):
         with pytest.raises(ValueError, match="rank must be a positive integer"):
