@@ -14,7 +14,7 @@ from bayes_cannon.core.typing import Record
 from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.solvers import profile
 from bayes_cannon.solvers.covariance import log_likelihoods_full
-from bayes_cannon.solvers.factors import SMALLEST_NU, log_likelihoods, train_factors
+from bayes_cannon.solvers.factors import SMALLEST_NU, log_likelihoods, posterior_factors, train_factors
 from bayes_cannon.solvers.full import train_full
 from bayes_cannon.solvers.given import train_given
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
@@ -22,6 +22,8 @@ from bayes_cannon.solvers.scatter import unbiased_scatter
 from bayes_cannon.solvers.scipy_lbfgsb import solve_lbfgsb
 from bayes_cannon.solvers.scipy_powell import solve_powell
 
+LONE_SHARE = 0.5
+"""Share of a latent factor's squares over the training stars above which one star makes it."""
 OP_METHODS = ("certified", "l_bfgs_b", "powell")
 """Names of the solvers; None stands for the first."""
 
@@ -326,6 +328,25 @@ def warn_of_failures(solution: PixelSolution) -> None:
                 TrainingWarning,
                 stacklevel=3,
             )
+
+
+def warn_of_lone_stars(problem: PixelProblem, solution: PixelSolution, correlation: Correlation | None) -> None:
+    """A warning that names the stars each of which alone makes a latent factor."""
+    if correlation is None or correlation.noise is not None:
+        return
+    z = posterior_factors(
+        problem.design, problem.flux, problem.ivar, theta=solution.theta, s2=solution.s2, factors=correlation.factors
+    )
+    share = z**2 / np.maximum((z**2).sum(axis=0), np.finfo(float).tiny)
+    lone = np.argwhere((share > LONE_SHARE).T)
+    if len(lone) and len(z) > 2 / LONE_SHARE:
+        named = ", ".join(f"factor {factor} by star {star}" for factor, star in lone[:5])
+        warnings.warn(
+            f"{len(lone)} of {correlation.rank} latent factors come from one star each: {named}. Leave bad stars out, "
+            "or use heavy_tails=True",
+            TrainingWarning,
+            stacklevel=3,
+        )
 
 
 def warn_of_tails(correlation: Correlation | None) -> None:

@@ -31,6 +31,7 @@ from bayes_cannon.train import (
     train_path,
     train_scatter,
     warn_of_failures,
+    warn_of_lone_stars,
     warn_of_tails,
 )
 
@@ -160,6 +161,7 @@ class CannonModel(ModelFiles):
             solution = correct_scatter(problem, solution)
         warn_of_failures(solution)
         warn_of_tails(correlation)
+        warn_of_lone_stars(problem, solution, correlation)
         self._scatter, self._correlation = scatter, correlation
         self._theta, self._s2 = solution.theta, solution.s2
         self._training = {name: getattr(solution, name) for name in _CERTIFICATES}

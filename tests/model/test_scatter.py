@@ -172,6 +172,19 @@ def test_bad_input(stars):
         model.train(dof_correction=True)
 
 
+def test_factor_of_one_bad_star_is_named(stars):
+    labels, flux, ivar = (array[:200] for array in stars)
+    flux = flux.copy()
+    flux[7] += 0.5 * np.random.default_rng(0).normal(size=30)
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+    model = tc.CannonModel(labels, flux, ivar, vectorizer, scatter=tc.scatter.LowRank(RANK + 1))
+    with pytest.warns(TrainingWarning, match="latent factors come from one star each: factor 0 by star 7"):
+        model.train()
+    heavy = tc.CannonModel(labels, flux, ivar, vectorizer, scatter=tc.scatter.Full(heavy_tails=True))
+    heavy.train()
+    assert heavy.fit_labels(flux, ivar).scale[7] > 50
+
+
 def test_noise_that_is_far_too_large_is_no_heavy_tail(stars):
     labels, flux, ivar = stars
     vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
