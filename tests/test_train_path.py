@@ -8,13 +8,14 @@ import pytest
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.train import train, train_path
 
-LAMBDAS = (0.0, 30.0, 1000.0, 1e5)
+LAMBDAS = (0.0, 30.0, 1000.0, 1e5, 1e7, 1e8, 1e7)
 
 
 def test_path_equals_training_at_each_strength(training):
     kwargs = {"exponents": training.vectorizer.exponents, "x": training.x}
     path = train_path(training.problem(), LAMBDAS, **kwargs)
     assert len(path) == len(LAMBDAS)
+    assert not path[4].theta[:, 1:].any()  # so that the next two need no work
     for strength, solution in zip(LAMBDAS, path, strict=True):
         alone = train(training.problem(strength), **kwargs)
         np.testing.assert_allclose(solution.objective, alone.objective, rtol=1e-10)

@@ -33,6 +33,7 @@ import numpy as np
 
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.status import PixelStatus
+from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.solvers.block import Pixels, Training, in_parallel, n_threads, padded_size, padded_stars, pixel_block
 from bayes_cannon.solvers.joint import (
@@ -254,13 +255,16 @@ class _Work:
 
     def joint(self, pixels: np.ndarray) -> tuple[np.ndarray, list[_Unsettled]]:
         """Optima of a block from the lowest minimum of the scan, for every regularization in turn."""
-        ends = []
+        ends: list[_Unsettled] = []
         with jax.enable_x64(True):
             block = pixel_block(self.problems[0], pixels, self.size)
             index = np.resize(pixels, self.size)
             sums = sums_at_nodes(self.training, block)
             theta = self.theta[index]
             for problem in self.problems:
+                if ends and _stays(ends[-1], block.regularization, problem.regularization[index]):
+                    ends.append(ends[-1])
+                    continue
                 block = block._replace(regularization=problem.regularization[index])
                 minima = scan(self.training, block, sums, theta)
                 point = joint_newton(self.training, block, sums, minima.theta[:, 0], minima.s2[:, 0], self.tolerances)
@@ -324,6 +328,16 @@ class _Work:
             index = np.resize(np.arange(len(start.pixels)), self.size)
             end = refine(self.training, block, start.theta[index], start.s2[index])
             return _fit(start.pixels, end, jnp.where(block.regularization == 0, end.pivot, jnp.inf))
+
+
+def _stays(end: _Unsettled, before: Array, after: Array) -> bool:
+    """Whether a block's optima stay those of a stronger penalty, because every penalized term is zero already.
+
+    The profile at a stronger penalty is nowhere lower, and where these terms are zero it is the same; the gap there
+    can only shrink.
+    """
+    settled = end.fit.done.all() and not len(end.hard) and not len(end.rivals.pixels)
+    return bool(settled and not end.fit.theta[:, 1:].any() and np.all(before > 0) and np.all(after >= before))
 
 
 def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, max_memory: float | None) -> int:

@@ -16,12 +16,6 @@ N_STARS, N_TERMS = 60, 6
 CENSORED = np.array([True, True, False, True, True, False])
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.fixture(scope="module")
 def data():
     """Design, flux and ivar, with four stars whose flux is unknown."""

@@ -1,6 +1,5 @@
 """The program of whole spectra: the pixels' program without factors, and the closed form with them."""
 
-import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -12,12 +11,6 @@ from bayes_cannon.programs.spectrum import spectrum
 
 N_STARS, N_PIXELS, N_TERMS, N_FACTORS = 12, 5, 3, 2
 LAMBDA = np.array([3.0, 10.0, 1.0, 30.0, 5.0])
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture(scope="module")

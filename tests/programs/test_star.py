@@ -17,12 +17,6 @@ VECTORIZER = PolynomialVectorizer(("TEFF", "LOGG"), 2)
 N_PIXELS = 40
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.fixture(scope="module")
 def spectrum():
     """Theta, s2, ivar and flux; one pixel untrained, one without a scatter, two without weight."""
