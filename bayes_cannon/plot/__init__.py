@@ -12,11 +12,12 @@ _PLACES = {
     "factors": "bayes_cannon.plot.latent",
     "one_to_one": "bayes_cannon.plot.comparison",
     "scatter": "bayes_cannon.plot.training",
+    "scatter_path": "bayes_cannon.plot.candidates",
     "spectrum": "bayes_cannon.plot.star",
     "theta": "bayes_cannon.plot.training",
 }
 
-__all__ = ["factors", "label_space", "one_to_one", "scatter", "spectrum", "theta"]
+__all__ = ["factors", "label_space", "one_to_one", "scatter", "scatter_path", "spectrum", "theta"]
 
 
 def __getattr__(name: str) -> object:

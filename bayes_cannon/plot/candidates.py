@@ -1,0 +1,47 @@
+"""Figure of the choice between kinds of scatter."""
+
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure
+
+
+def scatter_path(path: Any) -> Any:
+    """Gain of the log likelihood of held-out spectra over independent scatter, a star, with its standard error.
+
+    The best candidate is filled; one that may not be chosen, because its degrees of freedom ended at their bound, is
+    a cross.
+
+    Parameters
+    ----------
+    path
+        A `families.ScatterPath`, as `CannonModel.scatter_path` returns it.
+
+    Returns
+    -------
+    figure
+        A ``matplotlib.figure.Figure``.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+
+    """
+    table, best = path.table, path.candidates.index(path.best)
+    figure = new_figure(6.4, 1.2 + 0.32 * len(table))
+    axes = figure.subplots()
+    places = np.arange(len(table))
+    axes.axvline(0, color=REFERENCE, linewidth=0.6)
+    gain, error, valid = (np.asarray(table[name]) for name in ("gain", "gain_error", "valid"))
+    for place in places:
+        marker = "o" if valid[place] else "x"
+        fill = COLOURS[1] if place == best or not valid[place] else "white"
+        axes.errorbar(
+            gain[place], place, xerr=error[place], fmt=marker, color=COLOURS[1], markerfacecolor=fill, capsize=2
+        )  # fmt: skip
+    axes.set_yticks(places, list(table["scatter"]))
+    axes.invert_yaxis()
+    axes.set_xlabel("Gain in ln likelihood of a held-out spectrum")
+    return figure
