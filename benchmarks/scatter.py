@@ -28,6 +28,16 @@ HEADER = (
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A kind of scatter, and the scatter of labels learned from training stars that are held out."""
+
+    scatter: Scatter | None
+
+    def __str__(self) -> str:
+        return f"{self.scatter}, label scatter learned"
+
+
+@dataclass(frozen=True)
 class Row:
     """Stars with labels, the fold of each, and which folds are held out in turn."""
 
@@ -38,7 +48,7 @@ class Row:
     ivar: np.ndarray
     fold: np.ndarray
     held_out: Sequence[int]
-    families: Sequence[Scatter | None]
+    families: Sequence[Scatter | Learned | None]
 
 
 def demo_stars() -> Row:
@@ -75,7 +85,9 @@ def emulator() -> Row:
     parts = [cases.case_a(1000, seed) for seed in (0, 1)]
     labels, flux, ivar = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     names, fold = [f"label_{k}" for k in range(labels.shape[1])], np.repeat([1, 0], 1000)
-    return Row("Emulator: 1000", names, labels, flux, ivar, fold, (0,), (None, LowRank(10), LowRank(20)))
+    return Row(
+        "Emulator: 1000", names, labels, flux, ivar, fold, (0,), (None, LowRank(10), LowRank(20), Learned(LowRank(10)))
+    )
 
 
 ROWS = {"demo": demo_stars, "giants": all_giants, "miles": miles, "emulator": emulator}
@@ -90,9 +102,12 @@ def held_out(make: Callable[[], Row], index: int) -> dict:
     for fold in row.held_out:
         kept, out = row.fold != fold, row.fold == fold
         vectorizer = tc.vectorizer.PolynomialVectorizer(row.names, 2)
-        model = tc.CannonModel(row.labels[kept], row.flux[kept], row.ivar[kept], vectorizer, scatter=family)
+        scatter = family.scatter if isinstance(family, Learned) else family
+        model = tc.CannonModel(row.labels[kept], row.flux[kept], row.ivar[kept], vectorizer, scatter=scatter)
         start = process_time()
         model.train()
+        if isinstance(family, Learned):
+            model.learn_label_scatter()
         training += process_time() - start
         model.fit_labels(row.flux[out], row.ivar[out])  # Compiles.
         start = process_time()

@@ -193,6 +193,8 @@ def _dataset(state: ModelState) -> xr.Dataset:
     }
     if isinstance(state.scatter, Given):
         variables["given_covariance"] = (("pixel", "other_pixel"), state.scatter.covariance, {"units": "1"})
+    if state.label_scatter is not None:
+        variables["label_scatter"] = (("label", "other_label"), state.label_scatter, {"units": "see label_unit"})
     variables |= {name: variable for name, variable in optional.items() if variable[1] is not None}
     if state.regularization is not None:
         lam = np.asarray(state.regularization)
@@ -296,6 +298,7 @@ def _state(dataset: xr.Dataset) -> ModelState:
         s2=_optional(dataset, "s2"),
         factors=_optional(dataset, "factors"),
         factor_noise=_optional(dataset, "factor_noise"),
+        label_scatter=_optional(dataset, "label_scatter"),
         nu=float(attributes["nu"]) if "nu" in attributes else None,
         floor=float(attributes.get("floor", 1.0)),
         scatter=_scatter(attributes, _optional(dataset, "given_covariance")),

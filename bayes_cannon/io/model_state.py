@@ -48,6 +48,8 @@ class ModelState:
         Factors of the correlated scatter, shape (pixel, factor), and degrees of freedom of its tails, both or neither.
     factor_noise, floor
         Of a full covariance: the noise across the factors, shape (pixel,), and the variance there in units of it.
+    label_scatter
+        Covariance added to that of every star's labels, shape (label, label).
     scatter
         What was asked for.
     training
@@ -85,6 +87,7 @@ class ModelState:
     factor_noise: np.ndarray | None = None
     nu: float | None = None
     floor: float = 1.0
+    label_scatter: np.ndarray | None = None
     scatter: Scatter | str | None = None
     training: Mapping[str, np.ndarray] | None = None
     op_method: str | None = None
@@ -131,6 +134,7 @@ def _arrays(state: ModelState) -> list[tuple[str, np.ndarray, tuple[str, ...]]]:
         ("s2", state.s2, ("pixel",)),
         ("factors", state.factors, ("pixel", "factor")),
         ("factor_noise", state.factor_noise, ("pixel",)),
+        ("label_scatter", state.label_scatter, ("label", "label")),
         *((f"censors[{name!r}]", mask, ("pixel",)) for name, mask in state.censors.items()),
         *((f"training[{name!r}]", values, ("pixel",)) for name, values in (state.training or {}).items()),
     ]

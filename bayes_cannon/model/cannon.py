@@ -18,7 +18,7 @@ from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.families import ScatterPath, scatter_path
 from bayes_cannon.infer import LabelFit, fit_label_stream, fit_labels
-from bayes_cannon.model.files import ModelFiles
+from bayes_cannon.model.label_errors import LabelErrors
 from bayes_cannon.model.record import StarRecord
 from bayes_cannon.solvers.covariance import posterior_coordinates
 from bayes_cannon.solvers.factors import posterior_factors
@@ -39,7 +39,7 @@ _CERTIFICATES = ("objective", "duality_gap", "profile_gradient", "iterations", "
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
 
 
-class CannonModel(ModelFiles):
+class CannonModel(LabelErrors):
     r"""A data-driven model of stellar spectra (Ness et al. 2015; Casey et al. 2016).
 
     The flux of star n at pixel j is :math:`y_{jn} \sim N(v(x_n) \cdot \theta_j, \sigma_{jn}^2 + s_j^2)` with the
@@ -135,9 +135,7 @@ class CannonModel(ModelFiles):
         if dof_correction and self._scatter is not None:
             raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
         problem = self._problem()
-        scatter = self._scatter
-        if isinstance(scatter, str):
-            scatter = self.scatter_path().best
+        scatter = self.scatter_path().best if isinstance(self._scatter, str) else self._scatter
         with reporter(progress, problem.n_pixels, "pixel") as report:
             solution = train(
                 problem,
@@ -162,7 +160,7 @@ class CannonModel(ModelFiles):
         warn_of_failures(solution)
         warn_of_tails(correlation)
         warn_of_lone_stars(problem, solution, correlation)
-        self._scatter, self._correlation = scatter, correlation
+        self._scatter, self._correlation, self._label_scatter = scatter, correlation, None
         self._theta, self._s2 = solution.theta, solution.s2
         self._training = {name: getattr(solution, name) for name in _CERTIFICATES}
         self._op_method = op_method
@@ -348,11 +346,12 @@ class CannonModel(ModelFiles):
         spectra = [array if hasattr(array, "shape") else np.asarray(array, dtype=float) for array in (flux, ivar)]
         spectra = [array[None] if array.ndim == 1 else array for array in spectra]
         with reporter(progress, len(spectra[0]), "star") as report:
-            return fit_labels(
+            fit = fit_labels(
                 *spectra, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
                 training_labels=self._labels, correlation=self._correlation, initial_labels=initial_labels,
                 progress=report,
             )  # fmt: skip
+        return self._with_label_scatter(fit)
 
     def fit_label_stream(
         self, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, initial_labels: Any = None
@@ -373,10 +372,11 @@ class CannonModel(ModelFiles):
 
         """
         theta, s2 = self._trained()
-        return fit_label_stream(
+        fits = fit_label_stream(
             batches, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
             training_labels=self._labels, correlation=self._correlation, initial_labels=initial_labels,
         )  # fmt: skip
+        return map(self._with_label_scatter, fits)
 
     def in_convex_hull(self, labels: Any) -> np.ndarray:
         """Whether labels lie in the convex hull of the training labels, boolean, shape (star,).

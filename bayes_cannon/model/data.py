@@ -48,6 +48,7 @@ class ModelData:
         self._theta: np.ndarray | None = None
         self._s2: np.ndarray | None = None
         self._correlation: Correlation | None = None
+        self._label_scatter: np.ndarray | None = None
         self._training: dict[str, np.ndarray] | None = None
         self._op_method: str | None = None
         self._provenance: dict[str, str] = {}
@@ -204,7 +205,7 @@ class ModelData:
 
     def reset(self) -> None:
         """Forget what was trained."""
-        self._theta = self._s2 = self._correlation = self._training = self._op_method = None
+        self._theta = self._s2 = self._correlation = self._label_scatter = self._training = self._op_method = None
 
     def __str__(self) -> str:
         pixels = "an unknown number of" if self._n_pixels is None else self._n_pixels
