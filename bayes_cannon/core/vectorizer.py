@@ -14,6 +14,9 @@ import numpy as np
 
 from bayes_cannon.core.typing import StarLabel
 
+STARS_IN_CACHE = 64
+"""Products of labels are made for so many stars at a time."""
+
 Term = tuple[tuple[int, int], ...]
 """One term: pairs (index of the label, its power), e.g. ``((0, 1), (2, 2))`` for ``x0 * x2^2``."""
 
@@ -261,10 +264,26 @@ def monomials(x: StarLabel, exponents: np.ndarray) -> np.ndarray:
     for row, powers in enumerate(exponents):
         factors[row, : powers.sum()] = np.repeat(np.arange(len(powers)), powers)
     padded = xp.concat([x, xp.ones_like(x[..., :1])], axis=-1)
+    if isinstance(padded, np.ndarray):
+        return _numpy_products(padded, factors)
     values = xp.ones((*x.shape[:-1], len(exponents)), dtype=x.dtype)
     for column in factors.T:
         values = values * padded[..., column]
     return values
+
+
+def _numpy_products(padded: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Products of columns, some stars at a time and side by side in memory: several times as fast as all at once."""
+    flat = padded.reshape(-1, padded.shape[-1])
+    values = np.empty((len(flat), len(factors)), padded.dtype)
+    for first in range(0, len(flat), STARS_IN_CACHE):
+        rows = slice(first, first + STARS_IN_CACHE)
+        columns = np.ascontiguousarray(flat[rows].T)
+        products = np.ones((len(factors), columns.shape[1]), padded.dtype)
+        for column in factors.T:
+            products *= columns[column]
+        values[rows] = products.T
+    return values.reshape(*padded.shape[:-1], len(factors))
 
 
 def _all_monomials(n_labels: int, order: int | None, cross_term_order: int | None) -> list[Term]:

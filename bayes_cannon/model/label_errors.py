@@ -62,7 +62,8 @@ class LabelErrors(ModelFiles):
                 replace(state, training_set_labels=labels, training_set_flux=flux, training_set_ivar=ivar)
             )
             model.train()
-            report(1)
+            if report is not None:
+                report(1)
             return model.test
 
         with reporter(progress, n_folds, "fold") as report:

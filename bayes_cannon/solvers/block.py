@@ -20,8 +20,8 @@ class Training(NamedTuple):
     ----------
     design
         Terms of each star, shape (star, term).
-    moments
-        Distinct products of two terms, shape (star, moment).
+    moments, single
+        Distinct products of two terms, shape (star, moment), in float64 and in float32.
     pairs
         Index of the moment that two terms multiply to, shape (term, term).
 
@@ -29,6 +29,7 @@ class Training(NamedTuple):
 
     design: Array
     moments: Array
+    single: Array
     pairs: Array
 
 

@@ -217,7 +217,8 @@ class _Work:
         self.theta = np.zeros(shape) if theta is None else np.nan_to_num(theta)
         with jax.enable_x64(True):
             design, moments = (padded_stars(monomials(x, powers)) for powers in (exponents, basis.exponents))
-            self.training = Training(jnp.asarray(design), jnp.asarray(moments), jnp.asarray(basis.pairs))
+            single = jnp.asarray(moments, jnp.float32)
+            self.training = Training(jnp.asarray(design), jnp.asarray(moments), single, jnp.asarray(basis.pairs))
 
     def compile(self) -> None:
         """Compile the programs of a block side by side, on a block of zeros, if these shapes are new.
@@ -346,7 +347,7 @@ def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, max_memory: flo
     size = min(max(BLOCK_NUMBERS // rows, SMALLEST_BLOCK), padded_size(n_pixels))
     if max_memory is None:
         return size
-    shared = 8 * rows * (n_terms + basis.n_moments)
+    shared = 8 * rows * n_terms + 12 * rows * basis.n_moments
     each = 8 * (ARRAYS_OF_STARS * rows + (NODES + 2) * basis.n_moments + ARRAYS_OF_TERMS * n_terms**2) * n_threads()
     if shared + each > max_memory:
         raise ValueError(

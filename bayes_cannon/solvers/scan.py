@@ -149,7 +149,7 @@ def sums_at_nodes(training: Training, block: Pixels) -> Interpolated:
     log_ivar = jnp.log(jnp.where(known, block.ivar, 1.0).astype(jnp.float32))
     centre = jnp.exp(-jnp.sum(log_ivar, axis=1).astype(jnp.float64) / n_stars)
     excess = (1 / jnp.where(known, block.ivar * centre[:, None], 1.0) - 1).astype(jnp.float32)
-    design, moments = (array.astype(jnp.float32) for array in (training.design, training.moments))
+    design = training.design.astype(jnp.float32)
 
     def scaled(t: Array) -> Array:
         return jnp.where(known, 1 / (1 + t * excess), 0.0)
@@ -157,7 +157,7 @@ def sums_at_nodes(training: Training, block: Pixels) -> Interpolated:
     # All nodes at once, and finished before the products read them: a third less time than node after node.
     nodes = jnp.asarray(_NODES, jnp.float32)[:, None, None]
     at_nodes = jax.lax.optimization_barrier(scaled(nodes))
-    moment_sums = jnp.einsum("kps,sm->kpm", at_nodes, moments)
+    moment_sums = jnp.einsum("kps,sm->kpm", at_nodes, training.single)
     gram = gram_matrix(training, moment_sums[_MIDDLE].astype(jnp.float64))
     right = ((at_nodes[_MIDDLE] * flux.astype(jnp.float32)) @ design).astype(jnp.float64)
     solve = jax.vmap(lambda gram, right: solve_masked(gram, right, jnp.ones(right.shape, bool), ridge=REFERENCE_RIDGE))
