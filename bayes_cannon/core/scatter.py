@@ -42,9 +42,9 @@ class Full:
     r"""Full covariance of the scatter, the same for all stars, for spectra of up to a few thousand pixels.
 
     It is for pixels that are correlated by construction, such as sampled Gaia XP spectra, and for spectra without
-    quoted noise. The noise that a single star quotes does not enter: with heavy tails its chi^2 scales its errors, without
-    them spectra must be as noisy as those that trained. Training spectra must be complete; spectra to be labelled need
-    not be. See `solvers.full`.
+    quoted noise. The noise that a single star quotes does not enter: with heavy tails its chi^2 scales its errors,
+    without them spectra must be as noisy as those that trained. Training spectra must be complete; spectra to be
+    labelled need not be. See `solvers.full`.
 
     Attributes
     ----------
