@@ -61,3 +61,19 @@ def test_bad_input(model):
 
 def _one_label():
     return tc.vectorizer.PolynomialVectorizer(("TEFF",), 1)
+
+
+def test_leading_directions_of_a_full_covariance(model):
+    low_rank, z = model
+    full = tc.CannonModel(
+        low_rank.training_set_labels, low_rank.training_set_flux, low_rank.training_set_ivar, low_rank.vectorizer,
+        dispersion=low_rank.dispersion, scatter=tc.scatter.Full(),
+    )  # fmt: skip
+    full.train()
+    figure = plot.factors(full, [0, 1])
+    shares = [float(axes.get_title(loc="right").split()[0]) for axes in figure.axes[:2]]
+    # The noise of 0.003, against a mean square of about 1.5 times 0.01^2 of the factors, belongs to the scatter here.
+    assert shares[0] > shares[1] > 5
+    assert 60 < sum(shares) < 99
+    means = full.latent_factors(full.training_set_flux, full.training_set_ivar, full.training_set_labels)
+    assert np.abs(np.corrcoef(means[:, :2].T, z.T)[:2, 2:]).max(axis=1).min() > 0.95
