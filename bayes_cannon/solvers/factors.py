@@ -43,7 +43,7 @@ from bayes_cannon.solvers.factor_steps import (
     star_sums,
     transformed,
 )
-from bayes_cannon.solvers.principal import principal_factors
+from bayes_cannon.solvers.principal import principal_factors, with_positive_peaks
 from bayes_cannon.solvers.problem import PixelProblem
 
 BLOCK_NUMBERS = 2**17
@@ -315,9 +315,7 @@ class _Work:
         mean = variance.sum(axis=0) / np.maximum(known.sum(axis=0), 1) + self.s2
         scaled = self.factors / np.sqrt(mean)[:, None]
         _, _, rotation = np.linalg.svd(scaled, full_matrices=False)
-        factors = self.factors @ rotation.T
-        largest = factors[np.argmax(np.abs(factors / np.sqrt(mean)[:, None]), axis=0), np.arange(factors.shape[1])]
-        self.factors = factors * np.where(largest < 0, -1.0, 1.0)
+        self.factors = with_positive_peaks(scaled @ rotation.T) * np.sqrt(mean)[:, None]
 
     def solution(
         self, problem: PixelProblem, solved: np.ndarray, history: np.ndarray, converged: bool

@@ -29,6 +29,7 @@ from scipy.optimize import minimize, minimize_scalar
 from bayes_cannon.core.scatter import Correlation, Full
 from bayes_cannon.solvers.covariance import check_complete, outside
 from bayes_cannon.solvers.factors import LARGEST_NU, SMALLEST_NU, student_t
+from bayes_cannon.solvers.principal import with_positive_peaks
 from bayes_cannon.solvers.problem import PixelProblem
 from bayes_cannon.solvers.shared_weights import is_free, largest_gain, shared_weight_theta
 
@@ -353,5 +354,4 @@ def _canonical(fit: _Fit) -> tuple[np.ndarray, np.ndarray]:
         variances, basis = (array[..., ::-1] for array in eigh(fit.covariance))
     else:
         variances, basis = fit.variances, fit.basis
-    largest = basis[np.argmax(np.abs(basis), axis=0), np.arange(len(variances))]
-    return basis * np.where(largest < 0, -1.0, 1.0), variances
+    return with_positive_peaks(basis), variances

@@ -20,6 +20,7 @@ from scipy.optimize import minimize
 from bayes_cannon.core.scatter import Correlation, Given
 from bayes_cannon.solvers.covariance import check_complete
 from bayes_cannon.solvers.factors import fitted_nu, student_t
+from bayes_cannon.solvers.principal import with_positive_peaks
 from bayes_cannon.solvers.problem import PixelProblem
 from bayes_cannon.solvers.shared_weights import largest_gain, shared_weight_theta
 
@@ -110,8 +111,7 @@ def train_given(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatte
     factors = np.zeros((len(s2), len(solved)))
     scaled = (given + np.diag(scatter2)) / np.outer(noise[solved], noise[solved])
     variances, basis = (array[..., ::-1] for array in eigh(scaled))
-    largest = basis[np.argmax(np.abs(basis), axis=0), np.arange(len(variances))]
-    factors[solved] = noise[solved, None] * basis * np.where(largest < 0, -1.0, 1.0) * np.sqrt(variances)
+    factors[solved] = noise[solved, None] * with_positive_peaks(basis) * np.sqrt(variances)
     correlation = Correlation(factors, nu, noise)
     return GivenSolution(full_theta, out_s2, correlation, gradient, weight, np.array(history), converged)
 

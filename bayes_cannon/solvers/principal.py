@@ -51,6 +51,12 @@ def principal_factors(
     return more, np.maximum(s2 - (more**2).sum(axis=1), 0.05 * s2)
 
 
+def with_positive_peaks(vectors: np.ndarray) -> np.ndarray:
+    """Columns, each with the sign that makes its number of the largest size positive."""
+    peaks = vectors[np.argmax(np.abs(vectors), axis=0), np.arange(vectors.shape[1])]
+    return vectors * np.where(peaks < 0, -1.0, 1.0)
+
+
 def _leading(matrix: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Largest singular values, in descending order, and their right singular vectors, shape (column, n)."""
     rows, columns = matrix.shape
