@@ -218,11 +218,16 @@ def log_likelihoods_full(
     residual = (part.flux - design @ theta[solved].T) / noise[solved]
     basis = scaled / np.sqrt(variances)
     chi_squared = np.sum((residual @ basis) ** 2 / variances, axis=1)
-    density = student_t(chi_squared, np.log(variances).sum(), len(variances), correlation.nu)
-    n_others = len(solved) - len(variances)
-    if n_others:
-        density -= 0.5 * (outside(residual, basis) / floor + n_others * np.log(2 * np.pi * floor))
-    return density - np.log(noise[solved]).sum()
+    leading = student_t(chi_squared, np.log(variances).sum(), len(variances), correlation.nu)
+    return leading + log_density_across(residual, basis, floor) - np.log(noise[solved]).sum()
+
+
+def log_density_across(residual: np.ndarray, basis: np.ndarray, floor: float) -> np.ndarray:
+    """Normal log density across the leading directions, of this variance in each, shape (star,)."""
+    n_others = basis.shape[0] - basis.shape[1]
+    if not n_others:
+        return np.zeros(len(residual))
+    return -0.5 * (outside(residual, basis) / floor + n_others * np.log(2 * np.pi * floor))
 
 
 def outside(residual: np.ndarray, basis: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from scipy.linalg import cholesky, eigh, solve_triangular
 from scipy.optimize import minimize, minimize_scalar
 
 from bayes_cannon.core.scatter import Correlation, Full
-from bayes_cannon.solvers.covariance import check_complete, outside
+from bayes_cannon.solvers.covariance import check_complete, log_density_across, outside
 from bayes_cannon.solvers.factors import LARGEST_NU, SMALLEST_NU, student_t
 from bayes_cannon.solvers.principal import with_positive_peaks
 from bayes_cannon.solvers.problem import PixelProblem
@@ -132,11 +132,9 @@ class _Fit:
     def log_density(self, problem: PixelProblem) -> np.ndarray:
         """Log density of each star's spectrum given its labels, shape (star,)."""
         residual = self.residual(problem)
-        density = student_t(_chi_squared(residual, self), self.log_det, self.n_leading, self.nu)
-        if self.basis is not None:
-            n_others = len(self.noise) - self.n_leading
-            density -= 0.5 * (outside(residual, self.basis) / self.floor + n_others * np.log(2 * np.pi * self.floor))
-        return density - np.log(self.noise).sum()
+        leading = student_t(_chi_squared(residual, self), self.log_det, self.n_leading, self.nu)
+        across = 0.0 if self.basis is None else log_density_across(residual, self.basis, self.floor)
+        return leading + across - np.log(self.noise).sum()
 
 
 def _chi_squared(residual: np.ndarray, fit: _Fit) -> np.ndarray:
