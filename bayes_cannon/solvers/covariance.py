@@ -21,6 +21,7 @@ from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.typing import Array, PerStar, StarMoment, StarPixel
 from bayes_cannon.solvers.factors import student_t
 from bayes_cannon.solvers.problem import PixelProblem
+from bayes_cannon.solvers.woodbury import with_square
 
 MASKED_TOGETHER = 8
 """So many spectra with missing pixels run in one program, whose shapes stay fixed."""
@@ -118,7 +119,14 @@ class SharedCovariance:
 def _complete_coefficients(shared: SharedCovariance, y: StarPixel, coefficients: StarMoment) -> StarMoment:
     h = y @ shared.whitening.T
     squares = jnp.broadcast_to(shared.whitened.T @ shared.whitened, (len(y), *shared.pairs.shape))
-    return _assembled(shared, coefficients, jnp.einsum("np,np->n", h, h), h @ shared.whitened, squares)
+    return with_square(
+        jnp.zeros_like(coefficients),
+        shared.pairs,
+        shared.terms,
+        jnp.einsum("np,np->n", h, h),
+        h @ shared.whitened,
+        squares,
+    )
 
 
 @jax.jit
@@ -130,15 +138,7 @@ def _masked_coefficients(shared: SharedCovariance, used: Array, y: StarPixel, co
         h, of_terms = half[:, 0], half[:, 1:]
         return jnp.dot(h, h), h @ of_terms, of_terms.T @ of_terms
 
-    return _assembled(shared, coefficients, *jax.lax.map(one, (used, y)))
-
-
-def _assembled(
-    shared: SharedCovariance, coefficients: Array, constant: Array, linear: Array, squares: Array
-) -> jax.Array:
-    """Coefficients of chi^2, of the shape of ``coefficients``, from |h|^2, H'h and H'H of each star."""
-    out = jnp.zeros_like(coefficients).at[:, shared.pairs.reshape(-1)].add(squares.reshape(len(squares), -1))
-    return out.at[:, shared.terms].add(-2 * linear).at[:, shared.terms[0]].add(constant)
+    return with_square(jnp.zeros_like(coefficients), shared.pairs, shared.terms, *jax.lax.map(one, (used, y)))
 
 
 @jax.jit

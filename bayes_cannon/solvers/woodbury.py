@@ -67,6 +67,14 @@ class SharedScatter:
         return used
 
 
+def with_square(
+    coefficients: Array, pairs: Array, terms: Array, constant: Array, linear: Array, squares: Array
+) -> jax.Array:
+    """Coefficients of chi^2, shape (star, moment), with ``|h - H v|^2`` added, from |h|^2, H'h and H'H of each star."""
+    out = jnp.asarray(coefficients).at[:, pairs.reshape(-1)].add(squares.reshape(len(squares), -1))
+    return out.at[:, terms].add(-2 * linear).at[:, terms[0]].add(constant)
+
+
 @jax.jit
 def correlated(shared: SharedScatter, w: StarPixel, y: StarPixel, coefficients: StarMoment) -> tuple[StarMoment, Array]:
     """Coefficients of chi^2 with the correlation, from those without, and the Cholesky factor of K of each star.
@@ -80,11 +88,9 @@ def correlated(shared: SharedScatter, w: StarPixel, y: StarPixel, coefficients: 
     right = jnp.concatenate([((w * y) @ shared.factors)[:, :, None], crossed], axis=2)
     half = jax.scipy.linalg.solve_triangular(root, right, lower=True)
     h, of_terms = half[:, :, 0], half[:, :, 1:]
-    squares = jnp.einsum("nrd,nre->nde", of_terms, of_terms).reshape(len(w), -1)
+    squares = jnp.einsum("nrd,nre->nde", of_terms, of_terms)
     linear = jnp.einsum("nr,nrd->nd", h, of_terms)
-    coefficients = jnp.asarray(coefficients).at[:, shared.pairs.reshape(-1)].add(-squares)
-    coefficients = coefficients.at[:, shared.terms].add(2 * linear)
-    return coefficients.at[:, shared.terms[0]].add(-jnp.sum(h**2, axis=1)), root
+    return with_square(coefficients, shared.pairs, shared.terms, -jnp.sum(h**2, axis=1), -linear, -squares), root
 
 
 @jax.jit
