@@ -29,6 +29,29 @@ class PixelStatus(IntEnum):
         return self not in (PixelStatus.NO_INFORMATION, PixelStatus.TOO_FEW_STARS)
 
 
+class PosteriorStatus(IntEnum):
+    """How the sampling of one posterior ended, of a pixel or of a star."""
+
+    CONVERGED = 0
+    RETRIED = 1
+    NOT_MIXED = 2
+    DIVERGENT = 3
+    INEXACT = 4
+    NO_INFORMATION = 5
+    IMPROPER = 6
+    SEVERAL_MODES = 7
+
+    @property
+    def message(self) -> str:
+        """What happened, and what to do about it."""
+        return _POSTERIOR_MESSAGES[self]
+
+    @property
+    def has_draws(self) -> bool:
+        """Whether there is a posterior at all."""
+        return self not in (PosteriorStatus.NO_INFORMATION, PosteriorStatus.IMPROPER)
+
+
 class StarStatus(IntEnum):
     """How the fit of one star's labels ended."""
 
@@ -72,4 +95,19 @@ _STAR_MESSAGES = {
     StarStatus.NO_INFORMATION: "no pixel has a positive ivar and a trained theta: the labels are NaN",
     StarStatus.TOO_FEW_PIXELS: "fewer usable pixels than labels: the labels are not determined and therefore NaN",
     StarStatus.SINGULAR: "converged, but the spectrum does not constrain every label: the covariance is NaN",
+}
+
+_POSTERIOR_MESSAGES = {
+    PosteriorStatus.CONVERGED: "the chains agree",
+    PosteriorStatus.RETRIED: "the chains agree after a second run with a longer adaptation",
+    PosteriorStatus.NOT_MIXED: "the chains do not agree or have few independent draws, in two runs: look at R-hat "
+    "and the effective sample sizes, and draw more",
+    PosteriorStatus.DIVERGENT: "many trajectories diverge or reach the largest tree, in two runs: the draws "
+    "may leave out a part of the posterior",
+    PosteriorStatus.INEXACT: "the likelihood could not be interpolated well enough in s: the noise of the stars spans too "
+    "many decades; leave out stars of extreme S/N",
+    PosteriorStatus.NO_INFORMATION: "no positive ivar or no trained theta: there is no posterior",
+    PosteriorStatus.IMPROPER: "fewer stars than terms and a flat prior: the posterior is improper. Set a "
+    "regularization, whose Laplace prior makes it proper, or leave terms out",
+    PosteriorStatus.SEVERAL_MODES: "the chains agree, but another mode is not much worse: see the modes",
 }

@@ -8,6 +8,7 @@ With the default priors, flat in theta_0 and s^2, minus twice its log density is
 what one samples from.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -51,6 +52,7 @@ def pixel(
     regularization: Scalar = 0.0,
     free: PerTermMask | None = None,
     priors: PixelPriors = FLAT,
+    precision: PerStar | None = None,
 ) -> None:
     """Flux of all stars at one pixel.
 
@@ -74,6 +76,8 @@ def pixel(
         default.
     priors
         Priors on theta_0 and s.
+    precision
+        Scale tau of each star, shape (star,), by which its variances are divided; one by default.
 
     Raises
     ------
@@ -82,17 +86,43 @@ def pixel(
 
     """
     n_stars, n_terms = design.shape
-    free = np.ones(n_terms, dtype=bool) if free is None else np.asarray(free, dtype=bool)
-    if free.shape != (n_terms,) or not free[0]:
-        raise ValueError(f"free must have shape ({n_terms},) and be True for the constant term; got {free}")
-    coefficients = numpyro.deterministic("coefficients", _coefficients(free, regularization, priors))
-    s2 = _scatter(priors)
-
+    coefficients, s2 = _parameters(n_terms, regularization, free, priors)
     known = jnp.asarray(ivar) > 0
-    variance = 1.0 / jnp.where(known, ivar, 1.0) + s2
+    variance = (1.0 / jnp.where(known, ivar, 1.0) + s2) / (1.0 if precision is None else precision)
     with numpyro.plate("star", n_stars), numpyro.handlers.mask(mask=known):
         observed = None if flux is None else jnp.where(known, flux, 0.0)
         numpyro.sample("flux", dist.Normal(jnp.asarray(design) @ coefficients, jnp.sqrt(variance)), obs=observed)
+
+
+def compressed_pixel(
+    log_likelihood: Callable[[PerTerm, Scalar], Scalar],
+    n_terms: int,
+    *,
+    regularization: Scalar = 0.0,
+    free: PerTermMask | None = None,
+    priors: PixelPriors = FLAT,
+) -> None:
+    """The same as `pixel`, with the likelihood of the spectra given as a function of the parameters.
+
+    Sites: those of `pixel`, but for ``flux``, in whose place stands the factor ``log_likelihood``.
+
+    Parameters
+    ----------
+    log_likelihood
+        Of all coefficients, shape (term,), and s2, up to a constant (`solvers.curves.log_likelihood`).
+    n_terms
+        Number of terms.
+    regularization, free, priors
+        As in `pixel`.
+
+    Raises
+    ------
+    ValueError
+        As `pixel`.
+
+    """
+    coefficients, s2 = _parameters(n_terms, regularization, free, priors)
+    numpyro.factor("log_likelihood", log_likelihood(coefficients, s2))
 
 
 def log_normalization(n_stars: int, n_penalized: int, regularization: float) -> float:
@@ -112,6 +142,16 @@ def log_normalization(n_stars: int, n_penalized: int, regularization: float) -> 
     """
     prior = 2 * n_penalized * np.log(4 / regularization) if regularization > 0 else 0.0
     return float(n_stars * np.log(2 * np.pi) + prior)
+
+
+def _parameters(
+    n_terms: int, regularization: Scalar, free: PerTermMask | None, priors: PixelPriors
+) -> tuple[PerTerm, Scalar]:
+    """All coefficients, shape (term,), and s2, from their priors."""
+    free = np.ones(n_terms, dtype=bool) if free is None else np.asarray(free, dtype=bool)
+    if free.shape != (n_terms,) or not free[0]:
+        raise ValueError(f"free must have shape ({n_terms},) and be True for the constant term; got {free}")
+    return numpyro.deterministic("coefficients", _coefficients(free, regularization, priors)), _scatter(priors)
 
 
 def _coefficients(free: np.ndarray, regularization: Scalar, priors: PixelPriors) -> PerTerm:

@@ -1,0 +1,1 @@
+"""Posteriors of theta and s of every pixel, and of the labels of every star, by sampling the NumPyro programs."""
