@@ -102,8 +102,8 @@ _POSTERIOR_MESSAGES = {
     PosteriorStatus.RETRIED: "the chains agree after a second run with a longer adaptation",
     PosteriorStatus.NOT_MIXED: "the chains do not agree or have few independent draws, in two runs: look at R-hat "
     "and the effective sample sizes, and draw more",
-    PosteriorStatus.DIVERGENT: "many trajectories diverge or reach the largest tree, in two runs: the draws "
-    "may leave out a part of the posterior",
+    PosteriorStatus.DIVERGENT: "many trajectories diverge or reach the largest tree, in two runs: the "
+    "draws may leave out a part of the posterior",
     PosteriorStatus.INEXACT: "the likelihood could not be interpolated well enough in s: the noise of the stars spans too "
     "many decades; leave out stars of extreme S/N",
     PosteriorStatus.NO_INFORMATION: "no positive ivar or no trained theta: there is no posterior",

@@ -263,7 +263,7 @@ def _potential(item: Item, z: Array, regularization: Any) -> jax.Array:
 @jax.jit
 def coordinates(items: Item, z: Array) -> jax.Array:
     """(v, zeta) of draws z, shape (pixel, chain, draw, coordinate)."""
-    return items.mean[:, None, None] + jnp.einsum("pij,pcdj->pcdi", items.root, z)
+    return jnp.asarray(items.mean)[:, None, None] + jnp.einsum("pij,pcdj->pcdi", items.root, z)
 
 
 @jax.jit
