@@ -29,6 +29,8 @@ LARGEST_R_HAT = 1.05
 """Of a parameter whose mean is used as it is: its Monte-Carlo error is then below a third of its spread."""
 LARGEST_DIVERGENT = 0.01
 """Share of divergent draws above which they are warned of."""
+LONGER = 4
+"""Chains that have not mixed are run once more, so many times as long."""
 START_SPREAD = 1.5
 """Starts of the chains, in standard deviations of the normal approximation."""
 DEEPEST_TREE = 6
@@ -90,7 +92,7 @@ def calibrate(
     key
         JAX key or an integer seed.
     n_warmup, n_draws
-        Of each of the four chains.
+        Of each of the four chains. Chains that have not mixed are run once more, four times as long.
 
     Returns
     -------
@@ -100,7 +102,8 @@ def calibrate(
     Warns
     -----
     CalibrationWarning
-        If R-hat of a parameter is above 1.05, or more than one draw in a hundred diverged.
+        If R-hat of a parameter is above 1.05, or more than one draw in a hundred diverged, also after chains that were
+        four times as long.
 
     Raises
     ------
@@ -129,8 +132,11 @@ def calibrate(
     with jax.enable_x64(True):
         jax_key = jnp.asarray(jax.random.key(key) if isinstance(key, int | np.integer) else key)
         draws, divergences = _sampled(data, jax_key, n_warmup, n_draws)
-    r_hat = max(float(np.max(split_gelman_rubin(values))) for values in _monitored(draws).values())
-    _warn(r_hat, divergences / (N_CHAINS * n_draws))
+        if not _mixed(r_hat := _largest_r_hat(draws), divergences, draws):
+            draws, divergences = _sampled(data, jax_key, LONGER * n_warmup, LONGER * n_draws)
+            r_hat = _largest_r_hat(draws)
+    if not _mixed(r_hat, divergences, draws):
+        _warn(r_hat, divergences)
     means, spread = _summaries(draws, unit)
     return Calibration(
         **means, spread=spread, snr_median=snr_median, leverage_median=leverage_median,
@@ -200,9 +206,14 @@ def _sampled(data: _Residuals, key: Array, n_warmup: int, n_draws: int) -> tuple
     model = initialize_model(model_key, residuals, dynamic_args=True, model_args=one, validate_grad=False)
     potential = model.potential_fn(*arguments, **keywords)
     first, unravel = ravel_pytree(model.param_info.z)
-    mode, root = _normal_approximation(lambda z: potential(unravel(z)), np.zeros(len(first)))
+    typical = 0.5 * jnp.log(jnp.median(jnp.einsum("nkk->nk", data.covariance), axis=0))
+
+    def unconstrained(flat: Array) -> dict[str, Array]:
+        return _scale_and_floor(unravel(flat), typical)
+
+    mode, root = _normal_approximation(lambda flat: potential(unconstrained(flat)), np.zeros(len(first)))
     kernel = NUTS(
-        potential_fn=lambda y: potential(unravel(mode + root @ y)), adapt_mass_matrix=False, step_size=0.3,
+        potential_fn=lambda y: potential(unconstrained(mode + root @ y)), adapt_mass_matrix=False, step_size=0.3,
         max_tree_depth=DEEPEST_TREE,
     )  # fmt: skip
     mcmc = MCMC(
@@ -212,9 +223,23 @@ def _sampled(data: _Residuals, key: Array, n_warmup: int, n_draws: int) -> tuple
     starts = START_SPREAD * jax.random.normal(start_key, (N_CHAINS, len(first)))
     mcmc.run(chain_key, init_params=starts, extra_fields=("diverging",))
     constrained = model.postprocess_fn(*one)
-    sites = jax.jit(jax.vmap(jax.vmap(lambda y: constrained(unravel(mode + root @ y)))))
+    sites = jax.jit(jax.vmap(jax.vmap(lambda y: constrained(unconstrained(mode + root @ y)))))
     draws = {name: np.asarray(values) for name, values in sites(mcmc.get_samples(group_by_chain=True)).items()}
     return draws, int(np.sum(mcmc.get_extra_fields()["diverging"]))
+
+
+def _scale_and_floor(z: dict[str, Array], typical: Array) -> dict[str, Array]:
+    """Unconstrained sites, with the total error of a typical star and the floor's share in place of scale and floor.
+
+    The stars know the total ``e^p`` far better than the share ``1 / (1 + e^-q)`` of its variance, so that scale and
+    floor themselves lie along a sharp arc. The map from p and q to both logarithms has the determinant 1/2 everywhere,
+    and leaves densities as they are. ``typical`` is the logarithm of the formal errors of a typical star.
+    """
+    total, share = z["log_scale"], z["width"]
+    return z | {
+        "log_scale": total + jax.nn.log_sigmoid(-share) / 2 - typical,
+        "width": total + jax.nn.log_sigmoid(share) / 2,
+    }
 
 
 def _normal_approximation(potential: Callable[[Array], Array], start: np.ndarray) -> tuple[Array, Array]:
@@ -245,13 +270,20 @@ def _monitored(draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def _warn(r_hat: float, divergent: float) -> None:
-    if not (r_hat <= LARGEST_R_HAT and divergent <= LARGEST_DIVERGENT):
-        warn_user(
-            f"the calibration's chains have not mixed: R-hat is {r_hat:.3f} and {100 * divergent:.1f} % of the draws "
-            "diverged. Raise n_warmup and n_draws, or calibrate on more stars",
-            CalibrationWarning,
-        )
+def _largest_r_hat(draws: dict[str, np.ndarray]) -> float:
+    return max(float(np.max(split_gelman_rubin(values))) for values in _monitored(draws).values())
+
+
+def _mixed(r_hat: float, divergences: int, draws: dict[str, np.ndarray]) -> bool:
+    return r_hat <= LARGEST_R_HAT and divergences <= LARGEST_DIVERGENT * draws["tails"].size
+
+
+def _warn(r_hat: float, divergences: int) -> None:
+    warn_user(
+        f"the calibration's chains have not mixed: R-hat is {r_hat:.3f}, and {divergences} draws diverged. Raise "
+        "n_warmup and n_draws, or calibrate on more stars",
+        CalibrationWarning,
+    )
 
 
 def _summaries(draws: dict[str, np.ndarray], unit: np.ndarray) -> tuple[dict, dict[str, np.ndarray]]:

@@ -143,7 +143,7 @@ class CorrelatedStudentT(dist.Distribution):
 
 @jax.custom_vjp
 def _log_det_and_distance(matrix: Array, value: Array) -> tuple[Array, Array]:
-    """ln det S and d^T S^-1 d of each star, shape (star,), with derivatives that are written down.
+    """Ln det S and d^T S^-1 d of each star, shape (star,), with derivatives that are written down.
 
     The inverse gives both derivatives, so that no step of the elimination is differentiated, which takes several times
     as long to compile and to run. They exist in reverse only: a Hessian comes from differences of gradients.

@@ -1,6 +1,5 @@
 """Calibrated errors: the truth is found again, other stars are covered, and bad input is named."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -159,16 +158,33 @@ def test_leverage():
     assert_allclose(leverage(leverage_root(repeated), repeated), leverage(leverage_root(design), design))
 
 
-def test_chains_that_have_not_mixed_are_warned_of():
-    with pytest.warns(CalibrationWarning, match=r"R-hat is 1\.200 and 0\.0 %.*Raise n_warmup"):
-        module._warn(1.2, 0.0)
-    with pytest.warns(CalibrationWarning, match=r"2\.0 % of the draws"):
-        module._warn(1.0, 0.02)
-    with pytest.warns(CalibrationWarning, match="R-hat is nan"):
-        module._warn(np.nan, 0.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        module._warn(1.01, 0.005)
+def test_chains_that_have_not_mixed_are_run_again_and_warned_of(stars, monkeypatch):
+    lengths = []
+
+    def stuck(data, key, n_warmup, n_draws):
+        lengths.append((n_warmup, n_draws))
+        chains = rng.normal(size=(4, n_draws, 2)) + np.arange(4)[:, None, None]
+        one = np.exp(chains[..., 0])
+        floor = one[..., None, None] * np.eye(2)
+        return {
+            "log_scale": chains,
+            "slope": chains,
+            "power": chains,
+            "floor": floor,
+            "tails": one,
+            "tail_power": one,
+        }, 2
+
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(module, "_sampled", stuck)
+    with pytest.warns(CalibrationWarning, match=r"R-hat is [1-9]\.[0-9]*, and 2 draws diverged\. Raise n_warmup"):
+        found = calibrate(**stars, n_warmup=10, n_draws=20)
+    assert lengths == [(10, 20), (40, 80)]
+    assert found.r_hat > 1.05
+    draws = {"tails": np.ones((4, 50))}
+    assert module._mixed(1.01, 2, draws)
+    assert not module._mixed(1.01, 3, draws)
+    assert not module._mixed(np.nan, 0, draws)
 
 
 @pytest.mark.parametrize(

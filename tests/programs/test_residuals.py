@@ -110,8 +110,8 @@ def test_draws_have_the_variance_of_the_law(data, sites):
 
 
 def test_one_label_has_no_correlations():
-    sites = {name: 0.1 for name in ("mean_log_scale", "mean_slope", "mean_power", "tail_power")}
-    sites |= {name: 0.5 for name in ("spread_log_scale", "spread_slope", "spread_power")} | {"tails": 3.0}
+    sites = dict.fromkeys(("mean_log_scale", "mean_slope", "mean_power", "tail_power"), 0.1)
+    sites |= dict.fromkeys(("spread_log_scale", "spread_slope", "spread_power"), 0.5) | {"tails": 3.0}
     sites |= {name: np.array([0.2]) for name in ("log_scale", "slope", "power", "width")}
     one = np.ones((4, 1, 1)), np.zeros(4), np.zeros(4)
     d = np.array([[0.5], [-1.0], [2.0], [0.0]])
