@@ -23,7 +23,8 @@ class Calibration:
     Attributes
     ----------
     log_scale
-        Logarithm of the factor on the formal errors at the median S/N, posterior mean, shape (label,).
+        Logarithm of the factor on the formal errors at the median S/N, shape (label,): half that of the posterior mean
+        of its square.
     slope
         By how much it grows with ln S/N, shape (label,).
     floor
@@ -32,7 +33,7 @@ class Calibration:
     power
         Power of the leverage with which the floor's standard deviations grow, shape (label,).
     tails
-        Degrees of freedom above two at the median S/N; infinite for a normal law.
+        Degrees of freedom above two at the median S/N, harmonic posterior mean; infinite for a normal law.
     tail_power
         Power of the S/N with which they grow.
     snr_median, leverage_median

@@ -97,7 +97,7 @@ def calibrate(
     Returns
     -------
     calibration
-        Posterior means and spreads.
+        Posterior means of variances and exponents, and spreads.
 
     Warns
     -----
@@ -130,7 +130,7 @@ def calibrate(
         (errors / unit) ** 2,
     )  # fmt: skip
     with jax.enable_x64(True):
-        jax_key = jnp.asarray(jax.random.key(key) if isinstance(key, int | np.integer) else key)
+        jax_key = jax.random.key(key) if isinstance(key, int | np.integer) else jnp.asarray(key)
         draws, divergences = _sampled(data, jax_key, n_warmup, n_draws)
         if not _mixed(r_hat := _largest_r_hat(draws), divergences, draws):
             draws, divergences = _sampled(data, jax_key, LONGER * n_warmup, LONGER * n_draws)
@@ -287,19 +287,19 @@ def _warn(r_hat: float, divergences: int) -> None:
 
 
 def _summaries(draws: dict[str, np.ndarray], unit: np.ndarray) -> tuple[dict, dict[str, np.ndarray]]:
-    """Posterior means and standard deviations, in label units; of the tails the mean of the logarithm."""
+    """What stands for all draws, and posterior standard deviations, in label units.
+
+    Of the squared factor on the formal errors, of the floor and of nu / (nu - 2) it is the posterior mean, so that
+    variances are, even where the stars cannot tell scale and floor apart; of the exponents it is the mean, too.
+    """
     draws = {name: values.reshape(-1, *values.shape[2:]) for name, values in draws.items()}
-    log_tails = np.log(draws["tails"])
-    tails = float(np.exp(log_tails.mean()))
-    means = {name: draws[name].mean(axis=0) for name in ("log_scale", "slope", "power")} | {
+    tails = 1 / np.mean(1 / draws["tails"])
+    means = {name: draws[name].mean(axis=0) for name in ("slope", "power")} | {
+        "log_scale": np.log(np.mean(np.exp(2 * draws["log_scale"]), axis=0)) / 2,
         "floor": draws["floor"].mean(axis=0) * np.outer(unit, unit),
-        "tails": tails,
+        "tails": float(tails),
         "tail_power": float(draws["tail_power"].mean()),
     }
     deviations = np.sqrt(np.einsum("nkk->nk", draws["floor"])) * unit
-    spread = {name: draws[name].std(axis=0) for name in ("log_scale", "slope", "power")} | {
-        "floor": deviations.std(axis=0),
-        "tails": np.asarray(tails * log_tails.std()),
-        "tail_power": np.asarray(draws["tail_power"].std()),
-    }
-    return means, spread
+    spread = {name: draws[name].std(axis=0) for name in ("log_scale", "slope", "power", "tail_power")}
+    return means, spread | {"floor": deviations.std(axis=0), "tails": tails * np.log(draws["tails"]).std()}

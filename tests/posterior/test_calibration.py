@@ -104,12 +104,12 @@ def test_what_is_not_known_is_left_out(stars, found):
 
 def test_scale_and_floor_that_cannot_be_told_apart():
     rng = np.random.default_rng(3)
-    covariance = np.broadcast_to(np.diag([0.5, 0.02]) ** 2, (200, 2, 2))
-    difference = rng.normal(size=(200, 2)) * [2.0, 0.1]
-    one = calibrate(difference, covariance, np.full(200, 80.0), key=0)
+    covariance, snr = np.full((100, 1, 1), 0.25), np.full(100, 80.0)
+    difference = 2.0 * rng.normal(size=(100, 1))
+    one = calibrate(difference, covariance, snr, key=0)
     assert one.r_hat < 1.05
-    # Formal errors a fifth to a quarter of the scatter: their sum is known, the shares are not.
-    pulls = difference / validate.label_errors(one.covariance(covariance, np.full(200, 80.0)))
+    # Formal errors are a quarter of the scatter: the sum is known, the shares are not.
+    pulls = difference / validate.label_errors(one.covariance(covariance, snr))
     assert_allclose(pulls.std(axis=0), 1, atol=0.15)
     assert (one.spread["log_scale"] > 0.25).all()
 
