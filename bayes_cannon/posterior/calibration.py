@@ -6,6 +6,7 @@ are wider.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +131,7 @@ def calibrate(
         (errors / unit) ** 2,
     )  # fmt: skip
     with jax.enable_x64(True):
-        jax_key = jax.random.key(key) if isinstance(key, int | np.integer) else jnp.asarray(key)
+        jax_key: Any = jax.random.key(key) if isinstance(key, int | np.integer) else key
         draws, divergences = _sampled(data, jax_key, n_warmup, n_draws)
         if not _mixed(r_hat := _largest_r_hat(draws), divergences, draws):
             draws, divergences = _sampled(data, jax_key, LONGER * n_warmup, LONGER * n_draws)
@@ -196,7 +197,7 @@ def _check_definite(covariance: StarLabelLabel, rows: np.ndarray) -> None:
         )
 
 
-def _sampled(data: _Residuals, key: Array, n_warmup: int, n_draws: int) -> tuple[dict[str, np.ndarray], int]:
+def _sampled(data: _Residuals, key: jax.Array, n_warmup: int, n_draws: int) -> tuple[dict[str, np.ndarray], int]:
     """Draws of all sites, shape (chain, draw, ...), and the number of divergences."""
     model_key, start_key, chain_key = jax.random.split(key, 3)
     arguments = (data.covariance, data.log_snr, data.log_leverage, data.difference)
@@ -217,7 +218,7 @@ def _sampled(data: _Residuals, key: Array, n_warmup: int, n_draws: int) -> tuple
         max_tree_depth=DEEPEST_TREE,
     )  # fmt: skip
     mcmc = MCMC(
-        kernel, num_warmup=n_warmup, num_samples=n_draws, num_chains=N_CHAINS, chain_method="sequential",
+        kernel, num_warmup=n_warmup, num_samples=n_draws, num_chains=N_CHAINS, chain_method="vectorized",
         progress_bar=False,
     )  # fmt: skip
     starts = START_SPREAD * jax.random.normal(start_key, (N_CHAINS, len(first)))

@@ -69,9 +69,9 @@ def test_errors_of_other_stars_cover(stars, before, calibrated):
     pulls = tc.validate.pulls(after.labels, labels, after.covariance)
     assert_allclose(pulls.std(axis=0), 1, atol=0.1)
     # The scatter of the reference labels is found, correlation and all.
-    typical = calibrated.calibration.covariance(before.covariance[:1], after.snr[:1])[0]
+    added = np.median(after.covariance - before.covariance, axis=0)
     unit = np.sqrt(np.diag(TRUTH))
-    assert_allclose(typical / np.outer(unit, unit), TRUTH / np.outer(unit, unit), atol=0.25)
+    assert_allclose(added / np.outer(unit, unit), TRUTH / np.outer(unit, unit), atol=0.3)
     scores = [tc.validate.log_scores(fit.labels, labels, fit.covariance).mean() for fit in (before, after)]
     assert scores[1] > scores[0]
 
