@@ -50,7 +50,7 @@ class LabelFit:
     n_pixels
         Number of used pixels: positive ivar, and a trained theta.
     snr
-        Median of flux over its error in the used pixels.
+        Median of one over the flux error in the used pixels: the S/N of a normalized flux or of a logarithm of flux.
     status
         `StarStatus` of each star.
     iterations

@@ -28,13 +28,13 @@ HEADER = (
 
 
 @dataclass(frozen=True)
-class Learned:
-    """A kind of scatter, and the scatter of labels learned from training stars that are held out."""
+class Calibrated:
+    """A kind of scatter, and errors calibrated by training stars that are held out."""
 
     scatter: Scatter | None
 
     def __str__(self) -> str:
-        return f"{self.scatter}, label scatter learned"
+        return f"{self.scatter}, calibrated"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Row:
     ivar: np.ndarray
     fold: np.ndarray
     held_out: Sequence[int]
-    families: Sequence[Scatter | Learned | None]
+    families: Sequence[Scatter | Calibrated | None]
 
 
 def demo_stars() -> Row:
@@ -86,7 +86,14 @@ def emulator() -> Row:
     labels, flux, ivar = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     names, fold = [f"label_{k}" for k in range(labels.shape[1])], np.repeat([1, 0], 1000)
     return Row(
-        "Emulator: 1000", names, labels, flux, ivar, fold, (0,), (None, LowRank(10), LowRank(20), Learned(LowRank(10)))
+        "Emulator: 1000",
+        names,
+        labels,
+        flux,
+        ivar,
+        fold,
+        (0,),
+        (None, LowRank(10), LowRank(20), Calibrated(LowRank(10))),
     )
 
 
@@ -102,12 +109,12 @@ def held_out(make: Callable[[], Row], index: int) -> dict:
     for fold in row.held_out:
         kept, out = row.fold != fold, row.fold == fold
         vectorizer = tc.vectorizer.PolynomialVectorizer(row.names, 2)
-        scatter = family.scatter if isinstance(family, Learned) else family
+        scatter = family.scatter if isinstance(family, Calibrated) else family
         model = tc.CannonModel(row.labels[kept], row.flux[kept], row.ivar[kept], vectorizer, scatter=scatter)
         start = process_time()
         model.train()
-        if isinstance(family, Learned):
-            model.learn_label_scatter()
+        if isinstance(family, Calibrated):
+            model.calibrate()
         training += process_time() - start
         model.fit_labels(row.flux[out], row.ivar[out])  # Compiles.
         start = process_time()

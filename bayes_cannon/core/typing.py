@@ -14,6 +14,7 @@ Array = np.ndarray | jax.Array
 
 StarLabel = Float[Array, "star label"]
 CornerLabel = Float[Array, "corner label"]
+StarLabelLabel = Float[Array, "star label other"]
 StarPixel = Float[Array, "star pixel"]
 PixelStar = Float[Array, "pixel star"]
 StarTerm = Float[Array, "star term"]

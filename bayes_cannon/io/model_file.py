@@ -23,6 +23,7 @@ import xarray as xr
 from bayes_cannon.core.scatter import AUTO, Full, Given, LowRank, Scatter
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.io.atomic import atomic_path
+from bayes_cannon.io.calibration import calibration_attributes, calibration_variables, read_calibration
 from bayes_cannon.io.model_state import ModelState
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "ModelState", "read_model", "training_set_hash", "write_model"]
@@ -193,8 +194,8 @@ def _dataset(state: ModelState) -> xr.Dataset:
     }
     if isinstance(state.scatter, Given):
         variables["given_covariance"] = (("pixel", "other_pixel"), state.scatter.covariance, {"units": "1"})
-    if state.label_scatter is not None:
-        variables["label_scatter"] = (("label", "other_label"), state.label_scatter, {"units": "see label_unit"})
+    if state.calibration is not None:
+        variables |= calibration_variables(state.calibration)
     variables |= {name: variable for name, variable in optional.items() if variable[1] is not None}
     if state.regularization is not None:
         lam = np.asarray(state.regularization)
@@ -253,6 +254,8 @@ def _attributes(state: ModelState) -> dict[str, Any]:
         attributes["op_method"] = state.op_method
     if state.nu is not None:
         attributes |= {"nu": float(state.nu), "floor": float(state.floor)}
+    if state.calibration is not None:
+        attributes |= calibration_attributes(state.calibration)
     if state.scatter is not None:
         attributes |= _scatter_attributes(state.scatter)
     if state.training is not None:
@@ -298,7 +301,7 @@ def _state(dataset: xr.Dataset) -> ModelState:
         s2=_optional(dataset, "s2"),
         factors=_optional(dataset, "factors"),
         factor_noise=_optional(dataset, "factor_noise"),
-        label_scatter=_optional(dataset, "label_scatter"),
+        calibration=read_calibration(dataset),
         nu=float(attributes["nu"]) if "nu" in attributes else None,
         floor=float(attributes.get("floor", 1.0)),
         scatter=_scatter(attributes, _optional(dataset, "given_covariance")),

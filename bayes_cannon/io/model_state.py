@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.calibration import Calibration
 from bayes_cannon.core.scatter import Scatter
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, Term
 
@@ -48,8 +49,8 @@ class ModelState:
         Factors of the correlated scatter, shape (pixel, factor), and degrees of freedom of its tails, both or neither.
     factor_noise, floor
         Of a full covariance: the noise across the factors, shape (pixel,), and the variance there in units of it.
-    label_scatter
-        Covariance added to that of every star's labels, shape (label, label).
+    calibration
+        Of the label errors.
     scatter
         What was asked for.
     training
@@ -87,7 +88,7 @@ class ModelState:
     factor_noise: np.ndarray | None = None
     nu: float | None = None
     floor: float = 1.0
-    label_scatter: np.ndarray | None = None
+    calibration: Calibration | None = None
     scatter: Scatter | str | None = None
     training: Mapping[str, np.ndarray] | None = None
     op_method: str | None = None
@@ -134,13 +135,20 @@ def _arrays(state: ModelState) -> list[tuple[str, np.ndarray, tuple[str, ...]]]:
         ("s2", state.s2, ("pixel",)),
         ("factors", state.factors, ("pixel", "factor")),
         ("factor_noise", state.factor_noise, ("pixel",)),
-        ("label_scatter", state.label_scatter, ("label", "label")),
+        *((f"calibration.{name}", values, axes) for name, values, axes in _calibration_arrays(state.calibration)),
         *((f"censors[{name!r}]", mask, ("pixel",)) for name, mask in state.censors.items()),
         *((f"training[{name!r}]", values, ("pixel",)) for name, values in (state.training or {}).items()),
     ]
     if state.regularization is not None and np.ndim(state.regularization) > 0:
         found.append(("regularization", state.regularization, ("pixel",)))
     return [(name, np.asarray(values), axes) for name, values, axes in found if values is not None]
+
+
+def _calibration_arrays(calibration: Calibration | None) -> list[tuple[str, np.ndarray, tuple[str, ...]]]:
+    if calibration is None:
+        return []
+    axes = {"log_scale": ("label",), "slope": ("label",), "floor": ("label", "label"), "power": ("label",)}
+    return [(name, getattr(calibration, name), axis) for name, axis in axes.items()]
 
 
 def _check_shapes(state: ModelState) -> None:

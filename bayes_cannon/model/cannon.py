@@ -17,8 +17,8 @@ from bayes_cannon.core.scatter import Scatter
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.families import ScatterPath, scatter_path
-from bayes_cannon.infer import LabelFit, fit_label_stream, fit_labels
-from bayes_cannon.model.label_errors import LabelErrors
+from bayes_cannon.infer import fit_label_stream, fit_labels
+from bayes_cannon.model.label_errors import CalibratedFit, LabelErrors
 from bayes_cannon.model.record import StarRecord
 from bayes_cannon.solvers.covariance import posterior_coordinates
 from bayes_cannon.solvers.factors import posterior_factors
@@ -160,7 +160,7 @@ class CannonModel(LabelErrors):
         warn_of_failures(solution)
         warn_of_tails(correlation)
         warn_of_lone_stars(problem, solution, correlation)
-        self._scatter, self._correlation, self._label_scatter = scatter, correlation, None
+        self._scatter, self._correlation, self._calibration = scatter, correlation, None
         self._theta, self._s2 = solution.theta, solution.s2
         self._training = {name: getattr(solution, name) for name in _CERTIFICATES}
         self._op_method = op_method
@@ -337,7 +337,7 @@ class CannonModel(LabelErrors):
         initial_labels: Any = None,
         dispersion: Any = None,
         progress: ProgressOption = None,
-    ) -> LabelFit:
+    ) -> CalibratedFit:
         """As `test`, with the results as arrays over stars."""
         theta, s2 = self._trained()
         check_same_dispersion(dispersion, self._dispersion)
@@ -351,11 +351,11 @@ class CannonModel(LabelErrors):
                 training_labels=self._labels, correlation=self._correlation, initial_labels=initial_labels,
                 progress=report,
             )  # fmt: skip
-        return self._with_label_scatter(fit)
+        return self._calibrated(fit)
 
     def fit_label_stream(
         self, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, initial_labels: Any = None
-    ) -> Iterator[LabelFit]:
+    ) -> Iterator[CalibratedFit]:
         """As `fit_labels`, for spectra that arrive in batches; memory does not grow with their number.
 
         Parameters
@@ -376,7 +376,7 @@ class CannonModel(LabelErrors):
             batches, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
             training_labels=self._labels, correlation=self._correlation, initial_labels=initial_labels,
         )  # fmt: skip
-        return map(self._with_label_scatter, fits)
+        return map(self._calibrated, fits)
 
     def in_convex_hull(self, labels: Any) -> np.ndarray:
         """Whether labels lie in the convex hull of the training labels, boolean, shape (star,).

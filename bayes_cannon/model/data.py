@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.calibration import Calibration
 from bayes_cannon.core.censoring import Censors, design_matrix_mask
 from bayes_cannon.core.checks import check_correlation, check_dispersion, check_regularization, check_spectra
 from bayes_cannon.core.labels import label_array, label_units
@@ -48,7 +49,7 @@ class ModelData:
         self._theta: np.ndarray | None = None
         self._s2: np.ndarray | None = None
         self._correlation: Correlation | None = None
-        self._label_scatter: np.ndarray | None = None
+        self._calibration: Calibration | None = None
         self._training: dict[str, np.ndarray] | None = None
         self._op_method: str | None = None
         self._provenance: dict[str, str] = {}
@@ -205,7 +206,7 @@ class ModelData:
 
     def reset(self) -> None:
         """Forget what was trained."""
-        self._theta = self._s2 = self._correlation = self._label_scatter = self._training = self._op_method = None
+        self._theta = self._s2 = self._correlation = self._calibration = self._training = self._op_method = None
 
     def __str__(self) -> str:
         pixels = "an unknown number of" if self._n_pixels is None else self._n_pixels

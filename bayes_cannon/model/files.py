@@ -104,7 +104,7 @@ class ModelFiles(ModelData):
             factor_noise=None if self._correlation is None else self._correlation.noise,
             floor=1.0 if self._correlation is None else self._correlation.floor,
             nu=self.nu,
-            label_scatter=self._label_scatter,
+            calibration=self._calibration,
             scatter=self._scatter,
             training=self._training,
             op_method=self._op_method,
@@ -126,7 +126,7 @@ class ModelFiles(ModelData):
         model._theta, model._s2, model._scatter = state.theta, state.s2, state.scatter
         if state.factors is not None and state.nu is not None:
             model._correlation = Correlation(state.factors, state.nu, state.factor_noise, state.floor)
-        model._label_scatter = state.label_scatter
+        model._calibration = state.calibration
         model._training = None if state.training is None else dict(state.training)
         model._op_method = state.op_method
         model._provenance = dict(state.provenance)

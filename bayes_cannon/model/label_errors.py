@@ -1,44 +1,98 @@
-"""Errors of labels beyond those that the model of the spectra knows."""
+"""Calibrated errors of labels: what the training stars tell of them when they are held out."""
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.calibration import Calibration
+from bayes_cannon.core.leverage import leverage, leverage_root
 from bayes_cannon.core.progress import ProgressOption, reporter
+from bayes_cannon.core.typing import PerStar, StarLabel
+from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.infer import LabelFit
+from bayes_cannon.io.model_state import ModelState
 from bayes_cannon.model.files import ModelFiles
-from bayes_cannon.solvers.label_scatter import label_scatter
 from bayes_cannon.validate import cross_validate
 
 
+@dataclass(frozen=True)
+class CalibratedFit(LabelFit):
+    """Labels of N stars, as `LabelFit`, whose covariance is calibrated where the model has a calibration.
+
+    Attributes
+    ----------
+    formal_covariance
+        The covariance that the model of the spectra states by itself, in label units, shape (star, label, label).
+
+    """
+
+    formal_covariance: np.ndarray
+
+
 class LabelErrors(ModelFiles):
-    """What the training stars tell of the errors of labels, for `CannonModel`."""
+    """The calibration of label errors, for `CannonModel`."""
 
     @property
-    def label_scatter(self) -> np.ndarray | None:
-        """Covariance that is added to that of every star's labels, in label units, shape (label, label), or None."""
-        return self._label_scatter
+    def calibration(self) -> Calibration | None:
+        """What turns formal covariances of labels into calibrated ones; None before `calibrate`."""
+        return self._calibration
 
-    def learn_label_scatter(self, *, n_folds: int = 5, seed: int = 0, progress: ProgressOption = None) -> np.ndarray:
-        """Learn the scatter of labels around the reference that the spectra's noise and scatter do not explain.
+    def leverage(self, labels: Any) -> PerStar:
+        """How far labels lie from those of the training stars, whose mean is one (`core.leverage`), shape (star,).
 
-        The training stars are held out fold after fold and labelled by the others. What their labels are off by more
-        than their covariances say, a maximum-likelihood covariance of all stars (`solvers.label_scatter`), is from then
-        on added to the covariance of every fit, until the model is trained again. It holds errors of the reference
-        labels too. The labels themselves stay as they are.
+        Parameters
+        ----------
+        labels
+            In their units, shape (label,) or (star, label). NaN gives NaN.
+
+        """
+        x = self._scaling.scaled(self._vectorizer.label_rows(labels))
+        return leverage(self._leverage_root, monomials(x, self._vectorizer.exponents))
+
+    @cached_property
+    def _leverage_root(self) -> np.ndarray:
+        return leverage_root(self.design_matrix)
+
+    def calibrate(
+        self,
+        *,
+        n_folds: int = 5,
+        seed: int = 0,
+        reference_errors: StarLabel | None = None,
+        key: Any = 0,
+        progress: ProgressOption = None,
+    ) -> Calibration:
+        """Learn how large the errors of labels are, from training stars that are held out.
+
+        The training stars are held out fold after fold and labelled by the others. What their labels are off by, beside
+        what their covariances say, gives a factor and a floor for each label and the tails
+        (`posterior.calibration.calibrate`). From then on the covariance of every fit is the calibrated one, until the
+        model is trained again; the labels themselves stay as they are.
 
         Parameters
         ----------
         n_folds, seed
-            As in `validate.folds`. So many models are trained.
+            As in `validate.folds`. So many models are trained. Each has fewer stars than the model itself: with few
+            folds the errors come out too large where more training stars still make labels better.
+        reference_errors
+            Errors of the training labels, in label units, shape (star, label); NaN where they are not known. What is
+            given here is no part of the calibrated errors; errors of the reference that are not given are.
+        key
+            JAX key or an integer seed of the chains.
         progress
             True for a bar on the standard error, or a function that is called with the number of folds finished.
 
         Returns
         -------
-        label_scatter
-            In label units, shape (label, label).
+        calibration
+            Also kept as ``model.calibration``.
+
+        Warns
+        -----
+        CalibrationWarning
+            If the chains have not mixed.
 
         Raises
         ------
@@ -47,32 +101,57 @@ class LabelErrors(ModelFiles):
         TypeError
             If it holds no training spectra.
         ValueError
-            If there are too few stars.
+            If there are too few stars, or reference errors of another shape than the training labels or negative ones.
 
         """
+        from bayes_cannon.posterior.calibration import calibrate  # NumPyro takes half a second to import.
+
         self._trained()
         problem = self._problem()
+        if reference_errors is not None and np.shape(reference_errors) != self._labels.shape:
+            raise ValueError(
+                f"reference_errors must have the shape of the training labels, {self._labels.shape}; "
+                f"got {np.shape(reference_errors)}"
+            )
+        fold_snr: list[np.ndarray] = []
         state = replace(
             self._state(with_spectra=True), theta=None, s2=None, factors=None, factor_noise=None, nu=None,
-            label_scatter=None, training=None,
+            calibration=None, training=None,
         )  # fmt: skip
 
         def fit(labels: np.ndarray, flux: np.ndarray, ivar: np.ndarray) -> Any:
-            model: Any = self._from_state(
-                replace(state, training_set_labels=labels, training_set_flux=flux, training_set_ivar=ivar)
-            )
-            model.train()
-            if report is not None:
-                report(1)
-            return model.test
+            part = replace(state, training_set_labels=labels, training_set_flux=flux, training_set_ivar=ivar)
+            return self._held_out(part, fold_snr, report)
 
         with reporter(progress, n_folds, "fold") as report:
             result = cross_validate(fit, self._labels, problem.flux, problem.ivar, k=n_folds, seed=seed)
-        self._label_scatter = label_scatter(result.inferred - result.reference, result.covariance)
-        return self._label_scatter
+        snr = np.full(len(self._labels), np.nan)
+        for number, values in zip(np.unique(result.fold), fold_snr, strict=True):
+            snr[result.fold == number] = values
+        self._calibration = calibrate(
+            result.inferred - result.reference, result.covariance, snr, leverage=self.leverage(result.inferred),
+            reference_errors=reference_errors, key=key,
+        )  # fmt: skip
+        return self._calibration
 
-    def _with_label_scatter(self, fit: LabelFit) -> LabelFit:
-        """The fit with the scatter of labels in its covariance."""
-        if self._label_scatter is None:
-            return fit
-        return replace(fit, covariance=fit.covariance + self._label_scatter)
+    def _held_out(self, state: ModelState, fold_snr: list[np.ndarray], report: Any) -> Any:
+        """Train on the stars of the state; what labels other stars also notes their S/N."""
+        model: Any = self._from_state(state)
+        model.train()
+        if report is not None:
+            report(1)
+
+        def infer(flux: np.ndarray, ivar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            fit = model.fit_labels(flux, ivar)
+            fold_snr.append(fit.snr)
+            return fit.labels, fit.formal_covariance
+
+        return infer
+
+    def _calibrated(self, fit: LabelFit) -> CalibratedFit:
+        """The fit with its calibrated covariance."""
+        found = {field.name: getattr(fit, field.name) for field in fields(LabelFit)}
+        if self._calibration is not None:
+            reach = self.leverage(fit.labels)
+            found["covariance"] = self._calibration.covariance(fit.covariance, fit.snr, reach)
+        return CalibratedFit(**found, formal_covariance=fit.covariance)

@@ -223,8 +223,8 @@ def _compress(pixels: TrainedPixels, flux: Array, ivar: Array) -> tuple[Array, .
     faulty = jnp.any(~((ivar >= 0) & (ivar < jnp.inf)) | ((ivar > 0) & ~jnp.isfinite(flux)), axis=1)
     used = (ivar > 0) & pixels.solved & ~faulty[:, None]
     y, ivar = (jnp.where(used, array, 0.0).astype(jnp.float64) for array in (flux, ivar))
-    single = y.astype(jnp.float32) * jnp.sqrt(ivar.astype(jnp.float32))
-    significance = jnp.where(used, single, jnp.inf)
+    # Of flux that is one, or a logarithm: the flux itself is no part of it, because a logarithm may have any sign.
+    significance = jnp.where(used, jnp.sqrt(ivar.astype(jnp.float32)), jnp.inf)
     w = weights(ivar, pixels.s2)
     above = jnp.where(used, y - pixels.constant, 0.0)
     n_used = jnp.sum(used, axis=1, dtype=jnp.int32)  # Half the time of a sum in 64 bits.

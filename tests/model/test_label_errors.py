@@ -1,31 +1,20 @@
-"""Scatter of labels that spectra do not explain, learned from training stars that are held out."""
+"""Calibration of label errors by training stars that are held out, whose reference labels err."""
+
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayes_cannon as tc
+from bayes_cannon.core.calibration import Calibration
+from bayes_cannon.io.model_file import write_model
 from bayes_cannon.model.data import NotTrainedError
-from bayes_cannon.solvers.label_scatter import label_scatter
 
 NAMES = ("TEFF", "LOGG")
+BOUNDS = {"TEFF": (-0.3, 0.3)}
 TRUTH = np.array([[40.0**2, 0.5 * 40 * 0.08], [0.5 * 40 * 0.08, 0.08**2]])
-
-
-def test_covariance_is_found_beside_known_ones():
-    rng = np.random.default_rng(0)
-    root = rng.normal(size=(4000, 2, 2)) * [[[30.0], [0.05]]]
-    known = root @ root.swapaxes(1, 2)
-    difference = np.array([rng.multivariate_normal(np.zeros(2), TRUTH + one) for one in known])
-    difference[3, 1], known[5, 0, 0] = np.nan, np.nan
-    found = label_scatter(difference, known)
-    unit = np.sqrt(np.diag(TRUTH))
-    assert_allclose(found / np.outer(unit, unit), TRUTH / np.outer(unit, unit), atol=0.08)
-    # Without any such scatter next to none is found.
-    alone = np.array([rng.multivariate_normal(np.zeros(2), one) for one in known[6:]])
-    assert (np.diag(label_scatter(alone, known[6:])) < 0.05 * np.diag(TRUTH)).all()
-    with pytest.raises(ValueError, match="has 3 elements, but only 2 held-out stars"):
-        label_scatter(alone[:2], known[6:8])
 
 
 @pytest.fixture(scope="module")
@@ -35,42 +24,115 @@ def stars():
     labels = np.column_stack([rng.uniform(4000, 6000, 800), rng.uniform(1, 4, 800)])
     x = (labels - [5000, 2.5]) / [2000, 3]
     theta = rng.normal(0, 0.05, (30, 3))
-    flux = 1 + x @ theta[:, 1:].T + 0.003 * rng.normal(size=(800, 30))
-    return labels + rng.multivariate_normal(np.zeros(2), TRUTH, 800), flux, np.full(flux.shape, 1 / 0.003**2)
+    noise = rng.uniform(0.001, 0.006, (800, 1)) * np.ones(30)
+    flux = 1 + x @ theta[:, 1:].T + noise * rng.normal(size=(800, 30))
+    return labels + rng.multivariate_normal(np.zeros(2), TRUTH, 800), flux, noise**-2
 
 
-def test_errors_of_other_stars_cover(stars, tmp_path):
+@pytest.fixture(scope="module")
+def model(stars):
+    """A restricted model, calibrated; nobody may change it."""
     labels, flux, ivar = stars
     vectorizer = tc.vectorizer.PolynomialVectorizer(NAMES, 1)
-    bounds = {"TEFF": (-0.3, 0.3)}
-    model = tc.RestrictedCannonModel(labels[:400], flux[:400], ivar[:400], vectorizer, theta_bounds=bounds)
+    model = tc.RestrictedCannonModel(labels[:400], flux[:400], ivar[:400], vectorizer, theta_bounds=BOUNDS)
     with pytest.raises(NotTrainedError, match="call train"):
-        model.learn_label_scatter()
+        model.calibrate()
     model.train()
-    assert model.label_scatter is None
-    before = model.fit_labels(flux[400:], ivar[400:])
+    assert model.calibration is None
+    return model
+
+
+@pytest.fixture(scope="module")
+def before(model, stars):
+    """Labels of the other stars before the calibration."""
+    return model.fit_labels(stars[1][400:], stars[2][400:])
+
+
+@pytest.fixture(scope="module")
+def calibrated(model, before):
     seen = []
-    found = model.learn_label_scatter(n_folds=4, progress=seen.append)
+    found = model.calibrate(n_folds=4, key=2, progress=seen.append)
     assert seen == [1] * 4
-    assert_array_equal(found, model.label_scatter)
-    unit = np.sqrt(np.diag(TRUTH))
-    assert_allclose(found / np.outer(unit, unit), TRUTH / np.outer(unit, unit), atol=0.25)
-    after = model.fit_labels(flux[400:], ivar[400:])
+    assert found is model.calibration
+    assert found.n_stars == 400
+    return model
+
+
+def test_errors_of_other_stars_cover(stars, before, calibrated):
+    labels, flux, ivar = (array[400:] for array in stars)
+    assert_array_equal(before.covariance, before.formal_covariance)
+    after = calibrated.fit_labels(flux, ivar)
     assert_array_equal(after.labels, before.labels)
-    assert_allclose(after.covariance, before.covariance + found)
-    pulls = tc.validate.pulls(after.labels, labels[400:], after.covariance)
+    assert_array_equal(after.formal_covariance, before.covariance)
+    reach = calibrated.leverage(after.labels)
+    assert_allclose(after.covariance, calibrated.calibration.covariance(before.covariance, after.snr, reach))
+    pulls = tc.validate.pulls(after.labels, labels, after.covariance)
     assert_allclose(pulls.std(axis=0), 1, atol=0.1)
-    scores = [tc.validate.log_scores(fit.labels, labels[400:], fit.covariance).mean() for fit in (before, after)]
+    # The scatter of the reference labels is found, correlation and all.
+    added = np.median(after.covariance - before.covariance, axis=0)
+    unit = np.sqrt(np.diag(TRUTH))
+    assert_allclose(added / np.outer(unit, unit), TRUTH / np.outer(unit, unit), atol=0.3)
+    scores = [tc.validate.log_scores(fit.labels, labels, fit.covariance).mean() for fit in (before, after)]
     assert scores[1] > scores[0]
 
-    model.write(tmp_path / "a.model")
+
+def test_calibration_is_kept_in_the_file(stars, calibrated, tmp_path):
+    flux, ivar = stars[1][400:405], stars[2][400:405]
+    after = calibrated.fit_labels(flux, ivar)
+    calibrated.write(tmp_path / "a.model")
     back = tc.RestrictedCannonModel.read(tmp_path / "a.model")
-    assert back.theta_bounds == bounds
-    assert_array_equal(back.label_scatter, found)
-    (part,) = back.fit_label_stream([(flux[400:405], ivar[400:405])])
-    assert_allclose(part.covariance, after.covariance[:5])
-    assert_allclose(back.test(flux[400:405], ivar[400:405])[1], after.covariance[:5])
+    assert back.theta_bounds == BOUNDS
+    for field in fields(Calibration):
+        one, other = getattr(calibrated.calibration, field.name), getattr(back.calibration, field.name)
+        if field.name == "spread":
+            assert set(one) == set(other)
+            assert all(np.array_equal(one[name], other[name]) for name in one)
+        else:
+            assert_array_equal(one, other)
+    (part,) = back.fit_label_stream([(flux, ivar)])
+    assert_allclose(part.covariance, after.covariance)
+    assert_allclose(part.formal_covariance, after.formal_covariance)
+    assert_allclose(back.test(flux, ivar)[1], after.covariance)
     with pytest.raises(TypeError, match="holds no training spectra"):
-        back.learn_label_scatter()
+        back.calibrate()
+
+
+def test_file_of_an_earlier_version_with_scatter_of_labels(stars, before, model, tmp_path):
+    """Such files of format version 3 hold one covariance, which is added to that of every star."""
+    plain = tc.RestrictedCannonModel.read(_written(model, tmp_path / "old.model", calibration=None))
+    assert plain.calibration is None
+    dataset = xr.load_dataset(tmp_path / "old.model", engine="h5netcdf", mask_and_scale=False)
+    assert dataset.attrs["format_version"] == 3
+    dataset["label_scatter"] = (("label", "other_label"), TRUTH)
+    dataset.to_netcdf(tmp_path / "old.model", engine="h5netcdf")
+    old = tc.RestrictedCannonModel.read(tmp_path / "old.model")
+    fit = old.fit_labels(stars[1][400:405], stars[2][400:405])
+    assert_allclose(fit.covariance, before.covariance[:5] + TRUTH)
+    old.write(tmp_path / "new.model")
+    assert_array_equal(tc.CannonModel.read(tmp_path / "new.model").calibration.floor, TRUTH)
+
+
+def _written(model, path, **changes):
+    write_model(path, replace(model._state(with_spectra=False), **changes))
+    return path
+
+
+def test_another_training_forgets_it(stars):
+    labels, flux, ivar = (array[:60] for array in stars)
+    model = tc.CannonModel(labels, flux, ivar, tc.vectorizer.PolynomialVectorizer(NAMES, 1))
+    model._calibration = Calibration.from_floor(TRUTH)
     model.train()
-    assert model.label_scatter is None
+    assert model.calibration is None
+    with pytest.raises(ValueError, match=r"reference_errors must have the shape.*\(60, 2\); got \(2,\)"):
+        model.calibrate(reference_errors=[10.0, 0.1])
+    model._calibration = Calibration.from_floor(TRUTH)
+    model.reset()
+    assert model.calibration is None
+
+
+def test_signal_to_noise_of_logarithms(stars):
+    """A logarithm of flux may have any sign; its S/N is one over its error."""
+    labels, flux, ivar = (array[:60] for array in stars)
+    model = tc.CannonModel(labels, flux - 1, ivar, tc.vectorizer.PolynomialVectorizer(NAMES, 1))
+    model.train()
+    assert_allclose(model.fit_labels(flux[:5] - 1, ivar[:5]).snr, np.sqrt(ivar[:5, 0]), rtol=1e-6)
