@@ -7,12 +7,12 @@ import numpy as np
 
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.infer import LabelFit
-from bayes_cannon.model.files import ModelFiles
+from bayes_cannon.model.sampling import LabelSampling
 from bayes_cannon.solvers.label_scatter import label_scatter
 from bayes_cannon.validate import cross_validate
 
 
-class LabelErrors(ModelFiles):
+class LabelErrors(LabelSampling):
     """What the training stars tell of the errors of labels, for `CannonModel`."""
 
     @property
