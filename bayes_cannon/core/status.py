@@ -40,6 +40,7 @@ class PosteriorStatus(IntEnum):
     NO_INFORMATION = 5
     IMPROPER = 6
     SEVERAL_MODES = 7
+    MODE_EXCLUDED = 8
 
     @property
     def message(self) -> str:
@@ -102,12 +103,16 @@ _POSTERIOR_MESSAGES = {
     PosteriorStatus.RETRIED: "the chains agree after a second run with a longer adaptation",
     PosteriorStatus.NOT_MIXED: "the chains do not agree or have few independent draws, in two runs: look at R-hat "
     "and the effective sample sizes, and draw more",
-    PosteriorStatus.DIVERGENT: "many trajectories diverge or reach the largest tree, in two runs: the "
-    "draws may leave out a part of the posterior",
-    PosteriorStatus.INEXACT: "the likelihood could not be interpolated well enough in s: the noise of the stars spans too "
-    "many decades; leave out stars of extreme S/N",
+    PosteriorStatus.DIVERGENT: "many trajectories diverge or reach the largest tree, in two runs: the draws "
+    "may leave out a part of the posterior",
+    PosteriorStatus.INEXACT: "the likelihood could not be interpolated well enough in s: the noise of the stars spans "
+    "too many decades; leave out stars of extreme S/N",
     PosteriorStatus.NO_INFORMATION: "no positive ivar or no trained theta: there is no posterior",
-    PosteriorStatus.IMPROPER: "fewer stars than terms and a flat prior: the posterior is improper. Set a "
-    "regularization, whose Laplace prior makes it proper, or leave terms out",
-    PosteriorStatus.SEVERAL_MODES: "the chains agree, but another mode is not much worse: see the modes",
+    PosteriorStatus.IMPROPER: "the data do not determine every parameter and the prior is flat: the posterior is "
+    "improper. Of a pixel: set a regularization, whose Laplace prior makes it proper, or leave terms out. Of a star: "
+    "give its labels a prior or bounds",
+    PosteriorStatus.SEVERAL_MODES: "the chains agree around the best mode, but another is not much worse: see "
+    "the modes",
+    PosteriorStatus.MODE_EXCLUDED: "the chains agree, but the prior is zero at the labels that the spectrum likes "
+    "best: look at the spectrum, or widen the prior",
 }

@@ -13,7 +13,7 @@ from bayes_cannon.core.typing import PerStar, StarLabel
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.infer import LabelFit
 from bayes_cannon.io.model_state import ModelState
-from bayes_cannon.model.files import ModelFiles
+from bayes_cannon.model.sampling import LabelSampling
 from bayes_cannon.validate import cross_validate
 
 
@@ -31,7 +31,7 @@ class CalibratedFit(LabelFit):
     formal_covariance: np.ndarray
 
 
-class LabelErrors(ModelFiles):
+class LabelErrors(LabelSampling):
     """The calibration of label errors, for `CannonModel`."""
 
     @property

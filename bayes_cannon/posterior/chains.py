@@ -16,7 +16,7 @@ from numpyro.infer import HMC, NUTS
 from bayes_cannon.core.typing import Array
 
 ITEMS_TOGETHER = 4
-"""So many items run in lock-step."""
+"""So many items run in lock-step by default."""
 FIRST_STEP = 0.3
 KERNELS = ("nuts", "hmc")
 
@@ -61,9 +61,14 @@ class Draws(NamedTuple):
     step_size: Array
 
 
-@partial(jax.jit, static_argnames=("potential", "settings"))
+@partial(jax.jit, static_argnames=("potential", "settings", "together"))
 def draw_chains(
-    potential: Callable[[Any, Array], Array], items: Any, keys: Array, starts: Array, settings: ChainSettings
+    potential: Callable[[Any, Array], Array],
+    items: Any,
+    keys: Array,
+    starts: Array,
+    settings: ChainSettings,
+    together: int = ITEMS_TOGETHER,
 ) -> Draws:
     """Chains of each item.
 
@@ -80,6 +85,8 @@ def draw_chains(
         First z of each chain, shape (item, chain, coordinate).
     settings
         Of all chains.
+    together
+        So many items run in lock-step: the more, the fewer steps of the program, and the longer each trajectory waits.
 
     """
 
@@ -87,7 +94,7 @@ def draw_chains(
         data, keys, starts = item
         return jax.vmap(lambda key, start: _chain(partial(potential, data), key, start, settings))(keys, starts)
 
-    return jax.lax.map(of_item, (items, keys, starts), batch_size=ITEMS_TOGETHER)
+    return jax.lax.map(of_item, (items, keys, starts), batch_size=together)
 
 
 def _chain(potential: Callable[[Array], Array], key: Array, start: Array, settings: ChainSettings) -> Draws:

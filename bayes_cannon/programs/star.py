@@ -7,6 +7,8 @@ is the test scalar of Casey et al. (2016, equation 3) plus :math:`\sum_j \ln 2\p
 depend on the labels.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -14,7 +16,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from bayes_cannon.core.scaling import LabelScaling
-from bayes_cannon.core.typing import PerPixel, PixelTerm
+from bayes_cannon.core.typing import PerLabel, PerPixel, PixelTerm, Scalar
 from bayes_cannon.core.vectorizer import monomials
 
 
@@ -55,7 +57,46 @@ def star(
         If the prior is not one of K labels.
 
     """
-    n_pixels, n_labels = theta.shape[0], exponents.shape[1]
+    x = _labels(exponents.shape[1], prior, scaling)
+    known = (jnp.asarray(ivar) > 0) & jnp.isfinite(s2) & jnp.isfinite(theta).all(axis=1)
+    mean = jnp.where(known[:, None], theta, 0.0) @ monomials(x[None], exponents)[0]
+    variance = 1.0 / jnp.where(known, ivar, 1.0) + jnp.where(known, s2, 0.0)
+    with numpyro.plate("pixel", theta.shape[0]), numpyro.handlers.mask(mask=known):
+        observed = None if flux is None else jnp.where(known, flux, 0.0)
+        numpyro.sample("flux", dist.Normal(mean, jnp.sqrt(variance)), obs=observed)
+
+
+def compressed_star(
+    log_likelihood: Callable[[PerLabel], Scalar],
+    n_labels: int,
+    *,
+    prior: dist.Distribution | None = None,
+    scaling: LabelScaling | None = None,
+) -> None:
+    """The same as `star`, with the likelihood of the spectrum given as a function of the scaled labels.
+
+    Sites: those of `star`, but for ``flux``, in whose place stands the factor ``log_likelihood``.
+
+    Parameters
+    ----------
+    log_likelihood
+        Of the scaled labels, shape (label,), up to a constant.
+    n_labels
+        Number of labels.
+    prior, scaling
+        As in `star`.
+
+    Raises
+    ------
+    ValueError
+        As `star`.
+
+    """
+    numpyro.factor("log_likelihood", log_likelihood(_labels(n_labels, prior, scaling)))
+
+
+def _labels(n_labels: int, prior: dist.Distribution | None, scaling: LabelScaling | None) -> PerLabel:
+    """The scaled labels, shape (label,), from their prior."""
     if prior is not None and (prior.batch_shape, prior.event_shape) != ((), (n_labels,)):
         raise ValueError(
             f"prior must have event shape ({n_labels},) and no batch shape, one value a label; got event shape "
@@ -65,10 +106,4 @@ def star(
     x = numpyro.sample("x", flat if prior is None else prior, infer={"event_dims": ["label"]})
     if scaling is not None:
         numpyro.deterministic("labels", x * (scaling.factor * scaling.scale) + scaling.fiducial)
-
-    known = (jnp.asarray(ivar) > 0) & jnp.isfinite(s2) & jnp.isfinite(theta).all(axis=1)
-    mean = jnp.where(known[:, None], theta, 0.0) @ monomials(x[None], exponents)[0]
-    variance = 1.0 / jnp.where(known, ivar, 1.0) + jnp.where(known, s2, 0.0)
-    with numpyro.plate("pixel", n_pixels), numpyro.handlers.mask(mask=known):
-        observed = None if flux is None else jnp.where(known, flux, 0.0)
-        numpyro.sample("flux", dist.Normal(mean, jnp.sqrt(variance)), obs=observed)
+    return x

@@ -18,7 +18,7 @@ The latter needs no further pass over the pixels: with :math:`q_d = \sum_j w_j r
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.typing import Array, StarLabel, StarMoment, StarPixel, StarTerm
 from bayes_cannon.solvers.covariance import SharedCovariance
-from bayes_cannon.solvers.label_space import LabelSpace
+from bayes_cannon.solvers.label_space import LabelSpace, search_starts
 from bayes_cannon.solvers.polynomial import Minima, Point, Polynomials, minimize
 from bayes_cannon.solvers.woodbury import SharedScatter
 
@@ -195,26 +195,47 @@ class BatchFit:
     scale: Array
 
 
+class Compressed(NamedTuple):
+    """A batch of spectra: weights, flux above the constant term, coefficients of chi^2 over the moments (star, moment).
+
+    Then what compares correlated pixels, flux over error, used pixels, those that set the tails' scale, and bad input.
+    """
+
+    w: Array
+    y: Array
+    coefficients: Array
+    root: Any
+    significance: Array
+    used: Array
+    n_tail: Array
+    faulty: Array
+
+
 def fit_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray, starts: np.ndarray) -> BatchFit:
     """Fit of the stars with these spectra (star, pixel) and further starts in scaled labels (star, start, label).
 
     Must be called with float64 enabled. Each part is compiled once for each shape; the model is data. The parts that
     touch pixels are apart, so that another number of pixels does not compile the search again.
     """
-    w, y, coefficients, significance, used, faulty = _compress(pixels, flux, ivar)
+    w, y, coefficients, root, significance, used, count, faulty = compressed_batch(pixels, flux, ivar)
     together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
-    root = None
-    if pixels.shared is not None:
-        coefficients, root = pixels.shared.coefficients(w, y, coefficients)
     best, start, iterations, converged = _search(pixels.space, coefficients, starts, together)
     chi_squared, score = _compare(pixels, root, w, y, best.x)
     covariance, decrement, status = _judge(pixels.space, best, score, chi_squared, converged, used)
-    count = used if pixels.shared is None else pixels.shared.n_tail(used)
     scale = _tail_scale(pixels.nu, chi_squared, count, best.x.shape[-1])
     return BatchFit(
         best.x[:, 0], scale[:, None, None] * covariance, chi_squared, decrement, used, significance, status,
         iterations, start, faulty, scale,
     )  # fmt: skip
+
+
+def compressed_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray) -> Compressed:
+    """The spectra (star, pixel) as polynomials. Must be called with float64 enabled."""
+    w, y, coefficients, significance, used, faulty = _compress(pixels, flux, ivar)
+    if pixels.shared is None:
+        return Compressed(w, y, coefficients, None, significance, used, used, faulty)
+    coefficients, root = pixels.shared.coefficients(w, y, coefficients)
+    return Compressed(w, y, coefficients, root, significance, used, pixels.shared.n_tail(used), faulty)
 
 
 @jax.jit
@@ -235,7 +256,7 @@ def _compress(pixels: TrainedPixels, flux: Array, ivar: Array) -> tuple[Array, .
 def _search(space: LabelSpace, coefficients: Array, starts: Array, together: int) -> tuple[Point, Array, Array, Array]:
     """Lowest minimum of each star from all its starts; so many stars ``together``, one group after the other."""
     n_stars = len(coefficients)
-    starts = jnp.concatenate([_starts(space, coefficients), starts], axis=1)
+    starts = jnp.concatenate([search_starts(space, coefficients), starts], axis=1)
 
     def grouped(array: Array) -> Array:
         filled = jnp.pad(array, [(0, -n_stars % together), *[(0, 0)] * (array.ndim - 1)])
@@ -322,16 +343,6 @@ def _row_products(a: StarPixel, b: StarPixel) -> Array:
 def _terms(pixels: TrainedPixels, x: StarLabel) -> StarTerm:
     padded = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
     return jnp.prod(padded[:, pixels.term_labels], axis=-1)
-
-
-def _starts(space: LabelSpace, coefficients: Array) -> Array:
-    """The best anchor, the best of those far from it, and the fiducial labels; shape (star, start, label)."""
-    single = jnp.float32  # Enough to choose a start, in half the time.
-    chi_squared = coefficients.astype(single) @ space.anchor_moments.T.astype(single)
-    best = jnp.argmin(chi_squared, axis=1)
-    second = jnp.argmin(jnp.where(space.far[best], chi_squared, jnp.inf), axis=1)
-    chosen = space.anchors[jnp.stack([best, second], axis=1)]
-    return jnp.concatenate([chosen, jnp.zeros_like(chosen[:, :1])], axis=1)
 
 
 def _lowest(minima: Minima) -> tuple[Point, Array, Array, Array]:

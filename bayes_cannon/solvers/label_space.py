@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.moments import MomentBasis
@@ -57,3 +58,13 @@ class LabelSpace:
             x.min(axis=0),
             x.max(axis=0),
         )
+
+
+def search_starts(space: LabelSpace, coefficients: Array) -> Array:
+    """The best anchor, the best of those far from it, and the fiducial labels; shape (star, start, label)."""
+    single = jnp.float32  # Enough to choose a start, in half the time.
+    chi_squared = coefficients.astype(single) @ space.anchor_moments.T.astype(single)
+    best = jnp.argmin(chi_squared, axis=1)
+    second = jnp.argmin(jnp.where(space.far[best], chi_squared, jnp.inf), axis=1)
+    chosen = space.anchors[jnp.stack([best, second], axis=1)]
+    return jnp.concatenate([chosen, jnp.zeros_like(chosen[:, :1])], axis=1)

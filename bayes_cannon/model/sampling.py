@@ -1,0 +1,94 @@
+"""Sampling of posteriors, for `CannonModel`."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.core.checks import check_same_dispersion
+from bayes_cannon.core.label_posterior import LabelPosterior
+from bayes_cannon.core.progress import ProgressOption, reporter
+from bayes_cannon.model.files import ModelFiles
+from bayes_cannon.posterior.label_chains import LABEL_CHAINS
+from bayes_cannon.posterior.label_priors import Bounds, LabelPrior
+from bayes_cannon.posterior.labels import sample_star_labels
+from bayes_cannon.solvers.compressed import TrainedPixels
+
+
+class LabelSampling(ModelFiles):
+    """Posteriors of the labels of stars, for `CannonModel`."""
+
+    def sample_labels(
+        self,
+        flux: Any,
+        ivar: Any,
+        *,
+        key: Any,
+        prior: Any = "flat",
+        bounds: Bounds | None = None,
+        method: str = "nuts",
+        n_chains: int = LABEL_CHAINS.n_chains,
+        n_draws: int = LABEL_CHAINS.n_draws,
+        n_warmup: int = LABEL_CHAINS.n_warmup,
+        dispersion: Any = None,
+        progress: ProgressOption = None,
+    ) -> LabelPosterior:
+        r"""Posterior of the labels of each star, by NUTS on its compressed spectrum.
+
+        The likelihood is that of `test`, of which minus twice the logarithm is chi^2 (Casey et al. 2016, equation 3),
+        or :math:`(\nu + n) \ln(1 + \chi^2 / \nu)` where the model has heavy tails.
+
+        Parameters
+        ----------
+        flux, ivar
+            Normalized in the same way as the training set, shape (star, pixel) or (pixel,).
+        key
+            Integer or JAX key. What is drawn for a star depends on it and on the row of the star only.
+        prior
+            ``"flat"``, improper; ``"gaussian"``, with the mean and covariance of the training labels; ``"mixture"``, a
+            mixture of normal laws fitted to them (needs scikit-learn); or a NumPyro distribution of the labels in their
+            units, event shape (label,).
+        bounds
+            Lowest and highest value by label name, such as ``{"TEFF": (4000, 5300), "LOGG": (0, None)}``, outside of
+            which the prior is zero.
+        method
+            ``"nuts"`` or ``"hmc"``.
+        n_chains, n_draws, n_warmup
+            Chains of each star, draws kept of each chain, and draws before, which adapt the step size.
+        dispersion
+            Wavelengths of these spectra. If given they must be the model's.
+        progress
+            True for a bar on the standard error, or a function that is called with the number of stars finished.
+
+        Returns
+        -------
+        posterior
+            Draws, summary, modes, diagnostics and `PosteriorStatus` of each star, **in label units**.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            For spectra that do not fit the model, and for an invalid prior, bounds, method or number of draws.
+        ImportError
+            For a mixture without scikit-learn.
+
+        """
+        theta, s2 = self._trained()
+        check_same_dispersion(dispersion, self._dispersion)
+        if flux is None or ivar is None:
+            raise ValueError("flux and ivar must both be given, got None")
+        spectra = [array if hasattr(array, "shape") else np.asarray(array, dtype=float) for array in (flux, ivar)]
+        flux, ivar = (array[None] if array.ndim == 1 else array for array in spectra)
+        label_prior = LabelPrior.of_labels(
+            prior, bounds, label_names=self.label_names, scaling=self._scaling, training_labels=self._labels
+        )
+        exponents = self._vectorizer.exponents
+        pixels = TrainedPixels.from_arrays(theta, s2, exponents, self._scaling.scaled(self._labels), self._correlation)
+        settings = replace(LABEL_CHAINS, kernel=method, n_chains=n_chains, n_draws=n_draws, n_warmup=n_warmup)
+        with reporter(progress, len(flux), "star") as report:
+            return sample_star_labels(
+                flux, ivar, pixels=pixels, exponents=exponents, scaling=self._scaling, prior=label_prior, key=key,
+                settings=settings, progress=report,
+            )  # fmt: skip

@@ -1,0 +1,139 @@
+"""What all batches of stars share, and the chains of one batch: from densities to draws of the labels."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Event, Lock
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.typing import Array
+from bayes_cannon.posterior.chains import ChainSettings, dispersed_starts, draw_chains
+from bayes_cannon.posterior.label_density import Potential, StarItem, forms, label_potential, within
+from bayes_cannon.posterior.label_modes import FARTHEST
+from bayes_cannon.posterior.label_priors import LabelPrior
+from bayes_cannon.solvers.compressed import TrainedPixels
+
+STATISTICS: dict[str, type] = {
+    "lp": float, "n_steps": int, "diverging": bool, "energy": float, "acceptance_rate": float, "step_size": float,
+    "tree_depth": int, "reached_max_tree_depth": bool,
+}  # fmt: skip
+"""What is kept of each draw."""
+LABEL_CHAINS = ChainSettings(n_warmup=100, target_accept=0.8, max_tree_depth=7)
+"""Chains of labels: the density is smooth and whitened."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all batches of a run share.
+
+    Attributes
+    ----------
+    pixels, exponents, scaling
+        The trained model: its tables, powers of the terms (term, label), scaling of the labels.
+    prior
+        Of the scaled labels.
+    key
+        JAX key; that of a star is folded in with its number.
+    settings
+        Of the chains.
+    batch_size, together
+        Stars of a batch, and how many of them run in lock-step.
+    first_star
+        Number of the first star.
+    lock, compiled
+        Whether the chains were compiled, and what keeps other threads from doing so meanwhile.
+
+    """
+
+    pixels: TrainedPixels
+    exponents: np.ndarray
+    scaling: LabelScaling
+    prior: LabelPrior
+    key: Any
+    settings: ChainSettings
+    batch_size: int
+    together: int
+    first_star: int = 0
+    lock: Any = field(default_factory=Lock)
+    compiled: Event = field(default_factory=Event)
+
+    @property
+    def potential(self) -> Potential:
+        """Minus the log density of a star."""
+        return label_potential(tuple(map(tuple, self.exponents.tolist())), self.prior.kinds)
+
+
+def star_items(run: Run, coefficients: np.ndarray, count: np.ndarray) -> StarItem:
+    """Densities of the stars in their own coordinates."""
+    n_stars, n_labels = len(coefficients), run.exponents.shape[1]
+
+    def repeated(array: Any) -> jax.Array:
+        return jnp.broadcast_to(jnp.asarray(array, float), (n_stars, *jnp.shape(array)))
+
+    nu = float(run.pixels.nu)
+    return StarItem(
+        jnp.asarray(forms(coefficients, run.exponents)),
+        (repeated(nu), jnp.asarray(count, float)) if np.isfinite(nu) else None,
+        jax.tree.map(repeated, run.prior.distribution),
+        repeated(run.prior.low), repeated(run.prior.high), repeated(np.zeros(n_labels)), repeated(np.eye(n_labels)),
+        repeated(np.zeros((1, n_labels))), repeated(np.full(1, FARTHEST)),
+    )  # fmt: skip
+
+
+def label_draws(
+    run: Run, items: StarItem, numbers: np.ndarray, good: np.ndarray, attempt: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Draws of u and of the labels, shape (chain, draw, star, label), and their statistics, of the good stars."""
+    settings, n_labels = run.settings, run.exponents.shape[1]
+    shape = settings.n_chains, settings.n_draws, len(numbers)
+    u = np.full((*shape, n_labels), np.nan)
+    stats = {name: np.zeros(shape, kind) for name, kind in STATISTICS.items()}
+    wanted = np.flatnonzero(good)
+    for first in range(0, len(wanted), run.together):
+        stars = wanted[first : first + run.together]
+        # Always as many, so that one program serves all.
+        filled = np.resize(stars, run.together)
+        part = jax.tree.map(lambda array, filled=filled: array[filled], items)
+        drawn = _drawn(run, part, numbers[filled], attempt)
+        kept = {name: np.moveaxis(np.asarray(array), 0, 2)[:, :, : len(stars)] for name, array in drawn.items()}
+        mean, root = part.mean[: len(stars)], part.root[: len(stars)]
+        u[:, :, stars] = mean + np.einsum("nij,cdnj->cdni", root, kept.pop("z"))
+        for name, array in kept.items():
+            stats[name][..., stars] = array
+    stats["tree_depth"][:] = np.ceil(np.log2(stats["n_steps"] + 1))
+    stats["reached_max_tree_depth"][:] = stats["tree_depth"] >= settings.max_tree_depth
+    return u, run.scaling.unscaled(np.asarray(scaled_labels(run, u))), stats
+
+
+def _drawn(run: Run, items: StarItem, numbers: np.ndarray, attempt: int) -> dict[str, Array]:
+    """Draws of z and their statistics, star first."""
+    settings = run.settings
+    own = jax.vmap(lambda star: jax.random.fold_in(jax.random.fold_in(run.key, star), attempt))(numbers)
+    keys = jax.vmap(lambda key: jax.random.split(key, 2 * settings.n_chains))(own)
+    starts = dispersed_starts(keys[:, settings.n_chains :], run.exponents.shape[1])
+    arguments = run.potential, items, keys[:, : settings.n_chains], starts, settings, run.together
+    if run.compiled.is_set():
+        drawn = draw_chains(*arguments)
+    else:
+        with run.lock:  # NumPyro's handlers are not safe among threads.
+            drawn = draw_chains(*arguments)
+            run.compiled.set()
+    return {
+        "z": drawn.z, "lp": -drawn.potential, "n_steps": drawn.n_steps, "diverging": drawn.diverging,
+        "energy": drawn.energy, "acceptance_rate": drawn.acceptance, "step_size": drawn.step_size,
+    }  # fmt: skip
+
+
+def scaled_labels(run: Run, u: Any) -> jax.Array:
+    """Scaled labels of unbounded coordinates, shape (..., label)."""
+    return _within(run.prior.kinds, run.prior.low, run.prior.high, u)
+
+
+@partial(jax.jit, static_argnums=0)
+def _within(kinds: tuple[str, ...], low: Array, high: Array, u: Array) -> jax.Array:
+    flat = jnp.reshape(u, (-1, u.shape[-1]))
+    return jax.vmap(lambda u: within(kinds, low, high, u)[0])(flat).reshape(u.shape)
