@@ -104,8 +104,8 @@ _POSTERIOR_MESSAGES = {
     "and the effective sample sizes, and draw more",
     PosteriorStatus.DIVERGENT: "many trajectories diverge or reach the largest tree, in two runs: the "
     "draws may leave out a part of the posterior",
-    PosteriorStatus.INEXACT: "the likelihood could not be interpolated well enough in s: the noise of the stars spans too "
-    "many decades; leave out stars of extreme S/N",
+    PosteriorStatus.INEXACT: "the likelihood could not be interpolated well enough in s: the noise of the stars spans "
+    "too many decades; leave out stars of extreme S/N",
     PosteriorStatus.NO_INFORMATION: "no positive ivar or no trained theta: there is no posterior",
     PosteriorStatus.IMPROPER: "fewer stars than terms and a flat prior: the posterior is improper. Set a "
     "regularization, whose Laplace prior makes it proper, or leave terms out",

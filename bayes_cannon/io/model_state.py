@@ -9,6 +9,9 @@ import numpy as np
 from bayes_cannon.core.scatter import Scatter
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, Term
 
+POSTERIOR_AXES = {
+    "theta_mean": ("pixel", "term"), "theta_covariance": ("pixel", "pair"), "s2_mean": ("pixel",), "status": ("pixel",),
+}  # fmt: skip
 MODEL_CLASSES = ("CannonModel", "RestrictedCannonModel")
 Bound = tuple[float | None, float | None]
 
@@ -50,6 +53,9 @@ class ModelState:
         Of a full covariance: the noise across the factors, shape (pixel,), and the variance there in units of it.
     label_scatter
         Covariance added to that of every star's labels, shape (label, label).
+    posterior
+        Of the posterior of theta: ``theta_mean`` (pixel, term), ``theta_covariance``, the lower triangle of each
+        pixel row by row (pixel, pair), ``s2_mean`` and ``status`` (pixel,).
     scatter
         What was asked for.
     training
@@ -88,6 +94,7 @@ class ModelState:
     nu: float | None = None
     floor: float = 1.0
     label_scatter: np.ndarray | None = None
+    posterior: Mapping[str, np.ndarray] | None = None
     scatter: Scatter | str | None = None
     training: Mapping[str, np.ndarray] | None = None
     op_method: str | None = None
@@ -136,6 +143,7 @@ def _arrays(state: ModelState) -> list[tuple[str, np.ndarray, tuple[str, ...]]]:
         ("factor_noise", state.factor_noise, ("pixel",)),
         ("label_scatter", state.label_scatter, ("label", "label")),
         *((f"censors[{name!r}]", mask, ("pixel",)) for name, mask in state.censors.items()),
+        *((f"posterior[{name!r}]", values, POSTERIOR_AXES[name]) for name, values in (state.posterior or {}).items()),
         *((f"training[{name!r}]", values, ("pixel",)) for name, values in (state.training or {}).items()),
     ]
     if state.regularization is not None and np.ndim(state.regularization) > 0:
@@ -149,6 +157,7 @@ def _check_shapes(state: ModelState) -> None:
         if (getattr(state, one) is None) != (getattr(state, other) is None):
             raise ValueError(f"{one} and {other} belong together: give both or neither")
     sizes = {"label": (len(state.label_names), "label_names"), "term": (1 + len(state.terms), "terms and the constant")}
+    sizes["pair"] = (sizes["term"][0] * (sizes["term"][0] + 1) // 2, "the lower triangle of all terms")
     for name, values, axes in _arrays(state):
         if values.ndim != len(axes):
             raise ValueError(f"{name} must have shape ({', '.join(axes)}), got shape {values.shape}")
