@@ -8,7 +8,7 @@ _PUBLIC = {
     "load_model": "bayes_cannon.model",
 }
 _MODULES = (
-    "censoring", "cli", "continuum", "core", "infer", "io", "model", "plot", "programs", "ranks", "restricted",
+    "censoring", "cli", "continuum", "core", "infer", "io", "model", "plot", "posterior", "programs", "ranks", "restricted",
     "scatter", "solvers", "train", "training_set", "validate", "vectorizer",
 )  # fmt: skip
 

@@ -3,7 +3,9 @@
 import click
 
 from bayes_cannon.cli.demo import demo
+from bayes_cannon.cli.diagnose import diagnose
 from bayes_cannon.cli.infer import infer
+from bayes_cannon.cli.sample import sample
 from bayes_cannon.cli.train import train
 
 
@@ -16,5 +18,5 @@ def main() -> None:
     """
 
 
-for _command in (train, infer, demo):
+for _command in (train, infer, sample, diagnose, demo):
     main.add_command(_command)

@@ -66,10 +66,13 @@ class TrainingRun:
         return self.spectra.at(self.held_out).label_array(self.model.label_names)
 
 
-def run_recipe(recipe: str | Path, folder: Path, *, overwrite: bool, quiet: bool) -> None:
+def run_recipe(
+    recipe: str | Path, folder: Path, *, with_spectra: bool = False, overwrite: bool, quiet: bool
+) -> None:  # fmt: skip
     """Train as a recipe says, write every file and print what was found.
 
-    Existing files are refused before any work is done.
+    The training spectra are kept in the model file if ``with_spectra`` is set. Existing files are refused before any
+    work is done.
     """
     parsed = read_recipe(recipe)
     outputs = _outputs(parsed, folder)
@@ -77,7 +80,7 @@ def run_recipe(recipe: str | Path, folder: Path, *, overwrite: bool, quiet: bool
     for path in outputs.values():
         check_output_path(path, overwrite=overwrite)
     run = train_recipe(parsed, quiet=quiet)
-    summary = _write_run(run, outputs, overwrite=overwrite)
+    summary = _write_run(run, outputs, with_spectra=with_spectra, overwrite=overwrite)
     if not quiet:
         _print_run(run, summary)
     for path in outputs.values():
@@ -213,12 +216,14 @@ def _outputs(recipe: Recipe, folder: Path) -> dict[str, Path]:
     return {what: folder / name for what, name in names.items()}
 
 
-def _write_run(run: TrainingRun, outputs: Mapping[str, Path], *, overwrite: bool) -> Table | None:
+def _write_run(
+    run: TrainingRun, outputs: Mapping[str, Path], *, with_spectra: bool, overwrite: bool
+) -> Table | None:  # fmt: skip
     """Write the model and, if stars were held out, the rest; return the validation table."""
     run.model.provenance.update(
         recipe=run.recipe.name, description=run.recipe.description, preparation=run.preparation.to_text()
     )
-    run.model.write(outputs["model"], overwrite=overwrite)
+    run.model.write(outputs["model"], include_training_set_spectra=with_spectra, overwrite=overwrite)
     if run.fit is None:
         return None
     model = run.model

@@ -10,7 +10,12 @@ from typing import Any
 
 import click
 
-_LIBRARY_WORDS = {"pass overwrite=True": "pass --overwrite"}
+_LIBRARY_WORDS = {
+    "pass overwrite=True": "pass --overwrite",
+    "by write(..., include_training_set_spectra=True)": "by write(..., include_training_set_spectra=True) and by "
+    "bayes-cannon train --with-spectra",
+    "sample with keep_draws=True": "sample with --keep-draws",
+}
 """Remedies as the library words them, and as the command line does."""
 
 

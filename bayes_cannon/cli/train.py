@@ -16,10 +16,11 @@ from bayes_cannon.cli.reporting import command, overwrite_option, quiet_option
     default=Path(),
     help="Folder for the files; made if need be. By default the current one.",
 )
+@click.option("--with-spectra", is_flag=True, help="Keep the training spectra in the model file, to sample it.")
 @overwrite_option
 @quiet_option
 @command
-def train(recipe: str, output: Path, overwrite: bool, quiet: bool) -> None:
+def train(recipe: str, output: Path, with_spectra: bool, overwrite: bool, quiet: bool) -> None:
     """Train the model that RECIPE describes.
 
     RECIPE is a TOML file, a folder with a recipe.toml, or the name of a recipe that the package ships. Written are
@@ -27,4 +28,4 @@ def train(recipe: str, output: Path, overwrite: bool, quiet: bool) -> None:
     """
     from bayes_cannon.cli.pipeline import run_recipe
 
-    run_recipe(recipe, output, overwrite=overwrite, quiet=quiet)
+    run_recipe(recipe, output, with_spectra=with_spectra, overwrite=overwrite, quiet=quiet)

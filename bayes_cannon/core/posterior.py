@@ -1,5 +1,6 @@
 """The posterior of theta and s, as arrays over pixels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -78,3 +79,22 @@ class ThetaPosterior:
         """Write the posterior of some pixels into this one, in place."""
         for field in fields(self):
             getattr(self, field.name)[pixels] = getattr(other, field.name)
+
+    def packed(self) -> dict[str, np.ndarray]:
+        """What labels need: mean, lower triangle of the covariance row by row (pixel, pair), mean of s^2, status."""
+        rows, columns = np.tril_indices(self.mean.shape[1])
+        return {
+            "theta_mean": self.mean, "theta_covariance": self.covariance[:, rows, columns], "s2_mean": self.s2,
+            "status": self.status,
+        }  # fmt: skip
+
+    @classmethod
+    def from_packed(cls, packed: Mapping[str, np.ndarray]) -> "ThetaPosterior":
+        """The posterior with what `packed` keeps; the rest is NaN."""
+        mean, triangle = packed["theta_mean"], packed["theta_covariance"]
+        n_pixels, n_terms = mean.shape
+        whole = cls.empty(n_pixels, n_terms, packed["status"])
+        rows, columns = np.tril_indices(n_terms)
+        whole.mean[:], whole.s[:, 2] = mean, packed["s2_mean"]
+        whole.covariance[:, rows, columns] = whole.covariance[:, columns, rows] = triangle
+        return whole

@@ -24,7 +24,7 @@ from bayes_cannon.core.scatter import AUTO, Full, Given, LowRank, Scatter
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.io.atomic import atomic_path
 from bayes_cannon.io.calibration import calibration_attributes, calibration_variables, read_calibration
-from bayes_cannon.io.model_state import ModelState
+from bayes_cannon.io.model_state import POSTERIOR_AXES, ModelState
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "ModelState", "read_model", "training_set_hash", "write_model"]
 
@@ -45,6 +45,7 @@ _KNOWN_SIGNATURES = {
 _PROVENANCE = "provenance_"
 _TRAINING = "training_"
 _SCATTER = "scatter_"
+_POSTERIOR = "posterior_"
 
 
 def write_model(path: str | os.PathLike, state: ModelState, *, overwrite: bool = False) -> None:
@@ -206,6 +207,8 @@ def _dataset(state: ModelState) -> xr.Dataset:
     if state.theta_bounds:
         limits = np.array([[np.nan if x is None else x for x in bound] for bound in state.theta_bounds.values()], float)
         variables["theta_bounds"] = (("bounded_term", "end"), limits, {"long_name": "NaN is no bound"})
+    for name, values in (state.posterior or {}).items():
+        variables[f"{_POSTERIOR}{name}"] = (POSTERIOR_AXES[name], values)
     for name, values in (state.training or {}).items():
         variables[f"{_TRAINING}{name}"] = _training_variable(name, values)
     coords: dict[str, Any] = {
@@ -302,6 +305,7 @@ def _state(dataset: xr.Dataset) -> ModelState:
         factors=_optional(dataset, "factors"),
         factor_noise=_optional(dataset, "factor_noise"),
         calibration=read_calibration(dataset),
+        posterior=_posterior(dataset),
         nu=float(attributes["nu"]) if "nu" in attributes else None,
         floor=float(attributes.get("floor", 1.0)),
         scatter=_scatter(attributes, _optional(dataset, "given_covariance")),
@@ -360,6 +364,12 @@ def _as_written(values: np.ndarray) -> np.ndarray:
 
 def _optional(dataset: xr.Dataset, name: str) -> np.ndarray | None:
     return dataset[name].to_numpy() if name in dataset.variables else None
+
+
+def _posterior(dataset: xr.Dataset) -> dict[str, np.ndarray] | None:
+    if not any(f"{_POSTERIOR}{name}" in dataset.variables for name in POSTERIOR_AXES):
+        return None
+    return {name: dataset[f"{_POSTERIOR}{name}"].to_numpy() for name in POSTERIOR_AXES}
 
 
 def _rows(dataset: xr.Dataset, name: str) -> Mapping[str, np.ndarray]:

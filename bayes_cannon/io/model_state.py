@@ -10,6 +10,9 @@ from bayes_cannon.core.calibration import Calibration
 from bayes_cannon.core.scatter import Scatter
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, Term
 
+POSTERIOR_AXES = {
+    "theta_mean": ("pixel", "term"), "theta_covariance": ("pixel", "pair"), "s2_mean": ("pixel",), "status": ("pixel",),
+}  # fmt: skip
 MODEL_CLASSES = ("CannonModel", "RestrictedCannonModel")
 Bound = tuple[float | None, float | None]
 
@@ -51,6 +54,9 @@ class ModelState:
         Of a full covariance: the noise across the factors, shape (pixel,), and the variance there in units of it.
     calibration
         Of the label errors.
+    posterior
+        Of the posterior of theta: ``theta_mean`` (pixel, term), ``theta_covariance``, the lower triangle of each
+        pixel row by row (pixel, pair), ``s2_mean`` and ``status`` (pixel,).
     scatter
         What was asked for.
     training
@@ -89,6 +95,7 @@ class ModelState:
     nu: float | None = None
     floor: float = 1.0
     calibration: Calibration | None = None
+    posterior: Mapping[str, np.ndarray] | None = None
     scatter: Scatter | str | None = None
     training: Mapping[str, np.ndarray] | None = None
     op_method: str | None = None
@@ -137,6 +144,7 @@ def _arrays(state: ModelState) -> list[tuple[str, np.ndarray, tuple[str, ...]]]:
         ("factor_noise", state.factor_noise, ("pixel",)),
         *((f"calibration.{name}", values, axes) for name, values, axes in _calibration_arrays(state.calibration)),
         *((f"censors[{name!r}]", mask, ("pixel",)) for name, mask in state.censors.items()),
+        *((f"posterior[{name!r}]", values, POSTERIOR_AXES[name]) for name, values in (state.posterior or {}).items()),
         *((f"training[{name!r}]", values, ("pixel",)) for name, values in (state.training or {}).items()),
     ]
     if state.regularization is not None and np.ndim(state.regularization) > 0:
@@ -157,6 +165,7 @@ def _check_shapes(state: ModelState) -> None:
         if (getattr(state, one) is None) != (getattr(state, other) is None):
             raise ValueError(f"{one} and {other} belong together: give both or neither")
     sizes = {"label": (len(state.label_names), "label_names"), "term": (1 + len(state.terms), "terms and the constant")}
+    sizes["pair"] = (sizes["term"][0] * (sizes["term"][0] + 1) // 2, "the lower triangle of all terms")
     for name, values, axes in _arrays(state):
         if values.ndim != len(axes):
             raise ValueError(f"{name} must have shape ({', '.join(axes)}), got shape {values.shape}")

@@ -20,6 +20,7 @@ from bayes_cannon.families import ScatterPath, scatter_path
 from bayes_cannon.infer import fit_label_stream, fit_labels
 from bayes_cannon.model.label_errors import CalibratedFit, LabelErrors
 from bayes_cannon.model.record import StarRecord
+from bayes_cannon.model.sampling_theta import ThetaSampling
 from bayes_cannon.solvers.covariance import posterior_coordinates
 from bayes_cannon.solvers.factors import posterior_factors
 from bayes_cannon.train import (
@@ -39,7 +40,7 @@ _CERTIFICATES = ("objective", "duality_gap", "profile_gradient", "iterations", "
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
 
 
-class CannonModel(LabelErrors):
+class CannonModel(ThetaSampling, LabelErrors):
     r"""A data-driven model of stellar spectra (Ness et al. 2015; Casey et al. 2016).
 
     The flux of star n at pixel j is :math:`y_{jn} \sim N(v(x_n) \cdot \theta_j, \sigma_{jn}^2 + s_j^2)` with the
@@ -161,9 +162,8 @@ class CannonModel(LabelErrors):
         warn_of_tails(correlation)
         warn_of_lone_stars(problem, solution, correlation)
         self._scatter, self._correlation, self._calibration = scatter, correlation, None
-        self._theta, self._s2 = solution.theta, solution.s2
+        self._theta, self._s2, self._posterior, self._op_method = solution.theta, solution.s2, None, op_method
         self._training = {name: getattr(solution, name) for name in _CERTIFICATES}
-        self._op_method = op_method
         return self._theta, self._s2, metadata
 
     def train_path(

@@ -9,6 +9,7 @@ from bayes_cannon.core.calibration import Calibration
 from bayes_cannon.core.censoring import Censors, design_matrix_mask
 from bayes_cannon.core.checks import check_correlation, check_dispersion, check_regularization, check_spectra
 from bayes_cannon.core.labels import label_array, label_units
+from bayes_cannon.core.posterior import ThetaPosterior
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.scatter import AUTO, Correlation, Scatter
 from bayes_cannon.core.vectorizer import BaseVectorizer, monomials
@@ -50,6 +51,7 @@ class ModelData:
         self._s2: np.ndarray | None = None
         self._correlation: Correlation | None = None
         self._calibration: Calibration | None = None
+        self._posterior: ThetaPosterior | None = None
         self._training: dict[str, np.ndarray] | None = None
         self._op_method: str | None = None
         self._provenance: dict[str, str] = {}
@@ -207,6 +209,7 @@ class ModelData:
     def reset(self) -> None:
         """Forget what was trained."""
         self._theta = self._s2 = self._correlation = self._calibration = self._training = self._op_method = None
+        self._posterior = None
 
     def __str__(self) -> str:
         pixels = "an unknown number of" if self._n_pixels is None else self._n_pixels
@@ -221,7 +224,7 @@ class ModelData:
     def _problem(self) -> PixelProblem:
         if self._flux is None or self._ivar is None:
             raise TypeError(
-                "cannot train: the model holds no training spectra. They are kept in a file only by "
+                "the model holds no training spectra. They are kept in a file only by "
                 "write(..., include_training_set_spectra=True)"
             )
         n_pixels = self._flux.shape[1]

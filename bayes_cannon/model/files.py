@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from bayes_cannon.core.posterior import ThetaPosterior
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.warnings import BayesCannonWarning
@@ -105,6 +106,7 @@ class ModelFiles(ModelData):
             floor=1.0 if self._correlation is None else self._correlation.floor,
             nu=self.nu,
             calibration=self._calibration,
+            posterior=None if self._posterior is None else self._posterior.packed(),
             scatter=self._scatter,
             training=self._training,
             op_method=self._op_method,
@@ -127,6 +129,7 @@ class ModelFiles(ModelData):
         if state.factors is not None and state.nu is not None:
             model._correlation = Correlation(state.factors, state.nu, state.factor_noise, state.floor)
         model._calibration = state.calibration
+        model._posterior = None if state.posterior is None else ThetaPosterior.from_packed(state.posterior)
         model._training = None if state.training is None else dict(state.training)
         model._op_method = state.op_method
         model._provenance = dict(state.provenance)

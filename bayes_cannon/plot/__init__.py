@@ -15,9 +15,10 @@ _PLACES = {
     "scatter_path": "bayes_cannon.plot.candidates",
     "spectrum": "bayes_cannon.plot.star",
     "theta": "bayes_cannon.plot.training",
+    "theta_posterior": "bayes_cannon.plot.posterior",
 }
 
-__all__ = ["factors", "label_space", "one_to_one", "scatter", "scatter_path", "spectrum", "theta"]
+__all__ = ["factors", "label_space", "one_to_one", "scatter", "scatter_path", "spectrum", "theta", "theta_posterior"]
 
 
 def __getattr__(name: str) -> object:

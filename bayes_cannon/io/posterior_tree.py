@@ -1,0 +1,342 @@
+"""The posterior of theta and s as a labelled tree, an ``xarray.DataTree`` as ArviZ takes it.
+
+Groups: ``posterior`` with the draws of theta (chain, draw, pixel, term) and s (chain, draw, pixel), and
+``sample_stats``, both only where draws are kept; ``summary``, of every pixel; ``observed_data`` with the flux
+(star, pixel) and ``constant_data`` with what the flux is explained by and the priors. The pixels are those that were
+asked for, by their number; terms and labels have their names, and wavelengths stand beside the pixels. The attributes
+of the tree say how it was sampled (``sampling_...``) and of which model (``model_...``, hashes).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from bayes_cannon.core.posterior import QUANTILES, ThetaPosterior
+from bayes_cannon.core.status import PosteriorStatus
+
+if TYPE_CHECKING:
+    from bayes_cannon.posterior.pixels import Block
+
+SETTING, MODEL = "sampling_", "model_"
+"""Prefixes of the attributes that say how a posterior was sampled, and of which model."""
+_FORMAT = "bayes_cannon posterior"
+_WHAT = {"theta": "coefficients", "s2": "variance of the scatter", "scaling": "label scaling"} | {
+    "terms": "terms", "training_set": "training set", "regularization": "regularization", "censors": "censored terms",
+}  # fmt: skip
+
+
+class Variable(NamedTuple):
+    """An array that is filled pixel by pixel: dimensions, type, what stands where nothing is known, and a text."""
+
+    dims: tuple[str, ...]
+    dtype: str = "f8"
+    fill: float = np.nan
+    about: str = ""
+
+
+_PARAMETERS = ("pixel", "parameter")
+SUMMARY = {
+    "theta_mean": Variable(("pixel", "term"), about="posterior mean of theta"),
+    "theta_covariance": Variable(("pixel", "term", "term_"), about="posterior covariance of theta"),
+    "theta_quantiles": Variable(("pixel", "quantile", "term"), about="quantiles of theta"),
+    "s_mean": Variable(("pixel",), about="posterior mean of s"),
+    "s_sd": Variable(("pixel",), about="posterior standard deviation of s"),
+    "s2_mean": Variable(("pixel",), about="posterior mean of s^2"),
+    "s_quantiles": Variable(("pixel", "quantile"), about="quantiles of s"),
+    "r_hat": Variable(_PARAMETERS, about="rank-normalized R-hat"),
+    "ess_bulk": Variable(_PARAMETERS, about="bulk effective sample size"),
+    "ess_tail": Variable(_PARAMETERS, about="tail effective sample size"),
+    "k_hat": Variable(("pixel",), about="Pareto shape of the importance weights"),
+    "divergent": Variable(("pixel",), about="share of draws that diverged"),
+    "deep": Variable(("pixel",), about="share of draws with the deepest tree"),
+    "n_steps": Variable(("pixel",), about="leapfrog steps a draw"),
+    "status": Variable(("pixel",), "i8", PosteriorStatus.NO_INFORMATION, "how the sampling ended"),
+    "finished": Variable(("pixel",), "bool", False, "whether the sampling has ended"),
+}
+_DRAWS = ("chain", "draw", "pixel")
+DRAWS = {
+    "theta": Variable((*_DRAWS, "term"), about="coefficients of the terms"),
+    "s": Variable(_DRAWS, about="intrinsic scatter"),
+}
+STATS = {
+    "lp": Variable(_DRAWS, about="log density up to a constant, in the coordinates that are sampled"),
+    "energy": Variable(_DRAWS),
+    "acceptance_rate": Variable(_DRAWS),
+    "step_size": Variable(_DRAWS),
+    "n_steps": Variable(_DRAWS, "i8", 0),
+    "tree_depth": Variable(_DRAWS, "i8", 0),
+    "diverging": Variable(_DRAWS, "bool", False),
+    "reached_max_tree_depth": Variable(_DRAWS, "bool", False),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a posterior is of, and how it is sampled.
+
+    Attributes
+    ----------
+    pixels
+        Numbers of the pixels that are asked for, in order, shape (pixel,). All arrays below are of these pixels only.
+    terms, label_names, label_units
+        Texts of the terms, the constant being "1", and names and units of the labels.
+    wavelength
+        Shape (pixel,), or None.
+    flux, ivar
+        Shape (star, pixel).
+    constant
+        Further constant data by name, with their dimensions: labels, design, priors.
+    settings, model
+        How it is sampled, and hashes of the model (`model_hashes`): numbers and texts by name.
+
+    """
+
+    pixels: np.ndarray
+    terms: list[str]
+    label_names: tuple[str, ...]
+    label_units: Mapping[str, str]
+    wavelength: np.ndarray | None
+    flux: np.ndarray
+    ivar: np.ndarray
+    constant: Mapping[str, tuple[tuple[str, ...], np.ndarray]]
+    settings: Mapping[str, str | int | float]
+    model: Mapping[str, str]
+
+    def variables(self, keep_draws: bool) -> dict[str, dict[str, Variable]]:
+        """What is filled pixel by pixel, by group."""
+        return {"summary": SUMMARY} | ({"posterior": DRAWS, "sample_stats": STATS} if keep_draws else {})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Length of every dimension of the filled arrays."""
+        n_terms = len(self.terms)
+        return {
+            "chain": int(self.settings["n_chains"]), "draw": int(self.settings["n_draws"]), "pixel": len(self.pixels),
+            "term": n_terms, "term_": n_terms, "parameter": 1 + n_terms, "quantile": len(QUANTILES),
+        }  # fmt: skip
+
+    def shape(self, variable: Variable) -> tuple[int, ...]:
+        """Shape of a filled array."""
+        return tuple(self.sizes[dim] for dim in variable.dims)
+
+    @property
+    def draws_size(self) -> int:
+        """Bytes of all draws and their statistics."""
+        filled = [*DRAWS.values(), *STATS.values()]
+        return sum(int(np.prod(self.shape(one))) * np.dtype(one.dtype).itemsize for one in filled)
+
+
+def model_hashes(**parts: Any) -> dict[str, str]:
+    """A short hash of each part of a model, an array, a text, or a sequence of these; None is left out."""
+    return {name: _hash(part) for name, part in parts.items() if part is not None}
+
+
+def _hash(part: Any) -> str:
+    if isinstance(part, np.ndarray):
+        plain = np.ascontiguousarray(part, dtype="<f8")
+        content = repr(plain.shape).encode() + plain.tobytes()
+    elif isinstance(part, str):
+        content = part.encode()
+    else:
+        content = "".join(_hash(one) for one in part).encode()
+    return sha256(content).hexdigest()[:32]
+
+
+def differences(attributes: Mapping[Any, Any], prefix: str, wanted: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Attributes with this prefix that are not as wanted: what is found and what is wanted, as texts."""
+    found = {name: str(attributes.get(f"{prefix}{name}", "absent")) for name in wanted}
+    return {name: (found[name], str(value)) for name, value in wanted.items() if found[name] != str(value)}
+
+
+def check_model(attributes: Mapping[Any, Any], model: Mapping[str, str], where: str) -> None:
+    """Raise ValueError that says in what the model of a posterior differs from this one."""
+    other = differences(attributes, MODEL, model)
+    if other:
+        named = ", ".join(_WHAT.get(name, name) for name in other)
+        raise ValueError(
+            f"{where} is of another model: it differs in {named}. Sample again, or read the model that it is of"
+        )
+
+
+def frame(subject: Subject, keep_draws: bool) -> xr.DataTree:
+    """The tree without what is filled pixel by pixel: coordinates, data and attributes."""
+    observed = _dataset(subject, {"flux": (("star", "pixel"), subject.flux)})
+    constant = _dataset(subject, {"ivar": (("star", "pixel"), subject.ivar), **subject.constant})
+    groups = {"observed_data": observed, "constant_data": constant}
+    for group, variables in subject.variables(keep_draws).items():
+        dims = {dim for variable in variables.values() for dim in variable.dims}
+        groups[group] = xr.Dataset(coords=_coordinates(subject, dims))
+    tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in groups.items()})
+    tree.attrs = {"format": _FORMAT, "bayes_cannon": version("bayes-cannon"), "inference_library": "numpyro"}
+    units = [subject.label_units.get(name, "") for name in subject.label_names]
+    tree.attrs |= {"label_names": ", ".join(subject.label_names), "label_units": ", ".join(units)}
+    tree.attrs |= {f"{SETTING}{name}": value for name, value in subject.settings.items()}
+    tree.attrs |= {f"{MODEL}{name}": value for name, value in subject.model.items()}
+    return tree
+
+
+def _dataset(subject: Subject, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> xr.Dataset:
+    dims = {dim for axes, _ in variables.values() for dim in axes}
+    return xr.Dataset(variables, _coordinates(subject, dims))
+
+
+def _coordinates(subject: Subject, dims: set[str]) -> dict[str, Any]:
+    terms = np.array(subject.terms, dtype=object)
+    known = {
+        "chain": np.arange(subject.sizes["chain"]), "draw": np.arange(subject.sizes["draw"]), "pixel": subject.pixels,
+        "term": terms, "term_": terms, "parameter": np.array(["s", *subject.terms], dtype=object),
+        "quantile": np.array(QUANTILES), "star": np.arange(len(subject.flux)),
+        "label": np.array(subject.label_names, dtype=object),
+    }  # fmt: skip
+    coordinates: dict[str, Any] = {dim: known[dim] for dim in known if dim in dims}
+    if subject.wavelength is not None and "pixel" in dims:
+        coordinates["wavelength"] = ("pixel", subject.wavelength)
+    if "label" in dims:
+        units = [subject.label_units.get(name, "") for name in subject.label_names]
+        coordinates["label_unit"] = ("label", np.array(units, dtype=object))
+    return coordinates
+
+
+def attributes_of(name: str, variable: Variable) -> dict[str, Any]:
+    """Attributes of a filled array."""
+    attributes: dict[str, Any] = {"long_name": variable.about} if variable.about else {}
+    if name == "status":
+        attributes["flag_values"] = [int(status) for status in PosteriorStatus]
+        attributes["flag_meanings"] = " ".join(status.name.lower() for status in PosteriorStatus)
+        attributes |= {f"message_{status.name.lower()}": status.message for status in PosteriorStatus}
+    return attributes
+
+
+def block_arrays(block: "Block", keep_draws: bool) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of finished pixels by group, but for ``finished``; statistics that were not made are left out."""
+    one = block.posterior
+    summary = {
+        "theta_mean": one.mean, "theta_covariance": one.covariance, "theta_quantiles": one.theta_quantiles,
+        "s_mean": one.s[:, 0], "s_sd": one.s[:, 1], "s2_mean": one.s[:, 2], "s_quantiles": one.s_quantiles,
+    }  # fmt: skip
+    same = ("r_hat", "ess_bulk", "ess_tail", "k_hat", "divergent", "deep", "n_steps", "status")
+    groups = {"summary": summary | {name: getattr(one, name) for name in same}}
+    if keep_draws:
+        groups |= {"posterior": {"theta": block.theta, "s": block.s}, "sample_stats": dict(block.stats)}
+    return groups
+
+
+def at_pixels(variable: Variable, rows: Any) -> tuple[Any, ...]:
+    """Index of some pixels in a filled array."""
+    axis = variable.dims.index("pixel")
+    return (*(slice(None),) * axis, rows)
+
+
+def first_run(finished: np.ndarray, status: np.ndarray) -> np.ndarray:
+    """Finished pixels that a run which goes on may leave out, shape (pixel,).
+
+    While any is missing those of the second run are made again: which of them share a block, and with it their last
+    digits, depends on all that failed the first.
+    """
+    if finished.all():
+        return finished
+    again = ~np.isin(status, [PosteriorStatus.CONVERGED, PosteriorStatus.NO_INFORMATION, PosteriorStatus.IMPROPER])
+    return finished & ~again
+
+
+class MemoryPosterior:
+    """A tree that is filled in memory."""
+
+    def __init__(self, subject: Subject, keep_draws: bool):
+        self._subject, self._keep_draws = subject, keep_draws
+        self._arrays = {
+            group: {name: np.full(subject.shape(one), one.fill, dtype=one.dtype) for name, one in variables.items()}
+            for group, variables in subject.variables(keep_draws).items()
+        }
+
+    @property
+    def resumable(self) -> np.ndarray:
+        """Which of the pixels need not be sampled, shape (pixel,)."""
+        return self._arrays["summary"]["finished"].copy()
+
+    def write(self, block: "Block") -> None:
+        """Put finished pixels in their place."""
+        rows = np.searchsorted(self._subject.pixels, block.pixels)
+        variables = self._subject.variables(self._keep_draws)
+        for group, arrays in block_arrays(block, self._keep_draws).items():
+            for name, values in arrays.items():
+                self._arrays[group][name][at_pixels(variables[group][name], rows)] = values
+        self._arrays["summary"]["finished"][rows] = True
+
+    def tree(self) -> xr.DataTree:
+        """The tree with all that was written."""
+        tree = frame(self._subject, self._keep_draws)
+        for group, variables in self._subject.variables(self._keep_draws).items():
+            filled = {
+                name: (one.dims, self._arrays[group][name], attributes_of(name, one)) for name, one in variables.items()
+            }
+            tree[group].dataset = tree[group].to_dataset().assign(filled)
+        return tree
+
+
+def theta_posterior(tree: xr.DataTree, n_pixels: int) -> ThetaPosterior:
+    """The summary of all pixels of the model; ``NO_INFORMATION`` where none was sampled."""
+    summary = tree["summary"].to_dataset()
+    values = {name: summary[name].to_numpy() for name in SUMMARY}
+    part = ThetaPosterior(
+        mean=values["theta_mean"], covariance=values["theta_covariance"],
+        s=np.column_stack([values[name] for name in ("s_mean", "s_sd", "s2_mean")]),
+        theta_quantiles=values["theta_quantiles"], s_quantiles=values["s_quantiles"], r_hat=values["r_hat"],
+        ess_bulk=values["ess_bulk"], ess_tail=values["ess_tail"], k_hat=values["k_hat"],
+        divergent=values["divergent"], deep=values["deep"], n_steps=values["n_steps"], status=values["status"],
+    )  # fmt: skip
+    status = np.full(n_pixels, PosteriorStatus.NO_INFORMATION, dtype=int)
+    whole = ThetaPosterior.empty(n_pixels, part.mean.shape[1], status)
+    finished = values["finished"].astype(bool)
+    whole.place(summary["pixel"].to_numpy()[finished], part.at(finished))
+    return whole
+
+
+def read_posterior(path: str | os.PathLike) -> xr.DataTree:
+    """Open a posterior, a Zarr store or a netCDF file; arrays are read when they are used.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing is there.
+    ImportError
+        For a Zarr store where the extra ``bayes-cannon[zarr]`` is not installed.
+    ValueError
+        If it is no posterior of this package.
+
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no posterior {path}")
+    remedy = "Give a store that CannonModel.sample or bayes-cannon sample made, or a tree that was saved with to_netcdf"
+    try:
+        if path.is_dir():
+            need_zarr(path)
+            tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+        else:
+            tree = xr.open_datatree(path, engine="h5netcdf")
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is no posterior: {error}. {remedy}") from error
+    check_posterior(tree, f"{path}")
+    return tree
+
+
+def check_posterior(tree: xr.DataTree, where: str) -> None:
+    """Raise ValueError unless the tree is a posterior of theta."""
+    if tree.attrs.get("format") != _FORMAT or "summary" not in tree.children:
+        found = tree.attrs.get("format", "absent")
+        raise ValueError(f"{where} is no posterior of theta: its attribute 'format' is {found!r}, not {_FORMAT!r}")
+
+
+def need_zarr(path: Path) -> None:
+    """Raise ImportError that names the extra where zarr is not installed."""
+    if find_spec("zarr") is None:
+        raise ImportError(f"{path} needs the package zarr: install bayes-cannon[zarr]")

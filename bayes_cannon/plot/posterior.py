@@ -1,0 +1,128 @@
+"""Figure of a posterior of theta and s: whether its chains can be trusted, and what they say."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure, pixel_axis, with_gaps
+
+_TERMS_SHOWN = 3
+_MIDDLE = [0.16, 0.5, 0.84]
+_N_BINS = 20
+
+
+def theta_posterior(tree: Any, terms: Sequence[str] | None = None) -> Any:
+    """One page: R-hat and ESS of all pixels, s and some coefficients over wavelength, and ranks of the worst pixel.
+
+    Of each pixel the largest R-hat and the smallest bulk effective sample size of its parameters count. Bands are 68 %
+    intervals. The ranks of s at the pixel with the largest R-hat are drawn where the tree holds draws; they are flat
+    for each chain where chains agree.
+
+    Parameters
+    ----------
+    tree
+        What `CannonModel.sample` returns, or `io.posterior_tree.read_posterior`.
+    terms
+        Texts of the coefficients to show; by default those of the first three terms after the constant.
+
+    Returns
+    -------
+    figure
+        A ``matplotlib.figure.Figure``.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    ValueError
+        For a term that is not there.
+
+    """
+    summary = tree["summary"].to_dataset()
+    names = [str(name) for name in summary["term"].to_numpy()]
+    shown = names[1 : 1 + _TERMS_SHOWN] if terms is None else [str(term) for term in terms]
+    for name in shown:
+        if name not in names:
+            raise ValueError(f"there is no term {name!r}; there are {', '.join(names)}")
+    figure = new_figure(8.0, 5.6 + 1.3 * len(shown))
+    grid = figure.add_gridspec(2 + len(shown), 3, height_ratios=[1.5, 1.3, *[1.0] * len(shown)])
+    r_hat, ess = (summary[name].to_numpy() for name in ("r_hat", "ess_bulk"))
+    _distribution(figure.add_subplot(grid[0, 0]), _extreme(r_hat, 1), 1.01, "Largest R-hat of a pixel")
+    wanted = 100.0 * float(tree.attrs["sampling_n_chains"])
+    _distribution(figure.add_subplot(grid[0, 1]), _extreme(ess, -1), wanted, "Smallest bulk ESS of a pixel")
+    _last_panel(figure.add_subplot(grid[0, 2]), tree, _extreme(r_hat, 1))
+    wavelength = summary["wavelength"].to_numpy() if "wavelength" in summary.coords else None
+    x, x_title = pixel_axis(wavelength, summary.sizes["pixel"])
+    if wavelength is None:
+        x = summary["pixel"].to_numpy().astype(float)
+    s_axes = figure.add_subplot(grid[1, :])
+    _band(s_axes, x, summary["s_quantiles"].sel(quantile=_MIDDLE, method="nearest").to_numpy(), "s", COLOURS[1])
+    flagged = ~np.isin(summary["status"].to_numpy(), (0, 1)) & np.isfinite(summary["s_mean"].to_numpy())
+    s_axes.plot(x[flagged], summary["s_mean"].to_numpy()[flagged], "x", color=COLOURS[3], label="flagged")
+    if flagged.any():
+        s_axes.legend(frameon=False, fontsize=8)
+    axes = s_axes
+    for row, name in enumerate(shown):
+        axes = figure.add_subplot(grid[2 + row, :], sharex=s_axes)
+        quantiles = summary["theta_quantiles"].isel(term=names.index(name)).sel(quantile=_MIDDLE, method="nearest")
+        axes.axhline(0, color=REFERENCE, linewidth=0.6)
+        _band(axes, x, quantiles.to_numpy(), name, COLOURS[0])
+    axes.set_xlabel(x_title)
+    return figure
+
+
+def _extreme(values: np.ndarray, sign: int) -> np.ndarray:
+    """Largest, or with sign -1 smallest, known value of each pixel that has any, NaN for the others."""
+    known = np.isfinite(values)
+    found = sign * np.where(known, sign * values, -np.inf).max(axis=1)
+    return np.where(known.any(axis=1), found, np.nan)
+
+
+def _distribution(axes: Any, values: np.ndarray, limit: float, title: str) -> None:
+    values = np.sort(values[np.isfinite(values)])
+    axes.set_xlabel(title)
+    if len(values) == 0:
+        _say(axes, "no chains")
+        return
+    axes.step(values, np.arange(1, len(values) + 1) / len(values), where="post", color=COLOURS[0])
+    axes.axvline(limit, color=REFERENCE, linestyle="--", linewidth=0.8)
+    axes.set_ylabel("Share of the pixels")
+    axes.set_ylim(0, 1.02)
+
+
+def _last_panel(axes: Any, tree: Any, r_hat: np.ndarray) -> None:
+    """Ranks of s of each chain at the worst pixel, or k-hat where there are no chains."""
+    k_hat = tree["summary/k_hat"].to_numpy()
+    if not np.isfinite(r_hat).any() and np.isfinite(k_hat).any():
+        _distribution(axes, k_hat, 0.7, "Pareto k-hat of a pixel")
+        return
+    if "posterior" not in tree.children or not np.isfinite(r_hat).any():
+        _say(axes, "no draws")
+        return
+    worst = int(np.nanargmax(r_hat))
+    draws = tree["posterior/s"].isel(pixel=worst).to_numpy()
+    ranks = draws.ravel().argsort().argsort().reshape(draws.shape)
+    for chain, row in enumerate(ranks):
+        counts, edges = np.histogram(row, _N_BINS, range=(0, draws.size))
+        axes.stairs(counts, edges, color=COLOURS[chain % len(COLOURS)], linewidth=0.9)
+    axes.axhline(draws.shape[1] / _N_BINS, color=REFERENCE, linestyle="--", linewidth=0.8)
+    axes.set_xlabel(f"Rank of s at pixel {int(tree['summary/pixel'].to_numpy()[worst])}, R-hat {r_hat[worst]:.3f}")
+    axes.set_ylabel("Draws of a chain")
+    axes.set_ylim(0, None)
+
+
+def _band(axes: Any, x: np.ndarray, quantiles: np.ndarray, name: str, colour: str) -> None:
+    """Median and 68 % interval over the pixels, of quantiles (pixel, 3)."""
+    position, low, middle, high = with_gaps(x, *quantiles.T) if len(x) > 1 else (x, *quantiles.T)
+    axes.fill_between(position, low, high, color=colour, alpha=0.3, linewidth=0)
+    axes.plot(position, middle, color=colour, linewidth=0.9, marker="." if len(x) < 30 else None)
+    axes.set_ylabel(name)
+    if len(x) > 1:
+        axes.set_xlim(x.min(), x.max())
+
+
+def _say(axes: Any, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
