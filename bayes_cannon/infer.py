@@ -16,11 +16,14 @@ import jax
 import numpy as np
 
 from bayes_cannon.core.batches import check_batch, native, padded_batch, raise_fault
+from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.status import StarStatus
-from bayes_cannon.core.vectorizer import BaseVectorizer
+from bayes_cannon.core.vectorizer import BaseVectorizer, monomials
 from bayes_cannon.solvers.compressed import TrainedPixels, fit_batch
+from bayes_cannon.solvers.integrated import fit_integrated
+from bayes_cannon.solvers.predictive import ThetaUncertainty
 from bayes_cannon.solvers.problem import Progress
 
 ELEMENTS_PER_BATCH = 1_000_000
@@ -96,6 +99,7 @@ def fit_labels(
     scaling: LabelScaling,
     training_labels: np.ndarray,
     correlation: Correlation | None = None,
+    theta_covariance: np.ndarray | None = None,
     initial_labels: np.ndarray | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -115,6 +119,8 @@ def fit_labels(
         In their units, shape (star, label). Starting points, and the range outside of which labels are flagged.
     correlation
         Of the scatter between pixels, where the model has it.
+    theta_covariance
+        Of theta, shape (pixel, term, term): it is integrated out (`solvers.predictive`). None takes theta as known.
     initial_labels
         Further starting points in label units: one set (label,), one set for all stars (1, label), one per star
         (star, label), or several per star (star, start, label).
@@ -141,6 +147,7 @@ def fit_labels(
 
     """
     pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels, correlation)
+    uncertainty = _uncertainty(theta_covariance, vectorizer, scaling, training_labels, correlation)
     n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
     check_batch(flux, ivar, n_pixels)
     n_stars = len(flux)
@@ -153,7 +160,7 @@ def fit_labels(
             yield flux[stars], ivar[stars], starts[stars]
 
     parts = [_no_stars(n_labels)]
-    for part in fit_batches(batches(), pixels, scaling=scaling, batch_size=size):
+    for part in fit_batches(batches(), pixels, scaling=scaling, batch_size=size, uncertainty=uncertainty):
         parts.append(part)
         if progress is not None:
             progress(len(part.status))
@@ -169,6 +176,7 @@ def fit_label_stream(
     scaling: LabelScaling,
     training_labels: np.ndarray,
     correlation: Correlation | None = None,
+    theta_covariance: np.ndarray | None = None,
     initial_labels: np.ndarray | None = None,
     batch_size: int | None = None,
 ) -> Iterator[LabelFit]:
@@ -178,7 +186,7 @@ def fit_label_stream(
     ----------
     batches
         Flux and ivar, both (star, pixel), of some stars at a time; any number of stars, or a memory map of all.
-    theta, s2, vectorizer, scaling, training_labels, correlation
+    theta, s2, vectorizer, scaling, training_labels, correlation, theta_covariance
         As in `fit_labels`.
     initial_labels
         Further starting points of all stars in label units: one set (label,), or several (1, start, label).
@@ -198,6 +206,7 @@ def fit_label_stream(
 
     """
     pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels, correlation)
+    uncertainty = _uncertainty(theta_covariance, vectorizer, scaling, training_labels, correlation)
     n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
     starts = _scaled_starts(initial_labels, 1, n_labels, scaling)
     if batch_size is not None:
@@ -217,7 +226,7 @@ def fit_label_stream(
             size = _batch_size(batch_size, len(head[0]), n_pixels, pixels.products.size)
             spectra = (piece for batch in chain([head], source) for piece in pieces(*batch, size))
             parts: list[LabelFit] = []
-            for part in fit_batches(spectra, pixels, scaling=scaling, batch_size=size):
+            for part in fit_batches(spectra, pixels, scaling=scaling, batch_size=size, uncertainty=uncertainty):
                 parts.append(part)
                 if sum(len(part.status) for part in parts) == waiting[0]:
                     waiting.popleft()
@@ -233,6 +242,7 @@ def fit_batches(
     *,
     scaling: LabelScaling,
     batch_size: int,
+    uncertainty: ThetaUncertainty | None = None,
 ) -> Iterator[LabelFit]:
     """Fit of each batch of at most ``batch_size`` stars, in order; `WORKERS` of them are computed at a time.
 
@@ -244,7 +254,7 @@ def fit_batches(
     pool = ThreadPoolExecutor(WORKERS)
     try:
         for flux, ivar, starts in batches:
-            running.append(pool.submit(_fitted, flux, ivar, starts, pixels, scaling, batch_size, first))
+            running.append(pool.submit(_fitted, flux, ivar, starts, pixels, uncertainty, scaling, batch_size, first))
             if first == 0:
                 running[0].result()  # So that the others do not all compile the same program.
             first += len(flux)
@@ -261,6 +271,7 @@ def _fitted(
     ivar: np.ndarray,
     starts: np.ndarray,
     pixels: TrainedPixels,
+    uncertainty: ThetaUncertainty | None,
     scaling: LabelScaling,
     batch_size: int,
     first: int,
@@ -269,7 +280,8 @@ def _fitted(
     flux, ivar = native(flux), native(ivar)
     with jax.enable_x64(True):
         padded = (padded_batch(array, batch_size) for array in (flux, ivar, np.asarray(starts, float)))
-        out = jax.tree.map(lambda array: np.asarray(array)[: len(flux)], fit_batch(pixels, *padded))
+        found = fit_batch(pixels, *padded) if uncertainty is None else fit_integrated(pixels, uncertainty, *padded)
+        out = jax.tree.map(lambda array: np.asarray(array)[: len(flux)], found)
     if out.faulty.any():
         raise_fault(flux, ivar, int(np.argmax(out.faulty)), first)
     n_labels = out.x.shape[1]
@@ -343,6 +355,24 @@ def _trained_pixels(
     if correlation is not None and len(correlation.factors) != len(theta):
         raise ValueError(f"the scatter has factors of {len(correlation.factors)} pixels, theta has {len(theta)}")
     return TrainedPixels.from_arrays(theta, s2, vectorizer.exponents, scaling.scaled(labels), correlation)
+
+
+def _uncertainty(
+    theta_covariance: np.ndarray | None,
+    vectorizer: BaseVectorizer,
+    scaling: LabelScaling,
+    training_labels: np.ndarray,
+    correlation: Correlation | None,
+) -> ThetaUncertainty | None:
+    if theta_covariance is None:
+        return None
+    covariance, n_terms = np.asarray(theta_covariance, float), vectorizer.n_terms
+    if covariance.ndim != 3 or covariance.shape[1:] != (n_terms, n_terms):
+        raise ValueError(f"theta_covariance must have shape (pixel, {n_terms}, {n_terms}), got {covariance.shape}")
+    design = monomials(scaling.scaled(training_labels), vectorizer.exponents)
+    pairs = MomentBasis.from_terms(vectorizer.exponents).pairs
+    with jax.enable_x64(True):
+        return jax.device_put(ThetaUncertainty.from_arrays(covariance, design, correlation, pairs))
 
 
 def _scaled_starts(initial_labels: np.ndarray | None, n_stars: int, n_labels: int, scaling: LabelScaling) -> np.ndarray:

@@ -347,9 +347,8 @@ class CannonModel(ThetaSampling, LabelErrors):
         spectra = [array[None] if array.ndim == 1 else array for array in spectra]
         with reporter(progress, len(spectra[0]), "star") as report:
             fit = fit_labels(
-                *spectra, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
-                training_labels=self._labels, correlation=self._correlation, initial_labels=initial_labels,
-                progress=report,
+                *spectra, **self._label_model(), vectorizer=self._vectorizer, scaling=self._scaling,
+                training_labels=self._labels, initial_labels=initial_labels, progress=report,
             )  # fmt: skip
         return self._calibrated(fit)
 
@@ -373,8 +372,8 @@ class CannonModel(ThetaSampling, LabelErrors):
         """
         theta, s2 = self._trained()
         fits = fit_label_stream(
-            batches, theta=theta, s2=s2, vectorizer=self._vectorizer, scaling=self._scaling,
-            training_labels=self._labels, correlation=self._correlation, initial_labels=initial_labels,
+            batches, **self._label_model(), vectorizer=self._vectorizer, scaling=self._scaling,
+            training_labels=self._labels, initial_labels=initial_labels,
         )  # fmt: skip
         return map(self._calibrated, fits)
 

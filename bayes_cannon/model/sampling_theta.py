@@ -31,6 +31,9 @@ class SamplingWarning(BayesCannonWarning):
 class ThetaSampling(ModelFiles):
     """The posterior of theta and s, sampled, read and forgotten."""
 
+    integrate_theta: bool = True
+    """Whether labels are inferred with theta integrated out, once its posterior is there (`solvers.predictive`)."""
+
     @property
     def posterior(self) -> ThetaPosterior | None:
         """Summary of the last `sample`, of all pixels; None before, and after training again.
@@ -160,6 +163,19 @@ class ThetaSampling(ModelFiles):
             check_posterior(posterior, "the tree")
             check_model(posterior.attrs, self._hashes(), "the posterior")
             self._posterior = theta_posterior(posterior, len(theta))
+
+    def _label_model(self) -> dict[str, Any]:
+        """What the test step takes of the training: with the posterior of theta, where it is there and wanted."""
+        theta, s2 = self._trained()
+        arrays: dict[str, Any] = {"theta": theta, "s2": s2, "correlation": self._correlation}
+        if self._posterior is None or not self.integrate_theta:
+            return arrays
+        known = np.isfinite(self._posterior.mean).all(axis=1) & np.isfinite(theta).all(axis=1)
+        arrays["theta"] = np.where(known[:, None], self._posterior.mean, theta)
+        arrays["theta_covariance"] = np.where(known[:, None, None], self._posterior.covariance, 0.0)
+        if self._correlation is None:
+            arrays["s2"] = np.where(known, self._posterior.s2, s2)
+        return arrays
 
     def _setup(
         self, key: Any, method: str, settings: "ChainSettings", theta_0: tuple[float, float] | None,

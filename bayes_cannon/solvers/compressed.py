@@ -219,10 +219,10 @@ def fit_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray, starts:
     """
     w, y, coefficients, root, significance, used, count, faulty = compressed_batch(pixels, flux, ivar)
     together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
-    best, start, iterations, converged = _search(pixels.space, coefficients, starts, together)
-    chi_squared, score = _compare(pixels, root, w, y, best.x)
-    covariance, decrement, status = _judge(pixels.space, best, score, chi_squared, converged, used)
-    scale = _tail_scale(pixels.nu, chi_squared, count, best.x.shape[-1])
+    best, start, iterations, converged = search(pixels.space, coefficients, starts, together)
+    chi_squared, score = compare(pixels, root, w, y, best.x)
+    covariance, decrement, status = judge(pixels.space, best, score, chi_squared, converged, used)
+    scale = tail_scale(pixels.nu, chi_squared, count, best.x.shape[-1])
     return BatchFit(
         best.x[:, 0], scale[:, None, None] * covariance, chi_squared, decrement, used, significance, status,
         iterations, start, faulty, scale,
@@ -253,7 +253,7 @@ def _compress(pixels: TrainedPixels, flux: Array, ivar: Array) -> tuple[Array, .
 
 
 @partial(jax.jit, static_argnames="together")
-def _search(space: LabelSpace, coefficients: Array, starts: Array, together: int) -> tuple[Point, Array, Array, Array]:
+def search(space: LabelSpace, coefficients: Array, starts: Array, together: int) -> tuple[Point, Array, Array, Array]:
     """Lowest minimum of each star from all its starts; so many stars ``together``, one group after the other."""
     n_stars = len(coefficients)
     starts = jnp.concatenate([search_starts(space, coefficients), starts], axis=1)
@@ -270,7 +270,7 @@ def _search(space: LabelSpace, coefficients: Array, starts: Array, together: int
     return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:n_stars], found)
 
 
-def _compare(pixels: TrainedPixels, root: Any, w: Array, y: Array, x: Array) -> tuple[Array, Array]:
+def compare(pixels: TrainedPixels, root: Any, w: Array, y: Array, x: Array) -> tuple[Array, Array]:
     """chi^2 over the pixels, and ``sum_j (C^-1 r)_j theta_jd``, shape (star, term), with zero for the constant."""
     if pixels.shared is None:
         return _independent_comparison(pixels, w, y, x)
@@ -292,7 +292,7 @@ def _residual(pixels: TrainedPixels, y: Array, x: Array) -> Array:
 
 
 @jax.jit
-def _tail_scale(nu: Array, chi_squared: Array, used: Array, n_labels: int) -> Array:
+def tail_scale(nu: Array, chi_squared: Array, used: Array, n_labels: int) -> Array:
     """Posterior variance scale of each star, ``(nu + chi^2) / (nu + P - K)``; one for normal tails."""
     finite = jnp.isfinite(nu)
     safe = jnp.where(finite, nu, 1.0)
@@ -301,15 +301,23 @@ def _tail_scale(nu: Array, chi_squared: Array, used: Array, n_labels: int) -> Ar
 
 
 @jax.jit
-def _judge(
+def judge(
     space: LabelSpace, best: Point, score: Array, chi_squared: Array, converged: Array, used: Array
 ) -> tuple[Array, Array, Array]:
+    """Covariance, decrement and status of each star at its minimum."""
     weighted = Polynomials.from_coefficients(space.term_tables, score)(best.x)
-    covariance, decrement, singular = _uncertainty(best, weighted)
-    x = best.x[:, 0]
+    covariance, decrement, singular = information_inverse(best, weighted)
+    return covariance, decrement, status_of(space, best.x[:, 0], chi_squared, decrement, converged, singular, used)
+
+
+@jax.jit
+def status_of(
+    space: LabelSpace, x: Array, chi_squared: Array, decrement: Array, converged: Array, singular: Array, used: Array
+) -> Array:
+    """Status of each star with the scaled labels x, shape (star, label)."""
     converged = converged & ~(decrement > CERTIFIED * (1 + chi_squared))
     outside = jnp.any((x < space.low - RANGE_SLACK) | (x > space.high + RANGE_SLACK), axis=1)
-    status = jnp.select(
+    return jnp.select(
         [used == 0, used < x.shape[1], ~converged, singular, outside],
         [
             StarStatus.NO_INFORMATION, StarStatus.TOO_FEW_PIXELS, StarStatus.MAX_ITERATIONS,
@@ -317,7 +325,6 @@ def _judge(
         ],
         StarStatus.CONVERGED,
     )  # fmt: skip
-    return covariance, decrement, status
 
 
 def chi_squared_coefficients(pixels: TrainedPixels, w: StarPixel, y: StarPixel) -> StarMoment:
@@ -375,7 +382,7 @@ def _normalized(matrix: Array) -> tuple[Array, Array]:
     return matrix / (root[..., :, None] * root[..., None, :]), root
 
 
-def _uncertainty(best: Point, weighted: Point) -> tuple[Array, Array, Array]:
+def information_inverse(best: Point, weighted: Point) -> tuple[Array, Array, Array]:
     """Covariance of the scaled labels, decrement, and whether the information is singular.
 
     ``weighted`` is the polynomial ``q . v`` at the labels: minus half the gradient of chi^2 is its gradient.

@@ -54,9 +54,14 @@ class SharedScatter:
         crossed = (factors[:, :, None] * slopes[:, None, :]).reshape(len(factors), -1)
         return cls(factors, factors[:, rows] * factors[:, columns], crossed, pairs, terms)
 
-    def coefficients(self, w: StarPixel, y: StarPixel, coefficients: StarMoment) -> tuple[StarMoment, Array]:
-        """Coefficients of chi^2 with the correlation, from those without, and what `compare` needs of each star."""
-        return correlated(self, w, y, coefficients)
+    def coefficients(
+        self, w: StarPixel, y: StarPixel, coefficients: StarMoment, growth: PerStar | None = None
+    ) -> tuple[StarMoment, Array]:
+        """Coefficients of chi^2 with the correlation, from those without, and what `compare` needs of each star.
+
+        ``growth`` multiplies the shared covariance U U' of each star, shape (star,); one by default.
+        """
+        return correlated(self, w, y, coefficients, jnp.ones(len(w)) if growth is None else growth)
 
     def compare(self, root: Array, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
         """``r' C^-1 r``, shape (star,), and ``C^-1 r``."""
@@ -76,14 +81,16 @@ def with_square(
 
 
 @jax.jit
-def correlated(shared: SharedScatter, w: StarPixel, y: StarPixel, coefficients: StarMoment) -> tuple[StarMoment, Array]:
+def correlated(
+    shared: SharedScatter, w: StarPixel, y: StarPixel, coefficients: StarMoment, growth: PerStar
+) -> tuple[StarMoment, Array]:
     """Coefficients of chi^2 with the correlation, from those without, and the Cholesky factor of K of each star.
 
     Takes weights w and flux above the constant term y, both (star, pixel) and zero in pixels not used.
     """
     n_factors = shared.factors.shape[1]
     gram = symmetric(w @ shared.squares, n_factors)
-    root = jnp.linalg.cholesky(gram + jnp.eye(n_factors))
+    root = jnp.linalg.cholesky(gram + jnp.eye(n_factors) / jnp.asarray(growth)[:, None, None])
     crossed = (w @ shared.crossed).reshape(len(w), n_factors, -1)
     right = jnp.concatenate([((w * y) @ shared.factors)[:, :, None], crossed], axis=2)
     half = jax.scipy.linalg.solve_triangular(root, right, lower=True)

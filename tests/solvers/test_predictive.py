@@ -1,0 +1,142 @@
+"""Labels with theta integrated out: the variance it adds, the bias it takes away, and coverage of the errors."""
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.stats import norm
+
+import bayes_cannon as tc
+from bayes_cannon.core.moments import MomentBasis
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.scatter import Correlation
+from bayes_cannon.core.vectorizer import monomials
+from bayes_cannon.infer import fit_labels
+from bayes_cannon.solvers.compressed import TrainedPixels, compressed_batch
+from bayes_cannon.solvers.integrated import pilot_at
+from bayes_cannon.solvers.predictive import ThetaUncertainty
+
+VECTORIZER = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+SCALING = LabelScaling(np.zeros(2), np.ones(2))
+N_TRAINING, N_PIXELS, N_STARS, NOISE = 60, 120, 100, 0.02
+
+
+def simulation(seed, correlation=0.0):
+    """Training set, theta by least squares with its covariances, and stars, all from one law."""
+    rng = np.random.default_rng(seed)
+    theta = np.random.default_rng(1234).normal(0, [1, 0.06, 0.05, 0.03, 0.02, 0.03], (N_PIXELS, 6))
+    factors = np.random.default_rng(99).normal(0, correlation * NOISE, (N_PIXELS, 2))
+    x, new = rng.uniform(-0.6, 0.6, (N_TRAINING, 2)), rng.uniform(-0.5, 0.5, (N_STARS, 2))
+    design = monomials(x, VECTORIZER.exponents)
+
+    def spectra(x):
+        noise = NOISE * rng.normal(size=(len(x), N_PIXELS)) + rng.normal(size=(len(x), 2)) @ factors.T
+        return monomials(x, VECTORIZER.exponents) @ theta.T + noise
+
+    inverse = np.linalg.inv(design.T @ design)
+    fitted = (inverse @ design.T @ spectra(x)).T
+    total = NOISE**2 + np.sum(factors**2, axis=1)
+    covariance = total[:, None, None] * inverse
+    shared = Correlation(factors) if correlation else None
+    return x, fitted, covariance, shared, new, spectra(new)
+
+
+def pulls(seed, correlation, integrate):
+    x, theta, covariance, shared, truth, flux = simulation(seed, correlation)
+    fit = fit_labels(
+        flux, np.full(flux.shape, 1 / NOISE**2), theta=theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER,
+        scaling=SCALING, training_labels=x, correlation=shared, theta_covariance=covariance if integrate else None,
+    )  # fmt: skip
+    return (fit.labels - truth) / np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7])
+def test_errors_cover_with_few_training_stars(correlation):
+    plug_in, integrated = (
+        np.abs(np.concatenate([pulls(seed, correlation, integrate) for seed in range(60)]))
+        for integrate in (False, True)
+    )
+    assert (np.mean(plug_in < 1, axis=0) < 0.64).all()
+    assert_allclose(np.mean(integrated < 1, axis=0), 0.6827, atol=0.03)
+    assert_allclose(np.mean(integrated < norm.ppf(0.975), axis=0), 0.95, atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def pilot():
+    """A pilot with its ingredients, for low rank."""
+    x, theta, covariance, shared, truth, flux = simulation(3, 0.7)
+    basis = MomentBasis.from_terms(VECTORIZER.exponents)
+    design = monomials(x, VECTORIZER.exponents)
+    with jax.enable_x64(True):
+        pixels = TrainedPixels.from_arrays(theta, np.zeros(N_PIXELS), VECTORIZER.exponents, x, shared)
+        uncertainty = ThetaUncertainty.from_arrays(covariance, design, shared, basis.pairs)
+        found = compressed_batch(pixels, flux[:8], np.full((8, N_PIXELS), 1 / NOISE**2))
+        out = pilot_at(pixels, uncertainty, found, truth[:8])
+        out = jax.tree.map(np.asarray, vars(out))
+    return x, theta, covariance, shared, truth[:8], flux[:8], out
+
+
+def test_quantities_are_those_of_the_dense_covariance(pilot):
+    x, theta, covariance, shared, truth, flux, found = pilot
+    design = monomials(x, VECTORIZER.exponents)
+    inverse = np.linalg.inv(design.T @ design)
+    share = np.sum(shared.factors**2, axis=1) / (NOISE**2 + np.sum(shared.factors**2, axis=1))
+    basis = MomentBasis.from_terms(VECTORIZER.exponents)
+    for star in range(len(truth)):
+        v = monomials(truth[star : star + 1], VECTORIZER.exponents)[0]
+        h = v @ inverse @ v
+        own = (1 - share) * np.einsum("pde,d,e->p", covariance, v, v)
+        dense = np.diag(NOISE**2 + own) + (1 + h) * shared.factors @ shared.factors.T
+        precision = np.linalg.inv(dense)
+        step = 1e-6 * np.eye(2)
+        slopes = np.stack([(monomials(truth[star] + e, VECTORIZER.exponents) - monomials(truth[star] - e, VECTORIZER.exponents))[0] for e in step[:, None]]) / 2e-6  # fmt: skip
+        residual = flux[star] - theta @ v
+        assert_allclose(found["chi_squared"][star], residual @ precision @ residual, rtol=1e-9)
+        jacobian = theta @ slopes.T
+        assert_allclose(found["information"][star], jacobian.T @ precision @ jacobian, rtol=1e-6)
+        own_covariance = (1 - share)[:, None, None] * covariance
+        noise = np.einsum("p,pde->de", np.diag(precision), own_covariance)
+        noise = noise + np.trace(shared.factors.T @ precision @ shared.factors) * inverse
+        assert_allclose(found["b"][star], slopes @ noise @ slopes.T, rtol=1e-6)
+        # The corrected chi^2 as a polynomial, at another point.
+        other = monomials(truth[star : star + 1] + 0.05, VECTORIZER.exponents)[0]
+        away = flux[star] - theta @ other
+        expected = away @ precision @ away - found["gamma"][star] * other @ noise @ other
+        got = found["coefficients"][star] @ monomials(truth[star : star + 1] + 0.05, basis.exponents)[0]
+        assert_allclose(got, expected, rtol=1e-8)
+
+
+def test_one_label_against_mixing_over_draws_of_theta():
+    """With the straight line y = theta_0 + theta_1 x and well determined theta both are the same."""
+    rng = np.random.default_rng(0)
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF",), 1)
+    x = rng.uniform(-0.5, 0.5, (400, 1))
+    theta = np.column_stack([np.ones(3), [0.5, -0.3, 0.8]])
+    design = monomials(x, vectorizer.exponents)
+    covariance = np.broadcast_to(0.05**2 * np.linalg.inv(design.T @ design), (3, 2, 2))
+    flux = (theta @ [1, 0.4])[None] + 0.05 * rng.normal(size=(1, 3))
+    scaling = LabelScaling(np.zeros(1), np.ones(1))
+    fit = fit_labels(
+        flux, np.full(flux.shape, 1 / 0.05**2), theta=theta, s2=np.zeros(3), vectorizer=vectorizer, scaling=scaling,
+        training_labels=x, theta_covariance=covariance,
+    )  # fmt: skip
+    grid = np.linspace(-0.6, 1.4, 4001)
+    draws = theta + np.einsum("pij,npj->npi", np.linalg.cholesky(covariance), rng.normal(size=(4000, 3, 2)))
+    density = np.zeros_like(grid)
+    for one in draws:
+        residual = flux[0] - one[:, 0] - one[:, 1] * grid[:, None]
+        density += np.exp(-0.5 * np.sum(residual**2, axis=1) / 0.05**2)
+    density /= density.sum()
+    mean = density @ grid
+    sd = np.sqrt(density @ (grid - mean) ** 2)
+    assert abs(fit.labels[0, 0] - mean) < 0.05 * sd
+    assert_allclose(np.sqrt(fit.covariance[0, 0, 0]), sd, rtol=0.03)
+
+
+def test_wrong_shape_is_named():
+    x, theta, covariance, _, _, flux = simulation(0)
+    with pytest.raises(ValueError, match=r"theta_covariance must have shape \(pixel, 6, 6\)"):
+        fit_labels(
+            flux, flux, theta=theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER, scaling=SCALING, training_labels=x,
+            theta_covariance=covariance[:, :3],
+        )  # fmt: skip
