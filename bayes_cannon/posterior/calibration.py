@@ -209,7 +209,7 @@ def _sampled(data: _Residuals, key: jax.Array, n_warmup: int, n_draws: int) -> t
     first, unravel = ravel_pytree(model.param_info.z)
     typical = 0.5 * jnp.log(jnp.median(jnp.einsum("nkk->nk", data.covariance), axis=0))
 
-    def unconstrained(flat: Array) -> dict[str, Array]:
+    def unconstrained(flat: Any) -> dict[str, Array]:
         return _scale_and_floor(unravel(flat), typical)
 
     mode, root = _normal_approximation(lambda flat: potential(unconstrained(flat)), np.zeros(len(first)))
