@@ -71,7 +71,7 @@ def quadratic(linear):
 def one_label():
     """Flux that hardly depends on the sign of the only label."""
     slopes = np.random.default_rng(9).normal(0, 0.015, N_PIXELS)
-    theta = np.column_stack([np.ones(N_PIXELS), slopes, np.full(N_PIXELS, 0.2)])
+    theta = np.column_stack([np.ones(N_PIXELS), slopes, np.full(N_PIXELS, 0.3)])
     return Stars(theta, training_x(1), NAMES[:1])
 
 
