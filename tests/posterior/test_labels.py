@@ -173,14 +173,14 @@ def test_calibrated_on_stars_drawn_from_the_prior(quadratic):
 
 
 def test_bounds_end_the_posterior_and_an_excluded_mode_is_flagged(linear):
-    x = np.array([[0.0, 0.1], [0.6, 0.1], [-0.7, 0.0]])
+    x = np.array([[-0.1, 0.1], [0.6, 0.1], [-0.7, 0.0]])
     flux, ivar = linear.spectra(x, 7)
     low, high = linear.scaling.unscaled(np.array([[-0.2, 0.0], [0.1, 0.0]]))[:, 0]
     posterior = linear.sample(flux, ivar, bounds={"TEFF": (low, high)})
     draws = posterior.draws[..., 0]
     assert draws.min() > low
     assert draws.max() < high
-    assert_array_equal(posterior.status[1:], PosteriorStatus.MODE_EXCLUDED)
+    assert_array_equal(posterior.status == PosteriorStatus.MODE_EXCLUDED, [False, True, True])
     slopes = linear.theta[:, 1:3]
     precision = slopes.T @ slopes / SIGMA**2
     centre = (flux - linear.theta[:, 0]) @ slopes / SIGMA**2 @ np.linalg.inv(precision)
@@ -196,11 +196,11 @@ def test_bounds_end_the_posterior_and_an_excluded_mode_is_flagged(linear):
 
 def test_a_distribution_of_the_user_equals_the_same_in_bounds(linear):
     flux, ivar = linear.spectra(np.array([[0.6, 0.1]]), 7)
-    low, high = linear.scaling.unscaled(np.array([[-0.2, -0.4], [0.1, 0.5]]))
+    low, high = np.array([4600.0, 1.25]), np.array([4900.0, 4.0])  # Exact in single precision too.
     posterior = linear.sample(flux, ivar, dist.Uniform(low, high).to_event(1))
     bounds = {name: ends for name, *ends in zip(NAMES, low, high, strict=True)}
     expected = linear.sample(flux, ivar, bounds=bounds)
-    assert_allclose(posterior.draws, expected.draws, rtol=1e-8)
+    assert_allclose(posterior.draws, expected.draws, rtol=1e-6)
     assert_array_equal(posterior.status, PosteriorStatus.MODE_EXCLUDED)
 
 
