@@ -91,7 +91,7 @@ def label_draws(
     settings, n_labels = run.settings, run.exponents.shape[1]
     shape = settings.n_chains, settings.n_draws, len(numbers)
     u = np.full((*shape, n_labels), np.nan)
-    stats = {name: np.zeros(shape, kind) for name, kind in STATISTICS.items()}
+    stats: dict[str, np.ndarray] = {name: np.zeros(shape, kind) for name, kind in STATISTICS.items()}
     wanted = np.flatnonzero(good)
     for first in range(0, len(wanted), run.together):
         stars = wanted[first : first + run.together]

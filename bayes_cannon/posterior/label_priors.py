@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
@@ -73,7 +74,8 @@ class LabelPrior:
         """
         if isinstance(prior, str):
             low, high = np.full(len(label_names), -np.inf), np.full(len(label_names), np.inf)
-            distribution = _named(prior, scaling.scaled(training_labels))
+            with jax.enable_x64(True):
+                distribution = _named(prior, scaling.scaled(training_labels))
         elif isinstance(prior, dist.Distribution):
             distribution, low, high = _given(prior, len(label_names), scaling)
         else:

@@ -11,7 +11,9 @@ from numpyro.infer.util import log_density
 
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
-from bayes_cannon.programs.star import star
+from bayes_cannon.posterior.label_density import StarItem, forms, log_likelihood
+from bayes_cannon.programs.star import compressed_star, star
+from bayes_cannon.solvers.compressed import TrainedPixels, compressed_batch
 
 VECTORIZER = PolynomialVectorizer(("TEFF", "LOGG"), 2)
 N_PIXELS = 40
@@ -80,3 +82,34 @@ def test_prior_predictive_gives_labels_in_their_units(spectrum):
     residual = draws["flux"][:, used] - VECTORIZER(draws["x"]).T @ theta[used].T
     # The relative error of a standard deviation from n draws is sqrt(1 / 2n).
     assert_allclose(residual.std(axis=0), np.sqrt(1 / ivar[used] + s2[used]), rtol=5 * np.sqrt(1 / 4000))
+
+
+@pytest.mark.parametrize("proper", [False, True], ids=["flat", "normal"])
+def test_compressed_it_has_the_same_density_up_to_a_constant(spectrum, proper):
+    theta, s2, ivar, flux = spectrum
+    pixels = TrainedPixels.from_arrays(theta, s2, VECTORIZER.exponents, np.zeros((2, 2)))
+    coefficients = compressed_batch(pixels, flux[None], ivar[None]).coefficients
+    n_labels, one = 2, jnp.ones(())
+    item = StarItem(forms(np.asarray(coefficients), VECTORIZER.exponents)[0], None, None, one, one, one, one, one, one)
+    prior = dist.Normal(jnp.array([0.1, 0.0]), 0.3).to_event(1) if proper else None
+
+    def likelihood(x):
+        return log_likelihood(item, monomials(x[None], VECTORIZER.exponents)[0])
+
+    @jax.jit
+    @jax.value_and_grad
+    def compressed(x):
+        return -2 * log_density(compressed_star, (likelihood, n_labels), {"prior": prior}, {"x": x})[0]
+
+    program = jax.jit(jax.value_and_grad(lambda x: minus_two_log_density(x, spectrum, prior=prior)))
+    points = jnp.array([[0.0, 0.0], [0.2, -0.3], [-1.5, 2.0]])
+    (first, _), (expected, _) = compressed(points[0]), program(points[0])
+    for x in points:
+        (value, gradient), (by_pixels, by_x) = compressed(x), program(x)
+        assert_allclose(value - first, by_pixels - expected, rtol=1e-9, atol=1e-8)
+        assert_allclose(gradient, by_x, rtol=1e-9, atol=1e-8)
+
+
+def test_compressed_a_prior_of_the_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match=r"event shape \(2,\).*to_event"):
+        log_density(compressed_star, (jnp.sum, 2), {"prior": dist.Normal(jnp.zeros(2), 1.0)}, {"x": jnp.zeros(2)})
