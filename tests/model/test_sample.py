@@ -48,7 +48,7 @@ def tree(model):
     return model.sample(**SMALL)
 
 
-class BrokenOff(Exception):
+class BrokenOffError(Exception):
     """Stands for a kill."""
 
 
@@ -58,7 +58,7 @@ def break_after(blocks: int):
     def progress(_: int) -> None:
         left[0] -= 1
         if left[0] == 0:
-            raise BrokenOff
+            raise BrokenOffError
 
     return progress
 
@@ -116,7 +116,7 @@ def test_key_decides_the_draws(model, tree):
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_broken_run_goes_on_with_the_same_draws(model, tree, tmp_path, blocks):
     store = tmp_path / "posterior.zarr"
-    with pytest.raises(BrokenOff):
+    with pytest.raises(BrokenOffError):
         model.sample(store=store, progress=break_after(blocks), **SMALL)
     part = read_posterior(store)["summary"].to_dataset().load()
     finished = part["finished"].values
@@ -138,17 +138,15 @@ def test_store_of_another_run_is_refused(model, tmp_path):
         model.sample(store=store, key=7, **options)
     with pytest.raises(ValueError, match="n_warmup is 150 there and 151 here"):
         model.sample(store=store, n_warmup=151, **options)
-    with pytest.raises(ValueError, match="priors is .* there"):
+    with pytest.raises(ValueError, match=r"priors is .* there"):
         model.sample(store=store, s_scale=0.5, **options)
-    with pytest.raises(ValueError, match="pixels is .* there"):
+    with pytest.raises(ValueError, match=r"pixels is .* there"):
         model.sample(store=store, pixels=[0, 1], **options)
     with pytest.raises(ValueError, match="keep_draws=True, not False"):
         model.sample(store=store, keep_draws=False, **options)
     other = untrained(regularization=20.0)
     other.train()
-    with pytest.raises(
-        ValueError, match=r"of another model: it differs in coefficients.*regularization.*overwrite=True"
-    ):
+    with pytest.raises(ValueError, match=r"another model: it differs in coeff.*regularization.*overwrite=True"):
         other.sample(store=store, **options)
     other.sample(store=store, overwrite=True, keep_draws=False, **options)
     there = read_posterior(store)
@@ -164,9 +162,7 @@ def test_posterior_of_another_model_is_refused(model, tree, tmp_path):
     with pytest.raises(NotTrainedError, match="call train"):
         other.use_posterior(tree)
     other.train()
-    with pytest.raises(
-        ValueError, match="another model: it differs in coefficients, variance of the scatter, censored terms"
-    ):
+    with pytest.raises(ValueError, match="it differs in coefficients, variance of the scatter, censored terms"):
         other.use_posterior(tree)
     assert other.posterior is None
     with pytest.raises(ValueError, match="is no posterior of theta"):
