@@ -105,7 +105,7 @@ def test_diagnose_lets_arviz_check(folder, sampled):
     known = np.isfinite(table["arviz_r_hat"])
     assert known.sum() == 3
     np.testing.assert_allclose(table["arviz_r_hat"][known], table["r_hat"][known], rtol=1e-6)
-    np.testing.assert_allclose(table["arviz_ess_bulk"][known], table["ess_bulk"][known], rtol=0.05)
+    np.testing.assert_allclose(table["arviz_ess_bulk"][known], table["ess_bulk"][known], rtol=0.1)
     with read_posterior(folder / "p.zarr") as tree:
         np.testing.assert_array_equal(table["r_hat"], tree["summary/r_hat"].max("parameter"))
     assert len(read_table(folder / "out/p-arviz.ecsv")) == 3 * 4

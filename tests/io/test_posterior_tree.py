@@ -168,7 +168,7 @@ def test_arviz_agrees(tree):
     for name, columns in (("s", 0), ("theta", slice(1, None))):
         assert_allclose(stored["r_hat"].values[:, columns], r_hat[name], rtol=1e-6)
         # NumPyro ends the sum over lags a little differently.
-        assert_allclose(stored["ess_bulk"].values[:, columns], ess[name], rtol=0.05)
+        assert_allclose(stored["ess_bulk"].values[:, columns], ess[name], rtol=0.1)
     frame = az.summary(free, var_names=["s", "theta"], round_to="none")
     assert len(frame) == 3 * (1 + N_TERMS)
     assert_allclose(frame.loc["theta[5, FE_H]", "mean"], stored["theta_mean"].sel(pixel=5, term="FE_H"))
