@@ -13,7 +13,6 @@ import numpy as np
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.problem import PixelProblem
 
-
 _AHEAD = 2
 """So many blocks a core are worked on, or wait to be taken."""
 
