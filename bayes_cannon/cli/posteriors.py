@@ -1,6 +1,7 @@
 """What the commands sample and diagnose do: a model becomes a posterior, and a posterior tables and a figure."""
 
 import time
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,10 @@ def run_sampling(
     if not quiet:
         click.echo(f"{model}: sampled {summary.sizes['pixel']} pixels in {seconds:.0f} s by {method}")
         _print_statuses(summary)
-        ess = summary["ess_bulk"].to_numpy()
+        ess = _worst(summary["ess_bulk"].to_numpy(), -1)
         if np.isfinite(ess).any():
-            smallest, total = np.nanmin(ess), np.nansum(ess)
-            click.echo(
-                f"bulk ESS: {smallest:.0f} or more of every parameter, {total / max(seconds, 1e-3):.0f} a second"
-            )
+            rate = "" if resumed else f", {np.nansum(ess) / seconds:.0f} a second over all pixels"
+            click.echo(f"smallest bulk ESS of a pixel: {np.nanmin(ess):.0f}, median {np.nanmedian(ess):.0f}{rate}")
     click.echo(f"wrote {output}")
 
 
@@ -102,14 +101,17 @@ def check_with_arviz(tree: xr.DataTree, rows: np.ndarray) -> tuple[Table, tuple[
     import arviz as az  # Two seconds.
 
     draws = tree["posterior"].to_dataset().isel(pixel=rows).load()
-    # Censored terms never move.
-    moving = {name: one.where(one.max(("chain", "draw")) > one.min(("chain", "draw"))) for name, one in draws.items()}
     worst = []
-    for statistic, sign in ((az.rhat, 1), (az.ess, -1)):
-        values = statistic(xr.Dataset(moving))
-        both = [values["s"].to_numpy()[:, None], values["theta"].to_numpy()]
-        worst.append(_worst(np.concatenate(both, axis=1), sign))
-    frame = az.summary(draws, round_to="none")
+    with warnings.catch_warnings():
+        # Censored terms never move, so that ArviZ divides zero by zero.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for statistic, sign in ((az.rhat, 1), (az.ess, -1)):
+            values = statistic(draws)
+            both = np.concatenate([values["s"].to_numpy()[:, None], values["theta"].to_numpy()], axis=1)
+            moves = (draws["theta"].max(("chain", "draw")) > draws["theta"].min(("chain", "draw"))).to_numpy()
+            both[:, 1:][~moves] = np.nan
+            worst.append(_worst(both, sign))
+        frame = az.summary(draws, round_to="none")
     table = Table({"parameter": np.array(frame.index, dtype=str)})
     for name in frame.columns:
         table[str(name)] = np.asarray(frame[name], dtype=float)

@@ -151,7 +151,8 @@ def _first_run(setup: Setup, pixels: np.ndarray) -> tuple[Block, dict[int, np.nd
     block = _summarized(setup, pixels, u, theta, stats, k_hat, second=False)
     block.posterior.status[prepared.inexact[: len(pixels)]] = PosteriorStatus.INEXACT
     failed = np.flatnonzero(block.posterior.status != PosteriorStatus.CONVERGED)
-    return block, {pixels[k]: (None if setup.method == "psis" else u[k]) for k in failed}
+    # Copies, because a view would keep the draws of the whole block.
+    return block, {pixels[k]: (None if setup.method == "psis" else u[k].copy()) for k in failed}
 
 
 def _second_run(setup: Setup, failed: Failed) -> Block:

@@ -1,8 +1,9 @@
 """A block of pixels on the device, and the training set that all blocks share."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,9 @@ import numpy as np
 
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.problem import PixelProblem
+
+_AHEAD = 2
+"""So many blocks a core are worked on, or wait to be taken."""
 
 
 class Training(NamedTuple):
@@ -100,15 +104,22 @@ def n_threads() -> int:
 
 
 def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S]) -> Iterator[T]:
-    """Results of the blocks, in order, a thread a core; the first block alone, so that each program compiles once."""
+    """Results of the blocks, in order, a thread a core; the first block alone, so that each program compiles once.
+
+    Results that nobody has taken yet are few, so that what is large need not be held for all blocks at once.
+    """
     for first in blocks:
         yield work(first)
         break
+    waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(n_threads()) as pool:
-        futures = [pool.submit(work, block) for block in blocks]
         try:
-            for future in futures:
-                yield future.result()
+            for block in blocks:
+                waiting.append(pool.submit(work, block))
+                if len(waiting) > _AHEAD * n_threads():
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
-            for future in futures:
+            for future in waiting:
                 future.cancel()

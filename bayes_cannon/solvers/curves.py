@@ -247,7 +247,9 @@ def _range(spectra: Spectra, s2: np.ndarray, site: Site, scale: np.ndarray) -> t
         root = np.sqrt(np.maximum(value[top] - value, 0.0) / DROP)
         low[pixel] = _first_fall(place[top::-1], root[top::-1])
         high[pixel] = _first_fall(place[top:], root[top:])
-    return low, np.maximum(high, low + 1e-3)
+    # Nor does the half-normal prior leave anything further out.
+    furthest = np.log(offset + 2 * DROP * scale**2)
+    return np.minimum(low, least + 0.5 * (furthest - least)), np.minimum(np.maximum(high, low + 1e-3), furthest)
 
 
 def _first_fall(place: np.ndarray, root: np.ndarray) -> float:

@@ -238,7 +238,7 @@ def test_recipe_without_validation_writes_a_model_only(tmp_path, monkeypatch):
     text = RECIPE[: RECIPE.index("[validation]")]
     (tmp_path / "recipe.toml").write_text(text + "[theta_bounds]\nTEFF = [-inf, 0.0]")
     monkeypatch.setattr(CannonModel, "train", _train_by_least_squares)
-    result = run("train", "recipe.toml", "-q", inside=tmp_path)
+    result = run("train", "recipe.toml", "-q", "--with-spectra", inside=tmp_path)
     assert result.exit_code == 0, result.output
     assert result.stdout == "wrote sim.model\n"
     assert {path.name for path in tmp_path.iterdir()} == {"spectra.nc", "recipe.toml", "sim.model"}
@@ -246,6 +246,7 @@ def test_recipe_without_validation_writes_a_model_only(tmp_path, monkeypatch):
     assert isinstance(model, RestrictedCannonModel)
     assert model.theta_bounds == {"TEFF": (-np.inf, 0.0)}
     assert len(model.training_set_labels) == N_STARS - 2
+    assert model.training_set_flux.shape == (N_STARS - 2, N_PIXELS)
 
 
 def _train_by_least_squares(model: CannonModel, **_: object) -> None:
@@ -346,16 +347,17 @@ def test_demo_runs_the_shipped_recipe(monkeypatch, tmp_path):
 def test_version_and_help():
     assert run("--version").stdout == f"bayes-cannon, version {sys.modules['bayes_cannon'].__version__}\n"
     shown = run("--help").stdout
-    assert all(name in shown for name in ("train", "infer", "demo"))
+    assert all(name in shown for name in ("train", "infer", "sample", "diagnose", "demo"))
 
 
-@pytest.mark.parametrize("command", ["", "train", "infer", "demo"])
+@pytest.mark.parametrize("command", ["", "train", "infer", "sample", "diagnose", "demo"])
 def test_help_loads_nothing_heavy(command):
     script = (
         "import sys\n"
         "from bayes_cannon.cli import main\n"
         f"main({[*command.split(), '--help']!r}, standalone_mode=False)\n"
-        "heavy = {'jax', 'numpy', 'scipy', 'xarray', 'astropy', 'matplotlib', 'numpyro', 'tqdm'} & set(sys.modules)\n"
+        "heavy = {'jax', 'numpy', 'scipy', 'xarray', 'astropy', 'matplotlib', 'numpyro', 'tqdm', 'arviz'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, stdout=subprocess.DEVNULL)

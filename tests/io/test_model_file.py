@@ -42,6 +42,12 @@ def state() -> ModelState:
         training_set_ivar=rng.random((N_STARS, N_PIXELS)),
         theta=theta,
         s2=s2,
+        posterior={
+            "theta_mean": rng.normal(size=(N_PIXELS, 6)),
+            "theta_covariance": np.where(np.arange(N_PIXELS)[:, None] == 3, np.nan, rng.normal(size=(N_PIXELS, 21))),
+            "s2_mean": rng.random(N_PIXELS),
+            "status": rng.integers(0, 3, N_PIXELS),
+        },
         training={
             "objective": rng.random(N_PIXELS),
             "iterations": rng.integers(0, 9, N_PIXELS),
@@ -276,6 +282,11 @@ def test_newer_format_version_says_who_wrote_it(state, tmp_path):
         read_model(tmp_path / "m")
 
 
+def test_file_without_a_posterior_is_read(state, tmp_path):
+    write_model(tmp_path / "m", replace(state, posterior=None))
+    assert read_model(tmp_path / "m").posterior is None
+
+
 def test_missing_variable_is_named(state, tmp_path):
     write_model(tmp_path / "m", state)
     with h5py.File(tmp_path / "m", "r+") as file:
@@ -300,6 +311,7 @@ def test_missing_variable_is_named(state, tmp_path):
         ({"theta_bounds": {"MG_H": (0, 1)}}, "MG_H"),
         ({"training": {"status": np.zeros(2)}}, "status"),
         ({"regularization": np.zeros(2)}, "regularization"),
+        ({"posterior": {"theta_covariance": np.ones((N_PIXELS, 20))}}, "pair axis must have length 21"),
         ({"model_class": "os.system"}, "model_class must be one of"),
     ],
 )
