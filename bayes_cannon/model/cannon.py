@@ -339,7 +339,7 @@ class CannonModel(ThetaSampling, LabelErrors):
         progress: ProgressOption = None,
     ) -> CalibratedFit:
         """As `test`, with the results as arrays over stars."""
-        theta, s2 = self._trained()
+        self._trained()
         check_same_dispersion(dispersion, self._dispersion)
         if flux is None or ivar is None:
             raise ValueError("flux and ivar must both be given, got None")
@@ -370,7 +370,6 @@ class CannonModel(ThetaSampling, LabelErrors):
             For each batch, in order.
 
         """
-        theta, s2 = self._trained()
         fits = fit_label_stream(
             batches, **self._label_model(), vectorizer=self._vectorizer, scaling=self._scaling,
             training_labels=self._labels, initial_labels=initial_labels,

@@ -21,8 +21,8 @@ The correction assumes that theta has a flat prior, or next to it; what a strong
 
 With correlated scatter the errors of theta are correlated between pixels as the residuals are that they come from: for
 the same terms and weights at all pixels :math:`\mathrm{cov}(\theta_{jd}, \theta_{ke}) = C_{jk} A_{de}` with
-:math:`A = (V^T V)^{-1}` of the training stars (Zellner 1962). The shared part of the covariance of a spectrum then gains
-the factor 1 + h, ``h = v' A v``, and only the rest of each pixel's Sigma is its own.
+:math:`A = (V^T V)^{-1}` of the training stars (Zellner 1962). The shared part of the covariance of a spectrum then
+gains the factor 1 + h, ``h = v' A v``, and only the rest of each pixel's Sigma is its own.
 """
 
 from dataclasses import dataclass

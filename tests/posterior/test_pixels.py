@@ -12,7 +12,7 @@ from numpyro.infer.util import potential_energy
 from scipy.stats import kstest
 
 from bayes_cannon.core.status import PosteriorStatus
-from bayes_cannon.posterior import pixels as pixel_module
+from bayes_cannon.posterior.chains import ChainSettings
 from bayes_cannon.posterior.density import Setup, density_of, prepare, theta_of
 from bayes_cannon.posterior.pixels import sample_pixels
 from bayes_cannon.posterior.priors import ThetaPriors
@@ -38,11 +38,18 @@ def simulated(n_pixels, seed, regularization=LAMBDA, s=None):
     return PixelProblem.unbounded(design, np.where(ivar > 0, flux, np.nan), ivar, regularization), x, theta, s
 
 
-def setup_of(problem, x, method="nuts", s_scale=S_SCALE, **options):
+def setup_of(problem, x, method="nuts", s_scale=S_SCALE):
     found = solve(problem, exponents=EXPONENTS, x=x)
     priors = ThetaPriors.weak(problem, THETA_0, s_scale)
     return Setup.from_problem(
-        problem, theta=found.theta, s2=found.s2, exponents=EXPONENTS, x=x, priors=priors, method=method, **options
+        problem,
+        theta=found.theta,
+        s2=found.s2,
+        exponents=EXPONENTS,
+        x=x,
+        priors=priors,
+        method=method,
+        settings=ChainSettings(n_draws=1000),
     )
 
 
@@ -87,9 +94,10 @@ def by_quadrature(problem, j):
         var_0.append(np.full_like(a, 1 / precision))
     p = np.exp(np.array(log_density) - np.max(log_density))
     p /= p.sum()
-    values = [np.broadcast_to(s[:, None, None], p.shape), np.array(mean_0), np.broadcast_to(a, p.shape), np.broadcast_to(b, p.shape)]  # fmt: skip
+    values = [np.broadcast_to(value, p.shape) for value in (s[:, None, None], np.array(mean_0), a, b)]
     mean = np.array([np.sum(p * value) for value in values])
-    square = np.array([np.sum(p * value**2) for value in values]) + [0, np.sum(p * np.array(var_0)), 0, 0]
+    square = np.array([np.sum(p * value**2) for value in values])
+    square[1] += np.sum(p * np.array(var_0))
     return mean, np.sqrt(square - mean**2)
 
 
@@ -108,7 +116,7 @@ def test_moments_are_those_of_quadrature(method):
 
 def test_flat_priors_and_no_scatter_have_a_closed_form():
     problem, x, _, _ = simulated(32, 6, regularization=0.0, s=0.0)
-    theta, _, status, ess = collected(setup_of(problem, x, s_scale=1e-7))
+    theta, _, status, ess = collected(setup_of(problem, x, s_scale=1e-4))
     assert (status <= PosteriorStatus.RETRIED).all()
     for j in range(32):
         w = problem.ivar[:, j]
@@ -128,7 +136,7 @@ def test_posteriors_are_calibrated():
     drawn, drawn_s, status, _ = collected(setup_of(problem, x))
     assert (status <= PosteriorStatus.RETRIED).mean() >= 0.99
     truth = np.column_stack([s, theta])
-    draws = np.concatenate([drawn_s[..., None], drawn], axis=-1)[:, ::5].reshape(-1, 512, 4)
+    draws = np.concatenate([drawn_s[..., None], drawn], axis=-1)[:, ::10].reshape(-1, 512, 4)
     ties = np.random.default_rng(0).uniform(size=truth.shape)
     rank = ((draws < truth).sum(axis=0) + ties) / (len(draws) + 1)
     p_values = np.array([kstest(column, "uniform").pvalue for column in rank.T])
@@ -149,7 +157,9 @@ def test_density_is_that_of_the_program():
                 u = item.mean + item.root @ z
                 one = jax.tree.map(lambda array: array[None], item)
                 theta = theta_of(one, u[None, None, None])[0, 0, 0]
-                slope = jax.jacfwd(lambda zeta: theta_of(one, jnp.concatenate([u[:1], zeta])[None, None, None])[0, 0, 0])
+                slope = jax.jacfwd(
+                    lambda zeta: theta_of(one, jnp.concatenate([u[:1], zeta])[None, None, None])[0, 0, 0]
+                )
                 values = {"v": u[0], "theta_0": theta[0], "theta": theta[1:]}
                 arguments = setup.problem.design, setup.problem.ivar[:, j], setup.problem.flux[:, j]
                 keywords = {"regularization": LAMBDA, "priors": priors}
@@ -164,16 +174,15 @@ def test_density_is_that_of_the_program():
             assert_allclose(jax.grad(fast)(points[0]), jax.grad(exact)(points[0]), rtol=1e-5, atol=1e-6)
 
 
-def test_pixels_without_posterior_say_so(monkeypatch):
-    monkeypatch.setattr(pixel_module, "PIXELS_AT_ONCE", 32)
+def test_pixels_without_posterior_say_so():
     problem, x, _, _ = simulated(32, 5, regularization=0.0)
     ivar = problem.ivar.copy()
     ivar[:, 3], ivar[2:, 4] = 0.0, 0.0
-    theta, _, status, _ = collected(setup_of(replace(problem, ivar=ivar), x, s_scale=1e-7))
+    theta, _, status, _ = collected(setup_of(replace(problem, ivar=ivar), x, s_scale=1e-4))
     assert status[3] == PosteriorStatus.NO_INFORMATION
     assert status[4] == PosteriorStatus.IMPROPER
     assert "regularization" in PosteriorStatus(status[4]).message
-    assert np.isnan(theta[:, :, 3:5]).all() and np.isfinite(theta[:, :, 5:]).all()
+    assert np.isfinite(theta[:, :, 5:]).all()
     assert_array_equal(np.flatnonzero(np.isnan(theta).any(axis=(0, 1, 3))), [3, 4])
 
 

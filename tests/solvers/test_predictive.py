@@ -53,7 +53,7 @@ def pulls(seed, correlation, integrate):
 @pytest.mark.parametrize("correlation", [0.0, 0.7])
 def test_errors_cover_with_few_training_stars(correlation):
     plug_in, integrated = (
-        np.abs(np.concatenate([pulls(seed, correlation, integrate) for seed in range(60)]))
+        np.abs(np.concatenate([pulls(seed, correlation, integrate) for seed in range(40)]))
         for integrate in (False, True)
     )
     assert (np.mean(plug_in < 1, axis=0) < 0.64).all()
@@ -88,8 +88,8 @@ def test_quantities_are_those_of_the_dense_covariance(pilot):
         own = (1 - share) * np.einsum("pde,d,e->p", covariance, v, v)
         dense = np.diag(NOISE**2 + own) + (1 + h) * shared.factors @ shared.factors.T
         precision = np.linalg.inv(dense)
-        step = 1e-6 * np.eye(2)
-        slopes = np.stack([(monomials(truth[star] + e, VECTORIZER.exponents) - monomials(truth[star] - e, VECTORIZER.exponents))[0] for e in step[:, None]]) / 2e-6  # fmt: skip
+        ahead, behind = (monomials(truth[star] + e * np.eye(2), VECTORIZER.exponents) for e in (1e-6, -1e-6))
+        slopes = (ahead - behind) / 2e-6
         residual = flux[star] - theta @ v
         assert_allclose(found["chi_squared"][star], residual @ precision @ residual, rtol=1e-9)
         jacobian = theta @ slopes.T
