@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.calibration import Calibration
+from bayes_cannon.core.error_budget import ErrorBudget
 from bayes_cannon.core.leverage import leverage, leverage_root
+from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.typing import PerStar, StarLabel
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.infer import LabelFit
 from bayes_cannon.io.model_state import ModelState
 from bayes_cannon.model.sampling import LabelSampling
+from bayes_cannon.solvers.budget import PARTS, shares
+from bayes_cannon.solvers.predictive import ThetaUncertainty
 from bayes_cannon.validate import cross_validate
 
 
@@ -134,10 +138,59 @@ class LabelErrors(LabelSampling):
         )  # fmt: skip
         return self._calibration
 
+    def error_budget(self, flux: Any, ivar: Any, fit: CalibratedFit | None = None) -> ErrorBudget:
+        """Where the errors of the labels of these stars come from (`core.error_budget`, `solvers.budget`).
+
+        Parameters
+        ----------
+        flux, ivar
+            Spectra, shape (star, pixel).
+        fit
+            Their fit by this model, if it is there already.
+
+        Returns
+        -------
+        budget
+            Variance of each label of each star by source, which add up to the diagonal of the fit's covariance.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            For spectra that do not fit the model, or a fit of other stars.
+
+        """
+        fit = self.fit_labels(flux, ivar) if fit is None else fit  # type: ignore[attr-defined]
+        ivar = np.atleast_2d(np.asarray(ivar, dtype=float))
+        if len(fit.labels) != len(ivar):
+            raise ValueError(f"the fit has {len(fit.labels)} stars but ivar {len(ivar)}")
+        trained = self._label_model()  # type: ignore[attr-defined]
+        covariance, correlation = trained.pop("theta_covariance", None), trained.pop("correlation")
+        exponents, scaling = self._vectorizer.exponents, self._scaling
+        uncertainty = None
+        if covariance is not None:
+            pairs = MomentBasis.from_terms(exponents).pairs
+            uncertainty = ThetaUncertainty.from_arrays(covariance, self.design_matrix, correlation, pairs)
+        split = shares(
+            scaling.scaled(fit.labels), ivar, **trained, exponents=exponents, correlation=correlation,
+            uncertainty=uncertainty,
+        )  # fmt: skip
+        split = split * fit.scale[:, None, None] * (scaling.factor * scaling.scale) ** 2
+        parts = {name: split[:, k] for k, name in enumerate(PARTS)}
+        if self._calibration is not None:
+            floor = self._calibration.floor_covariance(fit.snr, self.leverage(fit.labels))
+            parts["floor"] = np.diagonal(floor, axis1=1, axis2=2)
+            whole = np.diagonal(fit.covariance, axis1=1, axis2=2)
+            parts["scale"] = whole - parts["floor"] - split.sum(axis=1)
+        return ErrorBudget(parts)
+
     def _held_out(self, state: ModelState, fold_snr: list[np.ndarray], report: Any) -> Any:
         """Train on the stars of the state; what labels other stars also notes their S/N."""
         model: Any = self._from_state(state)
         model.train()
+        if self._posterior is not None and getattr(self, "integrate_theta", True):
+            model.sample(method="psis", keep_draws=False)  # Its errors are to be those of this model.
         if report is not None:
             report(1)
 

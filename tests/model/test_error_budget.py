@@ -1,0 +1,63 @@
+"""The parts of the error of a label add up to it, and each is what its source makes."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import bayes_cannon as tc
+
+VECTORIZER = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1)
+SIGMA, SCATTER, SHARED = 0.01, 0.008, 0.012
+
+
+@pytest.fixture(scope="module")
+def stars():
+    rng = np.random.default_rng(0)
+    labels = np.column_stack([rng.uniform(4000, 6000, 300), rng.uniform(1, 4, 300)])
+    x = (labels - [5000, 2.5]) / [2000, 3]
+    theta, factor = rng.normal(0, 0.1, (40, 2)), SHARED * rng.normal(size=(40, 1))
+    noise = np.hypot(SIGMA, SCATTER) * rng.normal(size=(300, 40)) + rng.normal(size=(300, 1)) @ factor.T
+    return labels, 1 + x @ theta.T + noise, np.full(noise.shape, SIGMA**-2)
+
+
+@pytest.mark.parametrize("scatter", [None, tc.scatter.LowRank(1), tc.scatter.Full(shrinkage=0.1, heavy_tails=True)])
+def test_parts_add_up(stars, scatter):
+    labels, flux, ivar = stars
+    model = tc.CannonModel(labels[:200], flux[:200], ivar[:200], VECTORIZER, scatter=scatter)
+    model.train()
+    missing = ivar[200:].copy()
+    missing[:5, ::4] = 0.0
+    missing[5] = 0.0
+    fit = model.fit_labels(flux[200:], missing)
+    budget = model.error_budget(flux[200:], missing, fit)
+    variance = np.diagonal(fit.covariance, axis1=1, axis2=2)
+    assert_allclose(budget.total**2, variance, rtol=1e-6)
+    assert np.isnan(budget.total[5]).all()
+    assert (np.nan_to_num(budget.variance["theta"]) == 0).all()
+    columns = budget.columns(("TEFF", "LOGG"))
+    assert_allclose(columns["LOGG_ERR_TOTAL"], np.sqrt(variance[:, 1]), rtol=1e-6)
+    if scatter is None:
+        slopes, w = model.theta[:, 1:], 1 / (SIGMA**2 + model.s2)
+        gain = np.linalg.solve((slopes.T * w) @ slopes, slopes.T * w) * model.scaling.scale[:, None]
+        for name, part in (("photon", SIGMA**2), ("scatter", model.s2)):
+            expected = np.sum(gain**2 * part, axis=1)
+            assert_allclose(budget.variance[name][10:], np.broadcast_to(expected, (90, 2)), rtol=1e-6)
+    else:
+        assert (budget.variance["correlated"][10:] > 0).all()
+
+
+@pytest.mark.parametrize("scatter", [None, tc.scatter.LowRank(1)])
+def test_theta_and_calibration_take_part(stars, scatter):
+    labels, flux, ivar = stars
+    model = tc.CannonModel(labels[:200], flux[:200], ivar[:200], VECTORIZER, scatter=scatter)
+    model.train()
+    model.sample(method="psis", n_draws=250)
+    fit = model.fit_labels(flux[200:], ivar[200:])
+    budget = model.error_budget(flux[200:], ivar[200:])
+    assert_allclose(budget.total**2, np.diagonal(fit.covariance, axis1=1, axis2=2), rtol=1e-6)
+    assert (budget.variance["theta"] > 0).all()
+    model.integrate_theta = False
+    plain = model.error_budget(flux[200:], ivar[200:])
+    assert (plain.total < budget.total).all()
+    with pytest.raises(ValueError, match="the fit has 100 stars but ivar 3"):
+        model.error_budget(flux[200:203], ivar[200:203], fit)
