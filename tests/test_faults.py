@@ -217,7 +217,7 @@ def test_hull_of_seventeen_labels():
 
 IMPORT = """
 import importlib, logging, pkgutil, warnings
-import astropy.table, click, h5netcdf, jax, numpy, scipy.optimize, tqdm, xarray
+import astropy.table, click, h5netcdf, jax, numpy, numpyro.infer, scipy.optimize, tqdm, xarray
 
 def outside():
     loggers = {name: (list(getattr(log, "handlers", [])), log.level, log.propagate)

@@ -54,7 +54,7 @@ class LabelPosterior:
     def from_draws(cls, draws: np.ndarray, **others: np.ndarray | dict[str, np.ndarray]) -> "LabelPosterior":
         """The posterior with mean, covariance and quantiles of the draws, and the other fields as given."""
         n_stars, n_labels = draws.shape[2:]
-        flat = draws.reshape(-1, n_stars, n_labels)
+        flat = draws.reshape(draws.shape[0] * draws.shape[1], n_stars, n_labels)
         mean = flat.mean(axis=0)
         away = (flat - mean).transpose(1, 0, 2)
         covariance = away.transpose(0, 2, 1) @ away / max(len(flat) - 1, 1)

@@ -1,18 +1,18 @@
 """Sampling of posteriors, for `CannonModel`."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bayes_cannon.core.checks import check_same_dispersion
-from bayes_cannon.core.label_posterior import LabelPosterior
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.model.files import ModelFiles
-from bayes_cannon.posterior.label_chains import LABEL_CHAINS
-from bayes_cannon.posterior.label_priors import Bounds, LabelPrior
-from bayes_cannon.posterior.labels import sample_star_labels
 from bayes_cannon.solvers.compressed import TrainedPixels
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class LabelSampling(ModelFiles):
@@ -25,14 +25,14 @@ class LabelSampling(ModelFiles):
         *,
         key: Any,
         prior: Any = "flat",
-        bounds: Bounds | None = None,
+        bounds: Mapping[str, tuple[float | None, float | None]] | None = None,
         method: str = "nuts",
-        n_chains: int = LABEL_CHAINS.n_chains,
-        n_draws: int = LABEL_CHAINS.n_draws,
-        n_warmup: int = LABEL_CHAINS.n_warmup,
+        n_chains: int = 4,
+        n_draws: int = 500,
+        n_warmup: int = 100,
         dispersion: Any = None,
         progress: ProgressOption = None,
-    ) -> LabelPosterior:
+    ) -> "xr.DataTree":
         r"""Posterior of the labels of each star, by NUTS on its compressed spectrum.
 
         The likelihood is that of `test`, of which minus twice the logarithm is chi^2 (Casey et al. 2016, equation 3),
@@ -62,8 +62,9 @@ class LabelSampling(ModelFiles):
 
         Returns
         -------
-        posterior
-            Draws, summary, modes, diagnostics and `PosteriorStatus` of each star, **in label units**.
+        tree
+            Draws, summary, modes, diagnostics and `PosteriorStatus` of each star, **in label units**, as ArviZ takes
+            them (`io.label_tree`).
 
         Raises
         ------
@@ -75,6 +76,12 @@ class LabelSampling(ModelFiles):
             For a mixture without scikit-learn.
 
         """
+        # NumPyro and xarray take a second to import.
+        from bayes_cannon.io.label_tree import label_tree
+        from bayes_cannon.posterior.label_chains import LABEL_CHAINS
+        from bayes_cannon.posterior.label_priors import LabelPrior
+        from bayes_cannon.posterior.labels import sample_star_labels
+
         theta, s2 = self._trained()
         check_same_dispersion(dispersion, self._dispersion)
         if flux is None or ivar is None:
@@ -88,7 +95,8 @@ class LabelSampling(ModelFiles):
         pixels = TrainedPixels.from_arrays(theta, s2, exponents, self._scaling.scaled(self._labels), self._correlation)
         settings = replace(LABEL_CHAINS, kernel=method, n_chains=n_chains, n_draws=n_draws, n_warmup=n_warmup)
         with reporter(progress, len(flux), "star") as report:
-            return sample_star_labels(
+            posterior = sample_star_labels(
                 flux, ivar, pixels=pixels, exponents=exponents, scaling=self._scaling, prior=label_prior, key=key,
                 settings=settings, progress=report,
             )  # fmt: skip
+        return label_tree(posterior, self.label_names, self._label_units)

@@ -284,14 +284,24 @@ def test_bad_input_is_refused(linear):
         linear.sample(flux, ivar, settings=replace(LABEL_CHAINS, kernel="gibbs"))
 
 
-def test_the_model_samples_what_it_fits(trained, training):
+def test_the_model_samples_what_it_fits(trained, training, tmp_path):
+    import arviz as az  # Where warnings are errors it must come after NumPyro.
+
     fit = trained.fit_labels(training.flux[:8], training.ivar[:8])
     seen = []
-    posterior = trained.sample_labels(training.flux[:8], training.ivar[:8], key=3, method="hmc", progress=seen.append)
+    tree = trained.sample_labels(training.flux[:8], training.ivar[:8], key=3, method="hmc", progress=seen.append)
     assert sum(seen) == 8
     sd = np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2))
-    assert (np.abs(posterior.mean - fit.labels) < 0.3 * sd).all()
-    assert_allclose(posterior.mode_labels[:, 0], fit.labels, atol=1e-3 * sd.max(axis=0))
-    assert posterior.draws.shape == (4, 500, 8, 3)
-    assert posterior.stats["energy"].shape == (4, 500, 8)
-    assert (posterior.quantiles[:, 0] < posterior.quantiles[:, -1]).all()
+    summary = tree["summary"]
+    assert (np.abs(summary["mean"].to_numpy() - fit.labels) < 0.3 * sd).all()
+    assert (np.abs(summary["mode_labels"].to_numpy()[:, 0] - fit.labels) < 1e-3 * sd).all()
+    assert dict(tree["posterior"]["labels"].sizes) == {"chain": 4, "draw": 500, "star": 8, "label": 3}
+    assert tree["sample_stats"]["energy"].shape == (4, 500, 8)
+    quantiles = summary["quantiles"].to_numpy()
+    assert (quantiles[:, 0] < quantiles[:, -1]).all()
+    assert_allclose(
+        az.rhat(tree["posterior"].to_dataset())["labels"].to_numpy(), summary["r_hat"].to_numpy(), atol=1e-6
+    )
+    tree.to_netcdf(tmp_path / "labels.nc", engine="h5netcdf")
+    with az.from_netcdf(tmp_path / "labels.nc") as back:
+        assert_array_equal(back["summary"]["status"], summary["status"])

@@ -1,0 +1,62 @@
+"""The posterior of labels as an ``xarray.DataTree``, the form that every function of ArviZ takes."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+
+from bayes_cannon.core.label_posterior import LabelPosterior
+from bayes_cannon.core.posterior import QUANTILES
+from bayes_cannon.core.status import PosteriorStatus
+
+_AXES = {
+    "mean": ("star", "label"),
+    "covariance": ("star", "label", "label_"),
+    "quantiles": ("star", "quantile", "label"),
+    "r_hat": ("star", "label"),
+    "ess_bulk": ("star", "label"),
+    "ess_tail": ("star", "label"),
+    "mode_labels": ("star", "mode", "label"),
+    "mode_excess": ("star", "mode"),
+    "n_pixels": ("star",),
+    "status": ("star",),
+}
+
+
+def label_tree(
+    posterior: LabelPosterior, label_names: Sequence[str], label_units: Mapping[str, str] | None = None
+) -> xr.DataTree:
+    """Groups ``posterior`` with ``labels`` (chain, draw, star, label), ``sample_stats``, and ``summary``.
+
+    Parameters
+    ----------
+    posterior
+        Of the labels, in their units.
+    label_names, label_units
+        Names, in order, and units by name, which are kept with the coordinate ``label``.
+
+    Returns
+    -------
+    tree
+        The summary has one variable for each field of `core.label_posterior.LabelPosterior`; the meaning of the
+        numbers in ``status`` is among its attributes.
+
+    """
+    names = list(label_names)
+    n_chains, n_draws, n_stars, _ = posterior.draws.shape
+    label = xr.Variable("label", names, {f"unit_{name}": unit for name, unit in (label_units or {}).items()})
+    coordinates = {"star": np.arange(n_stars), "label": label}
+    chains = {"chain": np.arange(n_chains), "draw": np.arange(n_draws)}
+    draws = {"labels": (("chain", "draw", "star", "label"), posterior.draws)}
+    stats = {name: (("chain", "draw", "star"), values) for name, values in posterior.stats.items()}
+    summary = {name: (axes, getattr(posterior, name)) for name, axes in _AXES.items()}
+    kept = xr.Dataset(summary, coords=coordinates | {"label_": names, "quantile": list(QUANTILES)})
+    kept["status"].attrs = {"flag_values": [int(status) for status in PosteriorStatus]} | {
+        f"status_{status.value}": status.message for status in PosteriorStatus
+    }
+    groups = {
+        "posterior": xr.Dataset(draws, coords=chains | coordinates),
+        "sample_stats": xr.Dataset(stats, coords=chains | {"star": coordinates["star"]}),
+        "summary": kept,
+    }
+    return xr.DataTree.from_dict(groups)
