@@ -22,8 +22,10 @@ STATISTICS: dict[str, type] = {
     "tree_depth": int, "reached_max_tree_depth": bool,
 }  # fmt: skip
 """What is kept of each draw."""
-LABEL_CHAINS = ChainSettings(n_warmup=100, target_accept=0.8, max_tree_depth=7)
-"""Chains of labels: the density is smooth and whitened."""
+LABEL_CHAINS = ChainSettings(n_warmup=100, target_accept=0.8, max_tree_depth=5)
+"""Chains of labels: the density is smooth and whitened, and one deep tree would hold up all stars in lock-step."""
+STARS_TOGETHER = 16
+"""Stars of one call of the compiled program, all in lock-step: a step costs little, whatever their number."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Run:
         JAX key; that of a star is folded in with its number.
     settings
         Of the chains.
-    batch_size, together
-        Stars of a batch, and how many of them run in lock-step.
+    batch_size
+        Stars of a batch.
     first_star
         Number of the first star.
     lock, compiled
@@ -56,7 +58,6 @@ class Run:
     key: Any
     settings: ChainSettings
     batch_size: int
-    together: int
     first_star: int = 0
     lock: Any = field(default_factory=Lock)
     compiled: Event = field(default_factory=Event)
@@ -92,11 +93,11 @@ def label_draws(
     shape = settings.n_chains, settings.n_draws, len(numbers)
     u = np.full((*shape, n_labels), np.nan)
     stats: dict[str, np.ndarray] = {name: np.zeros(shape, kind) for name, kind in STATISTICS.items()}
-    wanted = np.flatnonzero(good)
-    for first in range(0, len(wanted), run.together):
-        stars = wanted[first : first + run.together]
+    wanted, size = np.flatnonzero(good), min(STARS_TOGETHER, len(numbers))
+    for first in range(0, len(wanted), size):
+        stars = wanted[first : first + size]
         # Always as many, so that one program serves all.
-        filled = np.resize(stars, run.together)
+        filled = np.resize(stars, size)
         part = jax.tree.map(lambda array, filled=filled: array[filled], items)
         drawn = _drawn(run, part, numbers[filled], attempt)
         kept = {name: np.moveaxis(np.asarray(array), 0, 2)[:, :, : len(stars)] for name, array in drawn.items()}
@@ -115,7 +116,7 @@ def _drawn(run: Run, items: StarItem, numbers: np.ndarray, attempt: int) -> dict
     own = jax.vmap(lambda star: jax.random.fold_in(jax.random.fold_in(run.key, star), attempt))(numbers)
     keys = jax.vmap(lambda key: jax.random.split(key, 2 * settings.n_chains))(own)
     starts = dispersed_starts(keys[:, settings.n_chains :], run.exponents.shape[1])
-    arguments = run.potential, items, keys[:, : settings.n_chains], starts, settings, run.together
+    arguments = run.potential, items, keys[:, : settings.n_chains], starts, settings, len(numbers)
     if run.compiled.is_set():
         drawn = draw_chains(*arguments)
     else:

@@ -37,8 +37,8 @@ from bayes_cannon.solvers.block import in_parallel
 from bayes_cannon.solvers.compressed import TrainedPixels, compressed_batch
 from bayes_cannon.solvers.problem import Progress
 
-STARS_AT_ONCE, STARS_TOGETHER = 128, 32
-"""Stars of a batch, and how many of them run in lock-step."""
+LARGEST_BATCH = 128
+"""Stars of a batch, at most."""
 REPORTED, NOT_MUCH_WORSE = 25.0, 9.0
 """-2 ln posterior above the best mode, below which a mode is reported, and below which the status says so."""
 N_MODES = N_STARTS
@@ -73,7 +73,6 @@ def sample_star_labels(
     settings: ChainSettings = LABEL_CHAINS,
     first_star: int = 0,
     batch_size: int | None = None,
-    together: int = STARS_TOGETHER,
     progress: Progress | None = None,
 ) -> LabelPosterior:
     """Posterior of the labels of each star.
@@ -98,9 +97,7 @@ def sample_star_labels(
     first_star
         Number of the first star.
     batch_size
-        Stars in a batch; by default enough for all, at most `STARS_AT_ONCE`. Each size is a compiled program.
-    together
-        Stars that run in lock-step.
+        Stars in a batch; by default enough for all, at most `LARGEST_BATCH`. Each size is a compiled program.
     progress
         Called with the number of stars that were finished since the last call.
 
@@ -119,10 +116,10 @@ def sample_star_labels(
     check_batch(flux, ivar, len(pixels.s2))
     n_stars = len(flux)
     _check_settings(settings)
-    size = batch_size or min(STARS_AT_ONCE, 1 << max(n_stars - 1, 7).bit_length())
+    size = batch_size or min(LARGEST_BATCH, 1 << max(n_stars - 1, 7).bit_length())
     if isinstance(key, int | np.integer):
         key = jax.random.key(int(key))
-    run = Run(pixels, exponents, scaling, prior, key, settings, size, min(together, size), first_star)
+    run = Run(pixels, exponents, scaling, prior, key, settings, size, first_star)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         for first in range(0, n_stars, size):
