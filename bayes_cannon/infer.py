@@ -16,11 +16,10 @@ import jax
 import numpy as np
 
 from bayes_cannon.core.batches import check_batch, native, padded_batch, raise_fault
-from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.status import StarStatus
-from bayes_cannon.core.vectorizer import BaseVectorizer, monomials
+from bayes_cannon.core.vectorizer import BaseVectorizer
 from bayes_cannon.solvers.compressed import TrainedPixels, fit_batch
 from bayes_cannon.solvers.integrated import fit_integrated
 from bayes_cannon.solvers.predictive import ThetaUncertainty
@@ -147,7 +146,9 @@ def fit_labels(
 
     """
     pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels, correlation)
-    uncertainty = _uncertainty(theta_covariance, vectorizer, scaling, training_labels, correlation)
+    x, uncertainty = scaling.scaled(training_labels), None
+    if theta_covariance is not None:
+        uncertainty = ThetaUncertainty.from_labels(theta_covariance, vectorizer.exponents, x, correlation)
     n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
     check_batch(flux, ivar, n_pixels)
     n_stars = len(flux)
@@ -206,7 +207,9 @@ def fit_label_stream(
 
     """
     pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels, correlation)
-    uncertainty = _uncertainty(theta_covariance, vectorizer, scaling, training_labels, correlation)
+    x, uncertainty = scaling.scaled(training_labels), None
+    if theta_covariance is not None:
+        uncertainty = ThetaUncertainty.from_labels(theta_covariance, vectorizer.exponents, x, correlation)
     n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
     starts = _scaled_starts(initial_labels, 1, n_labels, scaling)
     if batch_size is not None:
@@ -355,24 +358,6 @@ def _trained_pixels(
     if correlation is not None and len(correlation.factors) != len(theta):
         raise ValueError(f"the scatter has factors of {len(correlation.factors)} pixels, theta has {len(theta)}")
     return TrainedPixels.from_arrays(theta, s2, vectorizer.exponents, scaling.scaled(labels), correlation)
-
-
-def _uncertainty(
-    theta_covariance: np.ndarray | None,
-    vectorizer: BaseVectorizer,
-    scaling: LabelScaling,
-    training_labels: np.ndarray,
-    correlation: Correlation | None,
-) -> ThetaUncertainty | None:
-    if theta_covariance is None:
-        return None
-    covariance, n_terms = np.asarray(theta_covariance, float), vectorizer.n_terms
-    if covariance.ndim != 3 or covariance.shape[1:] != (n_terms, n_terms):
-        raise ValueError(f"theta_covariance must have shape (pixel, {n_terms}, {n_terms}), got {covariance.shape}")
-    design = monomials(scaling.scaled(training_labels), vectorizer.exponents)
-    pairs = MomentBasis.from_terms(vectorizer.exponents).pairs
-    with jax.enable_x64(True):
-        return jax.device_put(ThetaUncertainty.from_arrays(covariance, design, correlation, pairs))
 
 
 def _scaled_starts(initial_labels: np.ndarray | None, n_stars: int, n_labels: int, scaling: LabelScaling) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Batches of spectra: what is wrong with them, and the one shape that they are computed in."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -17,6 +19,18 @@ def raise_fault(flux: np.ndarray, ivar: np.ndarray, row: int, first: int) -> Non
         f"flux is {flux[row, pixel]} for star {first + row} at pixel {pixel}, where ivar is {ivar[row, pixel]}: "
         "set ivar to 0 there"
     )
+
+
+def spectra_rows(flux: Any, ivar: Any) -> tuple[Any, Any]:
+    """Both with the shape (star, pixel), a single spectrum being one star; ValueError where one is missing.
+
+    What has a shape, a memory map for example, is not read.
+    """
+    if flux is None or ivar is None:
+        raise ValueError("flux and ivar must both be given, got None")
+    arrays = [array if hasattr(array, "shape") else np.asarray(array, dtype=float) for array in (flux, ivar)]
+    flux, ivar = (array[None] if array.ndim == 1 else array for array in arrays)
+    return flux, ivar
 
 
 def native(array: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.batches import check_batch
+from bayes_cannon.core.batches import check_batch, spectra_rows
 from bayes_cannon.core.checks import check_same_dispersion, check_spectra
 from bayes_cannon.core.hull import in_convex_hull
 from bayes_cannon.core.progress import ProgressOption, reporter
@@ -341,10 +341,7 @@ class CannonModel(ThetaSampling, LabelErrors):
         """As `test`, with the results as arrays over stars."""
         self._trained()
         check_same_dispersion(dispersion, self._dispersion)
-        if flux is None or ivar is None:
-            raise ValueError("flux and ivar must both be given, got None")
-        spectra = [array if hasattr(array, "shape") else np.asarray(array, dtype=float) for array in (flux, ivar)]
-        spectra = [array[None] if array.ndim == 1 else array for array in spectra]
+        spectra = spectra_rows(flux, ivar)
         with reporter(progress, len(spectra[0]), "star") as report:
             fit = fit_labels(
                 *spectra, **self._label_model(), vectorizer=self._vectorizer, scaling=self._scaling,

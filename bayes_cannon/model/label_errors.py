@@ -9,7 +9,6 @@ import numpy as np
 from bayes_cannon.core.calibration import Calibration
 from bayes_cannon.core.error_budget import ErrorBudget
 from bayes_cannon.core.leverage import leverage, leverage_root
-from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.typing import PerStar, StarLabel
 from bayes_cannon.core.vectorizer import monomials
@@ -170,8 +169,8 @@ class LabelErrors(LabelSampling):
         exponents, scaling = self._vectorizer.exponents, self._scaling
         uncertainty = None
         if covariance is not None:
-            pairs = MomentBasis.from_terms(exponents).pairs
-            uncertainty = ThetaUncertainty.from_arrays(covariance, self.design_matrix, correlation, pairs)
+            training_x = scaling.scaled(self._labels)
+            uncertainty = ThetaUncertainty.from_labels(covariance, exponents, training_x, correlation)
         split = shares(
             scaling.scaled(fit.labels), ivar, **trained, exponents=exponents, correlation=correlation,
             uncertainty=uncertainty,

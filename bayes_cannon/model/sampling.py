@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from bayes_cannon.core.batches import spectra_rows
 from bayes_cannon.core.checks import check_same_dispersion
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.model.files import ModelFiles
 from bayes_cannon.solvers.compressed import TrainedPixels
+from bayes_cannon.solvers.predictive import ThetaUncertainty
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +36,9 @@ class LabelSampling(ModelFiles):
         r"""Posterior of the labels of each star, by NUTS on its compressed spectrum.
 
         The likelihood is that of `test`, of which minus twice the logarithm is chi^2 (Casey et al. 2016, equation 3),
-        or :math:`(\nu + n) \ln(1 + \chi^2 / \nu)` where the model has heavy tails.
+        or :math:`(\nu + n) \ln(1 + \chi^2 / \nu)` where the model has heavy tails. Once the model has a posterior of
+        theta, that is integrated out as in `test`, unless `integrate_theta` is False: the likelihood is that of the
+        corrected score, as wide as its sandwich covariance says (`solvers.predictive`).
 
         Parameters
         ----------
@@ -82,21 +84,22 @@ class LabelSampling(ModelFiles):
         from bayes_cannon.posterior.label_priors import LabelPrior
         from bayes_cannon.posterior.labels import sample_star_labels
 
-        theta, s2 = self._trained()
+        trained = self._label_model()  # type: ignore[attr-defined]
         check_same_dispersion(dispersion, self._dispersion)
-        if flux is None or ivar is None:
-            raise ValueError("flux and ivar must both be given, got None")
-        spectra = [array if hasattr(array, "shape") else np.asarray(array, dtype=float) for array in (flux, ivar)]
-        flux, ivar = (array[None] if array.ndim == 1 else array for array in spectra)
+        flux, ivar = spectra_rows(flux, ivar)
         label_prior = LabelPrior.of_labels(
             prior, bounds, label_names=self.label_names, scaling=self._scaling, training_labels=self._labels
         )
-        exponents = self._vectorizer.exponents
-        pixels = TrainedPixels.from_arrays(theta, s2, exponents, self._scaling.scaled(self._labels), self._correlation)
+        exponents, x = self._vectorizer.exponents, self._scaling.scaled(self._labels)
+        covariance, correlation = trained.pop("theta_covariance", None), trained.pop("correlation")
+        pixels = TrainedPixels.from_arrays(**trained, exponents=exponents, x=x, correlation=correlation)
+        uncertainty = None
+        if covariance is not None:
+            uncertainty = ThetaUncertainty.from_labels(covariance, exponents, x, correlation)
         settings = replace(LABEL_CHAINS, kernel=method, n_chains=n_chains, n_draws=n_draws, n_warmup=n_warmup)
         with reporter(progress, len(flux), "star") as report:
             posterior = sample_star_labels(
                 flux, ivar, pixels=pixels, exponents=exponents, scaling=self._scaling, prior=label_prior, key=key,
-                settings=settings, progress=report,
+                uncertainty=uncertainty, settings=settings, progress=report,
             )  # fmt: skip
         return label_tree(posterior, self.label_names, self._label_units)

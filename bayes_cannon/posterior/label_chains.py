@@ -13,9 +13,11 @@ from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.typing import Array
 from bayes_cannon.posterior.chains import ChainSettings, dispersed_starts, draw_chains
 from bayes_cannon.posterior.label_density import Potential, StarItem, forms, label_potential, within
-from bayes_cannon.posterior.label_modes import FARTHEST
+from bayes_cannon.posterior.label_modes import FARTHEST, middle_of
 from bayes_cannon.posterior.label_priors import LabelPrior
-from bayes_cannon.solvers.compressed import TrainedPixels
+from bayes_cannon.solvers.compressed import Compressed, TrainedPixels
+from bayes_cannon.solvers.integrated import pilot_at, settled
+from bayes_cannon.solvers.predictive import ThetaUncertainty, curvature_root
 
 STATISTICS: dict[str, type] = {
     "lp": float, "n_steps": int, "diverging": bool, "energy": float, "acceptance_rate": float, "step_size": float,
@@ -46,6 +48,8 @@ class Run:
         Stars of a batch.
     first_star
         Number of the first star.
+    uncertainty
+        Of theta, where it is to be integrated out.
     lock, compiled
         Whether the chains were compiled, and what keeps other threads from doing so meanwhile.
 
@@ -59,6 +63,7 @@ class Run:
     settings: ChainSettings
     batch_size: int
     first_star: int = 0
+    uncertainty: ThetaUncertainty | None = None
     lock: Any = field(default_factory=Lock)
     compiled: Event = field(default_factory=Event)
 
@@ -68,7 +73,9 @@ class Run:
         return label_potential(tuple(map(tuple, self.exponents.tolist())), self.prior.kinds)
 
 
-def star_items(run: Run, coefficients: np.ndarray, count: np.ndarray) -> StarItem:
+def star_items(
+    run: Run, coefficients: np.ndarray, count: np.ndarray, widened: tuple[Array, Array] | None = None
+) -> StarItem:
     """Densities of the stars in their own coordinates."""
     n_stars, n_labels = len(coefficients), run.exponents.shape[1]
 
@@ -79,10 +86,26 @@ def star_items(run: Run, coefficients: np.ndarray, count: np.ndarray) -> StarIte
     return StarItem(
         jnp.asarray(forms(coefficients, run.exponents)),
         (repeated(nu), jnp.asarray(count, float)) if np.isfinite(nu) else None,
+        widened,
         jax.tree.map(repeated, run.prior.distribution),
         repeated(run.prior.low), repeated(run.prior.high), repeated(np.zeros(n_labels)), repeated(np.eye(n_labels)),
         repeated(np.zeros((1, n_labels))), repeated(np.full(1, FARTHEST)),
     )  # fmt: skip
+
+
+def widened_spectra(run: Run, found: Compressed, x: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Coefficients of chi^2 with theta integrated out, shape (star, moment), and how it is widened about its minimum.
+
+    The minimum is looked for near the scaled labels x, shape (star, label). Where there is none, chi^2 has the variance
+    of theta at the middle of the prior and is not widened.
+    """
+    assert run.uncertainty is not None
+    end = settled(run.pixels, run.uncertainty, found, x)
+    good = end.converged & ~end.pilot.singular & jnp.isfinite(end.x).all(axis=1)
+    place = jnp.where(good[:, None], end.x, jnp.asarray(middle_of(run.prior)))
+    pilot = end.pilot if bool(good.all()) else pilot_at(run.pixels, run.uncertainty, found, place)
+    turn = curvature_root(pilot.information, pilot.b, pilot.gamma)
+    return pilot.coefficients, (place, jnp.where(good[:, None, None], turn, jnp.eye(x.shape[1])))
 
 
 def label_draws(

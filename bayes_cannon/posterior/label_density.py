@@ -5,8 +5,12 @@ quadratic form of the terms, :math:`\chi^2(x) = v(x)^T Q\, v(x)`. The likelihood
 
 .. math:: -2 \ln L = \chi^2(x) \qquad \text{or} \qquad (\nu + n) \ln\left(1 + \chi^2(x) / \nu\right)
 
-with heavy tails of nu degrees of freedom over n pixels. The coordinates z are whitened at a mode, ``u = mean + root
-z``, and each label is a function of its u by which all numbers lie within its bounds.
+with heavy tails of nu degrees of freedom over n pixels. With theta integrated out chi^2 is the corrected one, m its
+minimum, and it is read at ``m + T (x - m)``, which gives it the curvature of the inverse of the covariance of m
+(`solvers.predictive`). Further modes then lie farther from m, as T makes it.
+
+The coordinates z are whitened at a mode, ``u = mean + root z``, and each label is a function of its u by which all
+numbers lie within its bounds.
 """
 
 from collections.abc import Callable
@@ -38,6 +42,9 @@ class StarItem(NamedTuple):
         Q, shape (term, term).
     tails
         nu and n, or None for normal tails.
+    widened
+        m, shape (label,), and T, shape (label, label): the likelihood is that of ``m + T (x - m)``. None where theta is
+        taken as known.
     prior
         NumPyro distribution of the scaled labels, or None for a flat one.
     low, high
@@ -51,6 +58,7 @@ class StarItem(NamedTuple):
 
     form: Array
     tails: tuple[Array, Array] | None
+    widened: tuple[Array, Array] | None
     prior: Any
     low: Array
     high: Array
@@ -76,12 +84,23 @@ def label_potential(exponents: tuple[tuple[int, ...], ...], kinds: tuple[str, ..
         u = item.mean + item.root @ z
         x, log_slope = within(kinds, item.low, item.high, u)
         density, _ = log_density(
-            compressed_star, (lambda x: log_likelihood(item, terms(x)), len(kinds)), {"prior": item.prior}, {"x": x}
+            compressed_star,
+            (lambda x: log_likelihood(item, terms(turned(item, x))), len(kinds)),
+            {"prior": item.prior},
+            {"x": x},
         )
         beyond = jnp.maximum(item.walls @ z - item.distances, 0.0) / WALL
         return 0.5 * jnp.sum(beyond**2) - density - log_slope
 
     return potential
+
+
+def turned(item: StarItem, x: Array) -> Array:
+    """Where the likelihood of the scaled labels x, shape (label,), is to be read."""
+    if item.widened is None:
+        return x
+    centre, turn = item.widened
+    return centre + turn @ (x - centre)
 
 
 def log_likelihood(item: StarItem, v: Array) -> Array:

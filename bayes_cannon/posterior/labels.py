@@ -20,7 +20,15 @@ from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.posterior.chains import KERNELS, ChainSettings
 from bayes_cannon.posterior.diagnostics import convergence
-from bayes_cannon.posterior.label_chains import LABEL_CHAINS, STATISTICS, Run, label_draws, scaled_labels, star_items
+from bayes_cannon.posterior.label_chains import (
+    LABEL_CHAINS,
+    STATISTICS,
+    Run,
+    label_draws,
+    scaled_labels,
+    star_items,
+    widened_spectra,
+)
 from bayes_cannon.posterior.label_density import StarItem
 from bayes_cannon.posterior.label_modes import (
     FARTHEST,
@@ -35,6 +43,7 @@ from bayes_cannon.posterior.label_priors import LabelPrior
 from bayes_cannon.posterior.pixels import DEEP_LIMIT, DIVERGENT_LIMIT
 from bayes_cannon.solvers.block import in_parallel
 from bayes_cannon.solvers.compressed import TrainedPixels, compressed_batch
+from bayes_cannon.solvers.predictive import ThetaUncertainty
 from bayes_cannon.solvers.problem import Progress
 
 LARGEST_BATCH = 128
@@ -70,6 +79,7 @@ def sample_star_labels(
     scaling: LabelScaling,
     prior: LabelPrior,
     key: Any,
+    uncertainty: ThetaUncertainty | None = None,
     settings: ChainSettings = LABEL_CHAINS,
     first_star: int = 0,
     batch_size: int | None = None,
@@ -92,6 +102,8 @@ def sample_star_labels(
         Of the scaled labels.
     key
         Integer or JAX key. What is drawn for a star depends on it and on the star's number only.
+    uncertainty
+        Of theta, which is then integrated out; by default theta and s are taken as known.
     settings
         Of the chains.
     first_star
@@ -119,7 +131,7 @@ def sample_star_labels(
     size = batch_size or min(LARGEST_BATCH, 1 << max(n_stars - 1, 7).bit_length())
     if isinstance(key, int | np.integer):
         key = jax.random.key(int(key))
-    run = Run(pixels, exponents, scaling, prior, key, settings, size, first_star)
+    run = Run(pixels, exponents, scaling, prior, key, settings, size, first_star, uncertainty)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         for first in range(0, n_stars, size):
@@ -157,16 +169,18 @@ def _first_run(run: Run, flux: np.ndarray, ivar: np.ndarray, first: int) -> Batc
     n_stars = len(flux)
     numbers = run.first_star + first + np.arange(run.batch_size)
     with jax.enable_x64(True):
-        spectra = jax.tree.map(
-            np.asarray, compressed_batch(run.pixels, *(padded_batch(array, run.batch_size) for array in (flux, ivar)))
-        )
+        compressed = compressed_batch(run.pixels, *(padded_batch(array, run.batch_size) for array in (flux, ivar)))
+        spectra = jax.tree.map(np.asarray, compressed)
         if spectra.faulty.any():
             raise_fault(flux, ivar, int(np.argmax(spectra.faulty)), first)
         found = likeliest(run.pixels.space, spectra.coefficients)
         status = _before(run.prior, np.asarray(found.hessian), spectra.used)
-        items = star_items(run, spectra.coefficients, spectra.n_tail)
+        coefficients, widened = spectra.coefficients, None
+        if run.uncertainty is not None:
+            coefficients, widened = widened_spectra(run, compressed, found.best)
+        items = star_items(run, np.asarray(coefficients), spectra.n_tail, widened)
         starts = starts_of(
-            run.pixels.space, spectra.coefficients, found, items, middle_of(run.prior), kinds=run.prior.kinds
+            run.pixels.space, np.asarray(coefficients), found, items, middle_of(run.prior), kinds=run.prior.kinds
         )
         modes = modes_of(run.potential, items, starts)
         excess, x = np.asarray(modes.excess), np.asarray(scaled_labels(run, modes.u))

@@ -10,12 +10,13 @@ Near the true labels the labels of a star are linear in the noise n of its spect
 - theta: :math:`v^T \Sigma_j v`, and the growth by 1 + h of what the pixels share (`solvers.predictive`).
 """
 
+import jax
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.solvers.predictive import MOST_NOISE, ThetaUncertainty
+from bayes_cannon.solvers.predictive import ThetaUncertainty, correction, noise_matrix
 
 PARTS = ("photon", "scatter", "correlated", "theta")
 _STEP = 1e-5
@@ -119,11 +120,9 @@ def _noise(
     information: np.ndarray,
 ) -> np.ndarray:
     """What of the apparent information is noise of theta, ``gamma B``, shape (label, label)."""
-    n_terms = slopes.shape[1]
-    rows, columns = np.tril_indices(n_terms)
-    packed = (diagonal @ np.asarray(uncertainty.own)[used]) * np.where(rows == columns, 1.0, 0.5)
-    matrix = np.zeros((n_terms, n_terms))
-    matrix[rows, columns] = matrix[columns, rows] = packed
-    b = slopes @ (matrix + shared * np.asarray(uncertainty.common)) @ slopes.T
-    largest = float(np.max(np.linalg.eigvals(np.linalg.solve(information, b)).real))
-    return min(1.0, MOST_NOISE / max(largest, 1e-12)) * b
+    whole = np.zeros((1, len(uncertainty.own)))  # Of all pixels, so that one shape is compiled.
+    whole[0, used] = diagonal
+    with jax.enable_x64(True):
+        noise = noise_matrix(uncertainty, whole, np.array([shared]))
+        gamma, b = correction(noise, slopes.T[None], information[None])
+        return np.asarray(gamma[0] * b[0])

@@ -1,7 +1,7 @@
 """The fit of a batch of stars with theta integrated out: the equations are those of `solvers.predictive`."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,19 +64,24 @@ class Pilot:
     singular: Array
 
 
+class Settled(NamedTuple):
+    """Where the pilots end: scaled labels (star, label), the pilot there, whether it is a minimum, iterations."""
+
+    x: StarLabel
+    pilot: Pilot
+    converged: Array
+    iterations: Array
+
+
 def fit_integrated(
     pixels: TrainedPixels, uncertainty: ThetaUncertainty, flux: np.ndarray, ivar: np.ndarray, starts: np.ndarray
 ) -> BatchFit:
     """As `solvers.compressed.fit_batch`, with theta integrated out; chi^2 is that of the widened errors."""
     found = compressed_batch(pixels, flux, ivar)
     together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
-    best, start, iterations, converged = search(pixels.space, found.coefficients, starts, together)
-    x, pilot = best.x[:, 0], None
-    for _ in range(ROUNDS):
-        pilot = pilot_at(pixels, uncertainty, found, x)
-        x, converged, steps = _moved(pixels, pilot, x)
-        iterations = iterations + steps
-    pilot = pilot_at(pixels, uncertainty, found, x)
+    best, start, iterations, _ = search(pixels.space, found.coefficients, starts, together)
+    x, pilot, converged, steps = settled(pixels, uncertainty, found, best.x[:, 0])
+    iterations = iterations + steps
     covariance = sandwich(pilot.information, pilot.b, pilot.gamma)
     decrement = jnp.einsum("nk,nkl,nl->n", pilot.half_gradient, covariance, pilot.half_gradient)
     status = status_of(pixels.space, x, pilot.chi_squared, decrement, converged, pilot.singular, found.used)
@@ -86,6 +91,17 @@ def fit_integrated(
         x, scale[:, None, None] * covariance, pilot.chi_squared, decrement, found.used, found.significance, status,
         iterations, start, found.faulty, scale,
     )  # fmt: skip
+
+
+def settled(pixels: TrainedPixels, uncertainty: ThetaUncertainty, found: Compressed, x: Array) -> Settled:
+    """The minimum of the corrected chi^2 near the scaled labels x, shape (star, label), where the pilots are taken."""
+    iterations: Array = jnp.zeros(len(x), dtype=int)
+    converged: Array = jnp.zeros(len(x), dtype=bool)
+    for _ in range(ROUNDS):
+        pilot = pilot_at(pixels, uncertainty, found, x)
+        x, converged, steps = _moved(pixels, pilot, x)
+        iterations = iterations + steps
+    return Settled(x, pilot_at(pixels, uncertainty, found, x), converged, iterations)
 
 
 @jax.jit

@@ -32,8 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarPixel, StarTerm
+from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.solvers.woodbury import SharedScatter
 
 MOST_NOISE = 0.75
@@ -45,7 +47,7 @@ ROUNDS = 4
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ThetaUncertainty:
-    """Covariances of theta. Make it with `from_arrays`.
+    """Covariances of theta. Make it with `from_labels`.
 
     Attributes
     ----------
@@ -62,6 +64,25 @@ class ThetaUncertainty:
     own: Array
     common: Array
     pairs: Array
+
+    @classmethod
+    def from_labels(
+        cls, covariance: np.ndarray, exponents: np.ndarray, x: np.ndarray, correlation: Correlation | None = None
+    ) -> "ThetaUncertainty":
+        """As `from_arrays`, on the device, for powers (term, label) and scaled labels (star, label) of the training.
+
+        Raises
+        ------
+        ValueError
+            For a covariance of another shape than (pixel, term, term).
+
+        """
+        covariance, n_terms = np.asarray(covariance, float), len(exponents)
+        if covariance.ndim != 3 or covariance.shape[1:] != (n_terms, n_terms):
+            raise ValueError(f"theta_covariance must have shape (pixel, {n_terms}, {n_terms}), got {covariance.shape}")
+        pairs = MomentBasis.from_terms(exponents).pairs
+        with jax.enable_x64(True):
+            return jax.device_put(cls.from_arrays(covariance, monomials(x, exponents), correlation, pairs))
 
     @classmethod
     def from_arrays(
@@ -148,6 +169,22 @@ def sandwich(information: Array, b: Array, gamma: PerStar) -> Array:
     inverse = jnp.linalg.inv(corrected)
     covariance = inverse @ information @ inverse
     return 0.5 * (covariance + covariance.swapaxes(1, 2))
+
+
+@jax.jit
+def curvature_root(information: Array, b: Array, gamma: PerStar) -> Array:
+    r"""The matrices T, shape (star, label, label), that give a log likelihood its right width.
+
+    The curvature of half the corrected chi^2 at its minimum m is :math:`F_c`, while the inverse of the covariance of
+    m is :math:`H = F_c F^{-1} F_c`. The density of :math:`m + T (x - m)` in place of x has the curvature
+    :math:`T^T F_c T = H` (Ribatet, Cooley & Davison 2012). Where H is not positive definite T is the identity.
+    """
+    corrected = information - gamma[:, None, None] * b
+    wanted = corrected @ jnp.linalg.solve(information, corrected)
+    root = jnp.linalg.cholesky(0.5 * (wanted + wanted.swapaxes(1, 2)))
+    turn = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(corrected), root.swapaxes(1, 2), trans=1, lower=True)
+    good = jnp.isfinite(turn).all(axis=(1, 2), keepdims=True)
+    return jnp.where(good, turn, jnp.eye(turn.shape[1]))
 
 
 @jax.jit

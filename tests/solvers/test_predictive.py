@@ -12,6 +12,8 @@ from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.infer import fit_labels
+from bayes_cannon.posterior.label_priors import LabelPrior
+from bayes_cannon.posterior.labels import sample_star_labels
 from bayes_cannon.solvers.compressed import TrainedPixels, compressed_batch
 from bayes_cannon.solvers.integrated import pilot_at
 from bayes_cannon.solvers.predictive import ThetaUncertainty
@@ -59,6 +61,53 @@ def test_errors_cover_with_few_training_stars(correlation):
     assert (np.mean(plug_in < 1, axis=0) < 0.64).all()
     assert_allclose(np.mean(integrated < 1, axis=0), 0.6827, atol=0.03)
     assert_allclose(np.mean(integrated < norm.ppf(0.975), axis=0), 0.95, atol=0.02)
+
+
+@pytest.mark.parametrize(("correlation", "prior"), [(0.0, "flat"), (0.7, "gaussian")])
+def test_sampled_labels_have_the_errors_of_the_corrected_score(correlation, prior):
+    """Those of `test_errors_cover_with_few_training_stars`, times the prior where there is one."""
+    x, theta, covariance, shared, _, flux = simulation(5, correlation)
+    model = {"theta": theta, "s2": np.zeros(N_PIXELS)}
+    flux, ivar = flux[:48], np.full((48, N_PIXELS), 1 / NOISE**2)
+    fit = fit_labels(
+        flux, ivar, **model, vectorizer=VECTORIZER, scaling=SCALING, training_labels=x, correlation=shared,
+        theta_covariance=covariance,
+    )  # fmt: skip
+    posterior = sample_star_labels(
+        flux, ivar, pixels=TrainedPixels.from_arrays(**model, exponents=VECTORIZER.exponents, x=x, correlation=shared),
+        exponents=VECTORIZER.exponents, scaling=SCALING, key=0,
+        prior=LabelPrior.of_labels(prior, label_names=("TEFF", "LOGG"), scaling=SCALING, training_labels=x),
+        uncertainty=ThetaUncertainty.from_labels(covariance, VECTORIZER.exponents, x, shared),
+    )  # fmt: skip
+    precision = np.linalg.inv(fit.covariance)
+    pulled = np.einsum("nkl,nl->nk", precision, fit.labels)
+    if prior == "gaussian":
+        of_prior = np.linalg.inv(np.cov(x.T))
+        precision, pulled = precision + of_prior, pulled + of_prior @ x.mean(axis=0)
+    expected = np.linalg.inv(precision)
+    sd, found = (np.sqrt(np.diagonal(array, axis1=1, axis2=2)) for array in (expected, posterior.covariance))
+    # The model bends a little within the errors, and the draws are finite.
+    assert_allclose(found / sd, 1, atol=0.25)
+    assert_allclose(np.mean(found / sd), 1, atol=0.02)
+    mean = np.einsum("nkl,nl->nk", expected, pulled)
+    assert (np.abs(posterior.mean - mean) < 0.4 * sd).all()
+
+
+def test_a_spectrum_without_a_minimum_is_drawn_from_its_prior():
+    x, theta, covariance, _, _, flux = simulation(5)
+    ivar = np.full((8, N_PIXELS), 1 / NOISE**2)
+    ivar[0, 1:] = 0  # One pixel for two labels.
+    posterior = sample_star_labels(
+        flux[:8], ivar, pixels=TrainedPixels.from_arrays(theta, np.zeros(N_PIXELS), VECTORIZER.exponents, x),
+        exponents=VECTORIZER.exponents, scaling=SCALING, key=0,
+        prior=LabelPrior.of_labels("gaussian", label_names=("TEFF", "LOGG"), scaling=SCALING, training_labels=x),
+        uncertainty=ThetaUncertainty.from_labels(covariance, VECTORIZER.exponents, x),
+    )  # fmt: skip
+    widths = np.sqrt(np.diagonal(posterior.covariance, axis1=1, axis2=2)) / x.std(axis=0)
+    assert np.isfinite(posterior.mean).all()
+    # The direction that the pixel says nothing of has the width of the prior.
+    assert widths[0].max() > 0.5
+    assert (widths[1:] < 0.5 * widths[0].max()).all()
 
 
 @pytest.fixture(scope="module")
