@@ -61,3 +61,19 @@ def test_theta_and_calibration_take_part(stars, scatter):
     assert (plain.total < budget.total).all()
     with pytest.raises(ValueError, match="the fit has 100 stars but ivar 3"):
         model.error_budget(flux[200:203], ivar[200:203], fit)
+
+
+def test_sampled_labels_have_the_errors_of_the_fit_with_theta_integrated_out(stars):
+    labels, flux, ivar = stars
+    model = tc.CannonModel(labels[:16], flux[:16], ivar[:16], VECTORIZER)
+    model.train()
+    model.sample(method="psis", n_draws=250)
+    sd = {}
+    for model.integrate_theta in (False, True):
+        fit = model.fit_labels(flux[200:208], ivar[200:208])
+        sd[model.integrate_theta] = np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2))
+    assert (sd[True] > 1.15 * sd[False]).all()
+    summary = model.sample_labels(flux[200:208], ivar[200:208], key=0, method="hmc")["summary"]
+    found = np.sqrt(np.diagonal(summary["covariance"].to_numpy(), axis1=1, axis2=2))
+    assert_allclose(found, sd[True], rtol=0.1)
+    assert (np.abs(summary["mean"].to_numpy() - fit.labels) < 0.3 * sd[True]).all()
