@@ -4,6 +4,7 @@ uv run python benchmarks/posterior_labels.py
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
@@ -72,17 +73,15 @@ def defaults(n_labels: int, n_pixels: int, n_stars: int) -> dict:
     """NUTS as NumPyro has it: a diagonal mass matrix is adapted, each step takes all pixels, chains run together."""
     spectra = Spectra.drawn(n_labels, n_pixels, n_stars)
     settings = LABEL_CHAINS
+    program = partial(star, exponents=spectra.vectorizer.exponents)
     with jax.enable_x64(True):
         mcmc = MCMC(
-            NUTS(star), num_warmup=settings.n_draws, num_samples=settings.n_draws, num_chains=settings.n_chains,
+            NUTS(program), num_warmup=settings.n_draws, num_samples=settings.n_draws, num_chains=settings.n_chains,
             chain_method="vectorized", progress_bar=False, jit_model_args=True,
         )  # fmt: skip
 
         def sample(row: int) -> np.ndarray:
-            mcmc.run(
-                jax.random.key(row), spectra.theta, np.zeros(n_pixels), spectra.ivar[row], spectra.flux[row],
-                exponents=spectra.vectorizer.exponents,
-            )  # fmt: skip
+            mcmc.run(jax.random.key(row), spectra.theta, np.zeros(n_pixels), spectra.ivar[row], spectra.flux[row])
             return np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
 
         first, _ = seconds(lambda: sample(0))
