@@ -240,6 +240,18 @@ class PolynomialVectorizer(BaseVectorizer):
         return 1 + ordered.index(term)
 
 
+def label_factors(exponents: np.ndarray) -> np.ndarray:
+    """The labels that each term multiplies, shape (term, degree), from its powers (term, label).
+
+    A term of a lower degree than the highest is filled up with the number of labels, which stands for the factor one.
+    """
+    n_labels, degree = exponents.shape[1], exponents.sum(axis=1)
+    factors = np.full((len(exponents), degree.max()), n_labels)
+    for row, powers in zip(factors, exponents, strict=True):
+        row[: powers.sum()] = np.repeat(np.arange(n_labels), powers)
+    return factors
+
+
 def monomials(x: StarLabel, exponents: np.ndarray) -> np.ndarray:
     """Values of monomials, ``prod_k x_k ** e_dk``.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro.infer import HMC, NUTS
 
 from bayes_cannon.core.typing import Array
@@ -121,6 +122,24 @@ def _kernel(potential: Callable[[Array], Array], settings: ChainSettings) -> HMC
     if settings.kernel == "hmc":
         return HMC(**options, trajectory_length=settings.trajectory)
     return NUTS(**options, max_tree_depth=settings.max_tree_depth)
+
+
+def statistics(draws: Draws, settings: ChainSettings) -> dict[str, np.ndarray]:
+    """What ArviZ calls sample statistics, shape (item, chain, draw) each."""
+    kept = {name: np.asarray(getattr(draws, name)) for name in ("n_steps", "diverging", "energy", "step_size")}
+    depth = np.ceil(np.log2(kept["n_steps"] + 1)).astype(int)
+    return kept | {
+        "acceptance_rate": np.asarray(draws.acceptance), "lp": -np.asarray(draws.potential), "tree_depth": depth,
+        "reached_max_tree_depth": depth >= settings.max_tree_depth,
+    }  # fmt: skip
+
+
+def whitened_again(draws: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and root of the covariance of draws (chain, draw, coordinate), drawn a little to that of the root before."""
+    flat = draws.reshape(-1, draws.shape[-1])
+    n, prior = len(flat), 5 * len(root)
+    covariance = (n * np.atleast_2d(np.cov(flat.T)) + prior * root @ root.T) / (n + prior)
+    return flat.mean(axis=0), np.linalg.cholesky(covariance)
 
 
 def dispersed_starts(keys: Array, n_coordinates: int) -> jax.Array:

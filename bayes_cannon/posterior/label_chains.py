@@ -11,7 +11,7 @@ import numpy as np
 
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.typing import Array
-from bayes_cannon.posterior.chains import ChainSettings, dispersed_starts, draw_chains
+from bayes_cannon.posterior.chains import ChainSettings, Draws, dispersed_starts, draw_chains, statistics
 from bayes_cannon.posterior.label_density import Potential, StarItem, forms, label_potential, within
 from bayes_cannon.posterior.label_modes import FARTHEST, middle_of
 from bayes_cannon.posterior.label_priors import LabelPrior
@@ -123,33 +123,28 @@ def label_draws(
         filled = np.resize(stars, size)
         part = jax.tree.map(lambda array, filled=filled: array[filled], items)
         drawn = _drawn(run, part, numbers[filled], attempt)
-        kept = {name: np.moveaxis(np.asarray(array), 0, 2)[:, :, : len(stars)] for name, array in drawn.items()}
+        kept = {"z": np.asarray(drawn.z)} | statistics(drawn, settings)
+        kept = {name: np.moveaxis(array, 0, 2)[:, :, : len(stars)] for name, array in kept.items()}
         mean, root = part.mean[: len(stars)], part.root[: len(stars)]
         u[:, :, stars] = mean + np.einsum("nij,cdnj->cdni", root, kept.pop("z"))
         for name, array in kept.items():
             stats[name][..., stars] = array
-    stats["tree_depth"][:] = np.ceil(np.log2(stats["n_steps"] + 1))
-    stats["reached_max_tree_depth"][:] = stats["tree_depth"] >= settings.max_tree_depth
     return u, run.scaling.unscaled(np.asarray(scaled_labels(run, u))), stats
 
 
-def _drawn(run: Run, items: StarItem, numbers: np.ndarray, attempt: int) -> dict[str, Array]:
-    """Draws of z and their statistics, star first."""
+def _drawn(run: Run, items: StarItem, numbers: np.ndarray, attempt: int) -> Draws:
+    """Draws of z, star first."""
     settings = run.settings
     own = jax.vmap(lambda star: jax.random.fold_in(jax.random.fold_in(run.key, star), attempt))(numbers)
     keys = jax.vmap(lambda key: jax.random.split(key, 2 * settings.n_chains))(own)
     starts = dispersed_starts(keys[:, settings.n_chains :], run.exponents.shape[1])
     arguments = run.potential, items, keys[:, : settings.n_chains], starts, settings, len(numbers)
     if run.compiled.is_set():
+        return draw_chains(*arguments)
+    with run.lock:  # NumPyro's handlers are not safe among threads.
         drawn = draw_chains(*arguments)
-    else:
-        with run.lock:  # NumPyro's handlers are not safe among threads.
-            drawn = draw_chains(*arguments)
-            run.compiled.set()
-    return {
-        "z": drawn.z, "lp": -drawn.potential, "n_steps": drawn.n_steps, "diverging": drawn.diverging,
-        "energy": drawn.energy, "acceptance_rate": drawn.acceptance, "step_size": drawn.step_size,
-    }  # fmt: skip
+        run.compiled.set()
+        return drawn
 
 
 def scaled_labels(run: Run, u: Any) -> jax.Array:

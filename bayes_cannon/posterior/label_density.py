@@ -25,6 +25,7 @@ from numpyro.infer.util import log_density
 
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.typing import Array
+from bayes_cannon.core.vectorizer import label_factors
 from bayes_cannon.programs.star import compressed_star
 
 WALL = 0.2
@@ -128,10 +129,7 @@ def _quadratic_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) 
 def _terms(exponents: np.ndarray) -> Callable[[Array], Array]:
     """Terms of labels (label,), shape (term,), as products of vectors, each of which selects labels: no indices."""
     n_labels = exponents.shape[1]
-    members = np.full((len(exponents), exponents.sum(axis=1).max()), n_labels)
-    for row, powers in zip(members, exponents, strict=True):
-        row[: powers.sum()] = np.repeat(np.arange(n_labels), powers)
-    choices = [np.eye(n_labels + 1)[column].T for column in members.T]
+    choices = [np.eye(n_labels + 1)[column].T for column in label_factors(exponents).T]
 
     def terms(x: Array) -> Array:
         padded = jnp.append(x, 1.0)

@@ -18,7 +18,7 @@ from bayes_cannon.core.batches import check_batch, native, padded_batch, raise_f
 from bayes_cannon.core.label_posterior import LabelPosterior
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import PosteriorStatus
-from bayes_cannon.posterior.chains import KERNELS, ChainSettings
+from bayes_cannon.posterior.chains import KERNELS, ChainSettings, whitened_again
 from bayes_cannon.posterior.diagnostics import convergence
 from bayes_cannon.posterior.label_chains import (
     LABEL_CHAINS,
@@ -220,12 +220,9 @@ def _second_run(run: Run, failed: list[Failed]) -> tuple[np.ndarray, LabelPoster
 
 
 def _whitened_again(failed: Failed) -> StarItem:
-    """The density whitened by the mean and covariance of the draws, drawn a little to those before."""
-    item, flat = failed.item, failed.u.reshape(-1, failed.u.shape[-1])
-    n, n_labels = len(flat), flat.shape[1]
-    before = item.root @ item.root.T
-    covariance = (n * np.atleast_2d(np.cov(flat.T)) + 5 * n_labels * before) / (n + 5 * n_labels)
-    mean, root = flat.mean(axis=0), np.linalg.cholesky(covariance)
+    """The density whitened by its draws."""
+    item = failed.item
+    mean, root = whitened_again(failed.u, np.asarray(item.root))
     # The walls stay where they were: n . z = d in the old coordinates.
     turned = item.walls @ np.linalg.solve(item.root, root)
     length = np.linalg.norm(turned, axis=1)

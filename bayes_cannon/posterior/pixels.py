@@ -21,7 +21,7 @@ import numpy as np
 
 from bayes_cannon.core.posterior import QUANTILES, ThetaPosterior
 from bayes_cannon.core.status import PosteriorStatus
-from bayes_cannon.posterior.chains import dispersed_starts, draw_chains
+from bayes_cannon.posterior.chains import dispersed_starts, draw_chains, statistics, whitened_again
 from bayes_cannon.posterior.density import Item, Prepared, Setup, coordinates, density_of, pixel_keys, prepare, theta_of
 from bayes_cannon.posterior.diagnostics import convergence
 from bayes_cannon.posterior.importance import K_HAT_LIMIT, resampled
@@ -162,21 +162,13 @@ def _second_run(setup: Setup, failed: Failed) -> Block:
         means, roots = np.array(prepared.items.mean), np.array(prepared.items.root)
         for k, (_, draws) in enumerate(failed):
             if draws is not None:
-                means[k], roots[k] = _empirical(draws, roots[k])
+                means[k], roots[k] = whitened_again(draws, roots[k])
         items = prepared.items._replace(mean=jnp.asarray(means), root=jnp.asarray(roots))
         u, stats = _chain_draws(setup, items, prepared.pixels, run=1)
         theta = np.asarray(theta_of(items, u))
     block = _summarized(setup, pixels, u, theta, stats, None, second=True)
     block.posterior.status[prepared.inexact[: len(pixels)]] = PosteriorStatus.INEXACT
     return block
-
-
-def _empirical(draws: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and root of the covariance of draws (chain, draw, coordinate), drawn a little to the one before."""
-    flat = draws.reshape(-1, draws.shape[-1])
-    n, before = len(flat), root @ root.T
-    covariance = (n * np.cov(flat.T) + 5 * len(root) * before) / (n + 5 * len(root))
-    return flat.mean(axis=0), np.linalg.cholesky(covariance)
 
 
 def _filled(pixels: np.ndarray) -> np.ndarray:
@@ -190,12 +182,7 @@ def _chain_draws(setup: Setup, items: Item, pixels: np.ndarray, run: int) -> tup
     keys = jax.vmap(lambda key: jax.random.split(key, 2 * settings.n_chains))(pixel_keys(setup, pixels, run))
     starts = dispersed_starts(keys[:, settings.n_chains :], items.mean.shape[1])
     drawn = draw_chains(density_of(setup, pixels), items, keys[:, : settings.n_chains], starts, settings)
-    kept = {name: np.asarray(array) for name, array in drawn._asdict().items()}
-    depth = np.ceil(np.log2(kept["n_steps"] + 1)).astype(int)
-    names = {"n_steps": "n_steps", "diverging": "diverging", "energy": "energy", "acceptance": "acceptance_rate"}
-    stats: dict[str, np.ndarray] = {ours: kept[name] for name, ours in (names | {"step_size": "step_size"}).items()}
-    stats |= {"lp": -kept["potential"], "tree_depth": depth, "reached_max_tree_depth": depth >= settings.max_tree_depth}
-    return np.array(coordinates(items, drawn.z)), stats
+    return np.array(coordinates(items, drawn.z)), statistics(drawn, settings)
 
 
 def _resampled_draws(setup: Setup, prepared: Prepared) -> np.ndarray:

@@ -29,6 +29,7 @@ from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.typing import Array, StarLabel, StarMoment, StarPixel, StarTerm
+from bayes_cannon.core.vectorizer import label_factors
 from bayes_cannon.solvers.covariance import SharedCovariance
 from bayes_cannon.solvers.label_space import LabelSpace, search_starts
 from bayes_cannon.solvers.polynomial import Minima, Point, Polynomials, minimize
@@ -133,19 +134,11 @@ class TrainedPixels:
             shared = SharedCovariance.from_arrays(*tables)
         nu = np.inf if correlation is None else correlation.nu
         host = cls(
-            theta[:, 0].copy(), slopes, s2, solved, _products(slopes, basis), basis.terms, _members(exponents), space,
-            shared, nu,
+            theta[:, 0].copy(), slopes, s2, solved, _products(slopes, basis), basis.terms, label_factors(exponents),
+            space, shared, nu,
         )  # fmt: skip
         with jax.enable_x64(True):
             return jax.device_put(host)
-
-
-def _members(exponents: np.ndarray) -> np.ndarray:
-    n_labels, degree = exponents.shape[1], exponents.sum(axis=1)
-    members = np.full((len(exponents), degree.max()), n_labels)
-    for row, powers in zip(members, exponents, strict=True):
-        row[: powers.sum()] = np.repeat(np.arange(n_labels), powers)
-    return members
 
 
 def _products(slopes: np.ndarray, basis: MomentBasis) -> np.ndarray:
