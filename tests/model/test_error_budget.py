@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from numpy.testing import assert_allclose
+from scipy.stats import norm
 
 import bayes_cannon as tc
+from bayes_cannon.model.label_groups import with_spectra
 
 VECTORIZER = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1)
 SIGMA, SCATTER, SHARED = 0.01, 0.008, 0.012
@@ -77,3 +80,38 @@ def test_sampled_labels_have_the_errors_of_the_fit_with_theta_integrated_out(sta
     found = np.sqrt(np.diagonal(summary["covariance"].to_numpy(), axis1=1, axis2=2))
     assert_allclose(found, sd[True], rtol=0.1)
     assert (np.abs(summary["mean"].to_numpy() - fit.labels) < 0.3 * sd[True]).all()
+
+
+@pytest.mark.parametrize("scatter", [None, tc.scatter.LowRank(1), tc.scatter.Full(shrinkage=0.1)])
+def test_spectra_join_a_posterior_of_labels(stars, scatter):
+    labels, flux, ivar = stars
+    model = tc.CannonModel(labels[:200], flux[:200], ivar[:200], VECTORIZER, scatter=scatter)
+    model.train()
+    flux, ivar = flux[200:203].copy(), ivar[200:203].copy()
+    ivar[0, 7], flux[0, 7] = 0.0, np.nan
+    rng = np.random.default_rng(0)
+    draws = labels[200:203] + rng.normal(size=(2, 400, 3, 2)) * [20, 0.03]
+    tree = xr.DataTree.from_dict({"posterior": xr.Dataset({"labels": (("chain", "draw", "star", "label"), draws)}, {
+        "chain": [0, 1], "draw": np.arange(400), "star": np.arange(3), "label": ["TEFF", "LOGG"]})})  # fmt: skip
+    part = with_spectra(model, tree, flux, ivar, stars=[0, 2], pixels=[3, 7, 11], key=1)
+    assert part["log_likelihood/flux"].dims == ("chain", "draw", "star", "pixel")
+    total = SIGMA**2 + model.s2[[3, 11]]
+    if scatter is not None:
+        correlation = model.correlation
+        total = total + np.sum(correlation.factors[[3, 11]] ** 2, axis=1)
+        if correlation.noise is not None:
+            total = np.diagonal(correlation.covariance)[[3, 11]]
+    mean = np.stack([model(draws[1, 9, star]) for star in (0, 2)])[:, [3, 11]]
+    found = part["log_likelihood/flux"].isel(chain=1, draw=9).sel(pixel=[3, 11]).to_numpy()
+    assert_allclose(found, norm.logpdf(flux[[0, 2]][:, [3, 11]], mean, np.sqrt(total)), rtol=1e-9)
+    assert np.isnan(part["observed_data/flux"].sel(star=0, pixel=7))
+    assert (part["log_likelihood/flux"].sel(star=0, pixel=7) == 0).all()
+    spread = part["posterior_predictive/flux"].sel(pixel=11).std(("chain", "draw")).to_numpy()
+    of_labels = np.array([model(draws[:, :, star].reshape(-1, 2))[:, 11].var() for star in (0, 2)])
+    assert_allclose(spread, np.sqrt(of_labels + total[1]), rtol=0.1)
+    one = with_spectra(model, tree, flux, ivar, stars=2, pixels=[3, 7, 11], key=1)
+    assert_allclose(one["posterior_predictive/flux"][:, :, 0], part["posterior_predictive/flux"][:, :, 1])
+    with pytest.raises(ValueError, match="there is no star 3: they are numbered from 0 to 2"):
+        with_spectra(model, tree, flux, ivar, stars=[3])
+    with pytest.raises(ValueError, match="the posterior has 3 stars, the spectra 2"):
+        with_spectra(model, tree, flux[:2], ivar[:2])
