@@ -21,7 +21,7 @@ The correction assumes that theta has a flat prior, or next to it; what a strong
 
 Against the exact mixture :math:`\prod_j \langle p(y_j \mid x, \theta_j) \rangle` over draws of theta, with a flat prior
 of the labels (two labels, quadratic, 120 pixels): with 600 training stars, B being 2 % of F at most, means agree to
-0.15 errors and errors to 3 %. With 60, B being 6 to 20 % of F, the mixture stays within 0.1 errors of the plug-in
+0.2 errors and errors to 3 %. With 60, B being 6 to 20 % of F, the mixture stays within 0.1 errors of the plug-in
 labels, drawn up to 0.8 errors to the centre of the training set, because a flat prior of theta does not know that
 slopes are overstated by their errors; and it is 1 to 13 % narrower than the errors quoted here, which are those that
 cover. The dependence of the variance and of its determinant on the labels makes no more than that 0.1.
