@@ -5,10 +5,15 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayes_cannon as tc
+from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.model.posterior_groups import log_likelihood, posterior_predictive
 from bayes_cannon.posterior import pixels as posterior_pixels
 from bayes_cannon.posterior.density import Setup
+from bayes_cannon.solvers.factors import train_factors
+from bayes_cannon.solvers.full import train_full
+from bayes_cannon.solvers.given import train_given
 from bayes_cannon.solvers.marginal import star_precisions, whole_scatter
+from bayes_cannon.solvers.profile import solve
 
 N_STARS, N_PIXELS, SIGMA = 80, 4, 0.01
 OUTLIERS = np.arange(0, N_STARS, 10)
@@ -140,6 +145,24 @@ def test_sampling_starts_from_the_whole_scatter(scatter, monkeypatch):
     # The variance of what the model leaves is that of the whole scatter and the noise.
     residual = model.training_set_flux - model.design_matrix @ model.theta.T
     assert_allclose(start["s2"] + SIGMA**2, np.mean(tau[:, None] * residual**2, axis=0), rtol=0.12)
+
+
+def test_weights_are_those_of_the_training():
+    """They are computed from the trained model, so that a model file needs none."""
+    model = untrained(tc.scatter.LowRank(1, heavy_tails=True))
+    problem, x = model._problem(), model.scaling.scaled(model.training_set_labels)
+    start = solve(problem, exponents=model.vectorizer.exponents, x=x)
+    low = train_factors(
+        problem, start.theta, start.s2, exponents=model.vectorizer.exponents, x=x, rank=1, heavy_tails=True
+    )  # fmt: skip
+    correlation = Correlation(low.factors, low.nu)
+    assert_allclose(star_precisions(problem, low.theta, low.s2, correlation), low.tau, rtol=1e-8)
+    full = train_full(problem, start.theta, start.s2, tc.scatter.Full(shrinkage=0.1, heavy_tails=True))
+    given = train_given(problem, start.theta, start.s2, tc.scatter.Given(SIGMA**2 * np.eye(N_PIXELS), heavy_tails=True))
+    for found in (full, given):
+        # Of a full covariance the scale is that of stars that are held out, which the mean takes out but for nu.
+        weights = star_precisions(problem, found.theta, found.s2, found.correlation)
+        assert_allclose(weights, found.weight / found.weight.mean(), rtol=0.1)
 
 
 def test_pixels_without_solution_have_no_scatter(model):
