@@ -17,6 +17,7 @@ from bayes_cannon.solvers.covariance import log_likelihoods_full
 from bayes_cannon.solvers.factors import SMALLEST_NU, log_likelihoods, posterior_factors, train_factors
 from bayes_cannon.solvers.full import train_full
 from bayes_cannon.solvers.given import train_given
+from bayes_cannon.solvers.marginal import star_precisions
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.scatter import unbiased_scatter
 from bayes_cannon.solvers.scipy_lbfgsb import solve_lbfgsb
@@ -337,7 +338,10 @@ def warn_of_lone_stars(problem: PixelProblem, solution: PixelSolution, correlati
     z = posterior_factors(
         problem.design, problem.flux, problem.ivar, theta=solution.theta, s2=solution.s2, factors=correlation.factors
     )
-    share = z**2 / np.maximum((z**2).sum(axis=0), np.finfo(float).tiny)
+    # With heavy tails the factors of a star are as wide as its tau says.
+    weights = star_precisions(problem, solution.theta, solution.s2, correlation)
+    square = z**2 if weights is None else weights[:, None] * z**2
+    share = square / np.maximum(square.sum(axis=0), np.finfo(float).tiny)
     lone = np.argwhere((share > LONE_SHARE).T)
     if len(lone) and len(z) > 2 / LONE_SHARE:
         named = ", ".join(f"factor {factor} by star {star}" for factor, star in lone[:5])

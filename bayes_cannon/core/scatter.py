@@ -156,6 +156,27 @@ class Correlation:
         """Number of factors."""
         return self.factors.shape[1]
 
+    def whole_scatter(self, s2: np.ndarray, quoted: np.ndarray) -> np.ndarray:
+        r"""Variance of all that scatters a pixel beside its quoted noise, :math:`s_j^2 + |u_j|^2`, shape (pixel,).
+
+        Of a full covariance what its diagonal has beyond the mean quoted noise, at least zero.
+
+        Parameters
+        ----------
+        s2
+            As it was trained with these factors, shape (pixel,); infinite at pixels without solution, and returned so.
+        quoted
+            Mean variance of the quoted noise, shape (pixel,).
+
+        """
+        square = self.factors**2
+        if self.noise is None:
+            return s2 + square.sum(axis=1)
+        noise2 = np.where(np.isfinite(self.noise), self.noise, 1.0) ** 2
+        variances = (square / noise2[:, None]).sum(axis=0)
+        along = square @ np.where(variances > 0, 1.0 - 1.0 / np.where(variances > 0, variances, 1.0), 0.0)
+        return np.where(np.isfinite(s2), np.maximum(noise2 + along - quoted, 0.0), s2)
+
     @property
     def covariance(self) -> np.ndarray:
         r"""Full covariance :math:`U U^T + N (I - E E^T) N`, E being U over the noise N, normalized; (pixel, pixel).

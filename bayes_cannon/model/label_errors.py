@@ -72,7 +72,9 @@ class LabelErrors(LabelSampling):
         The training stars are held out fold after fold and labelled by the others. What their labels are off by, beside
         what their covariances say, gives a factor and a floor for each label and the tails
         (`posterior.calibration.calibrate`). From then on the covariance of every fit is the calibrated one, until the
-        model is trained again; the labels themselves stay as they are.
+        model is trained again, or the posterior of theta is another one; the labels themselves stay as they are. Where
+        the model integrates theta out, so do those of the folds, with the posterior of their own theta by importance
+        sampling.
 
         Parameters
         ----------
@@ -189,7 +191,8 @@ class LabelErrors(LabelSampling):
         model: Any = self._from_state(state)
         model.train()
         if self._posterior is not None and getattr(self, "integrate_theta", True):
-            model.sample(method="psis", keep_draws=False)  # Its errors are to be those of this model.
+            # Its errors are to be those of this model.
+            model.sample(method="psis", keep_draws=False, pixels=np.isfinite(self._posterior.mean).all(axis=1))
         if report is not None:
             report(1)
 

@@ -18,10 +18,11 @@ _LOG_2PI = np.log(2 * np.pi)
 def log_likelihood(tree: xr.DataTree, pixels: Any = None) -> xr.DataTree:
     r"""The tree of some pixels with the group ``log_likelihood``, whose ``flux`` is (chain, draw, star, pixel).
 
-    .. math:: \ln \mathrm{Normal}\left(y_{jn} \mid v_n \cdot \theta_j, \sigma_{jn}^2 + s_j^2\right)
+    .. math:: \ln \mathrm{Normal}\left(y_{jn} \mid v_n \cdot \theta_j, (\sigma_{jn}^2 + s_j^2) / \tau_n\right)
 
-    Each pixel by itself, also where the scatter is correlated between pixels. Stars with ``ivar = 0`` at any of these
-    pixels are left out of the tree, because ArviZ knows no missing values: take pixels one by one to lose none.
+    with the weights tau of heavy tails, else 1. Each pixel by itself, also where the scatter is correlated between
+    pixels. Stars with ``ivar = 0`` at any of these pixels are left out of the tree, because ArviZ knows no missing
+    values: take pixels one by one to lose none.
 
     Parameters
     ----------
@@ -45,9 +46,10 @@ def log_likelihood(tree: xr.DataTree, pixels: Any = None) -> xr.DataTree:
     design, ivar = (part[f"constant_data/{name}"].to_numpy() for name in ("design", "ivar"))
     flux = part["observed_data/flux"].to_numpy()
     theta, s = _draws(part)
+    tau = _precision(part, len(design))
     values = np.empty((*s.shape[:2], *flux.shape))
     for pixel in range(flux.shape[1]):
-        variance = 1 / ivar[:, pixel] + s[:, :, pixel, None] ** 2
+        variance = (1 / ivar[:, pixel] + s[:, :, pixel, None] ** 2) / tau
         away = flux[:, pixel] - theta[:, :, pixel] @ design.T
         values[..., pixel] = -0.5 * (away**2 / variance + np.log(variance) + _LOG_2PI)
     dims = ("chain", "draw", "star", "pixel")
@@ -90,8 +92,9 @@ def posterior_predictive(
     r"""The tree of some pixels with the group ``posterior_predictive``: ``flux`` (chain, draw, star, pixel).
 
     One spectrum is drawn for each star and each draw of theta and s,
-    :math:`\mathrm{Normal}(v(x_n) \cdot \theta_j, s_j^2 + \sigma_{jn}^2)`, each pixel by itself, also where the scatter
-    is correlated between pixels.
+    :math:`\mathrm{Normal}(v(x_n) \cdot \theta_j, (s_j^2 + \sigma_{jn}^2) / \tau_n)`, each pixel by itself, also where
+    the scatter is correlated between pixels. With heavy tails the training stars have the weights tau of the training,
+    and spectra of given labels draw theirs, :math:`\tau \sim \mathrm{Gamma}(\nu / 2, \nu / 2)`, one a star and draw.
 
     Parameters
     ----------
@@ -121,9 +124,13 @@ def posterior_predictive(
     if labels is None:
         design = part["constant_data/design"].to_numpy()
         given = part["constant_data/ivar"].to_numpy() if given is None else given
+        tau = _precision(part, len(design))
     else:
         rows = model.vectorizer.label_rows(labels)
         design = monomials(model.scaling.scaled(rows), model.vectorizer.exponents)
+        tau = np.ones((*s.shape[:2], len(design)))
+        if model.nu is not None and np.isfinite(model.nu):
+            tau = np.random.default_rng(key).gamma(model.nu / 2, 2 / model.nu, tau.shape)
     shape = len(design), n_pixels
     noise = np.zeros(shape)
     if given is not None:
@@ -136,7 +143,7 @@ def posterior_predictive(
     for pixel in range(n_pixels):
         # A pixel's draws do not depend on which others are asked for.
         rng = np.random.default_rng([key, int(numbers[pixel])])
-        sd = np.sqrt(s[:, :, pixel, None] ** 2 + noise[:, pixel])
+        sd = np.sqrt((s[:, :, pixel, None] ** 2 + noise[:, pixel]) / tau)
         values[..., pixel] = theta[:, :, pixel] @ design.T + sd * rng.standard_normal(sd.shape)
     dims = ("chain", "draw", "star", "pixel")
     stars = xr.Dataset(coords={"star": np.arange(len(design))})
@@ -161,6 +168,12 @@ def _part(tree: xr.DataTree, pixels: Any) -> xr.DataTree:
 
 def _draws(tree: xr.DataTree) -> tuple[np.ndarray, np.ndarray]:
     return tree["posterior/theta"].to_numpy(), tree["posterior/s"].to_numpy()
+
+
+def _precision(tree: xr.DataTree, n_stars: int) -> np.ndarray:
+    """Weights tau of the training stars, shape (star,)."""
+    constant = tree["constant_data"]
+    return constant["precision"].to_numpy() if "precision" in constant.data_vars else np.ones(n_stars)
 
 
 def _with(tree: xr.DataTree, name: str, variables: Any, more: xr.Dataset | None = None) -> xr.DataTree:

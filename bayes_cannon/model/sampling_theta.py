@@ -11,6 +11,7 @@ from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
 from bayes_cannon.model.files import ModelFiles
+from bayes_cannon.solvers.marginal import star_precisions, whole_scatter
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,11 +29,29 @@ class SamplingWarning(BayesCannonWarning):
     """Some pixels have no posterior, or draws that cannot be trusted."""
 
 
+class StaleCalibrationWarning(BayesCannonWarning):
+    """The model has forgotten its calibration, because it was that of other label errors."""
+
+
 class ThetaSampling(ModelFiles):
     """The posterior of theta and s, sampled, read and forgotten."""
 
-    integrate_theta: bool = True
-    """Whether labels are inferred with theta integrated out, once its posterior is there (`solvers.predictive`)."""
+    _integrate_theta: bool = True
+
+    @property
+    def integrate_theta(self) -> bool:
+        """Whether labels are inferred with theta integrated out, once its posterior is there (`solvers.predictive`).
+
+        True at first. Where a change alters the errors of labels, the model forgets a calibration of the former ones,
+        with a `StaleCalibrationWarning`.
+        """
+        return self._integrate_theta
+
+    @integrate_theta.setter
+    def integrate_theta(self, wanted: bool) -> None:
+        if bool(wanted) != self._integrate_theta and self._posterior is not None:
+            self._forget_calibration("integrate_theta has changed")
+        self._integrate_theta = bool(wanted)
 
     @property
     def posterior(self) -> ThetaPosterior | None:
@@ -65,7 +84,10 @@ class ThetaSampling(ModelFiles):
                   \ (d \ge 1), \qquad s \sim \mathrm{HalfNormal}(h)
 
         Without regularization theta_d is flat. The model keeps the summary (`posterior`) until it is trained again.
-        With correlated scatter s^2 is the whole variance of the scatter of a pixel.
+        With correlated scatter s^2 is the whole variance of the scatter of a pixel, and each pixel is taken by itself;
+        how close that is to all of them together is stated in `posterior.pixels`. With heavy tails the variances of a
+        training star are divided by the weight tau that training gave it (``constant_data/precision``); the draws are
+        conditioned on these weights, and are not wider for what is not known of them.
 
         Parameters
         ----------
@@ -101,6 +123,13 @@ class ThetaSampling(ModelFiles):
         tree
             An ``xarray.DataTree`` as ArviZ takes it (`io.posterior_tree`). That of a store is read when it is used.
 
+        Warns
+        -----
+        SamplingWarning
+            If pixels have no posterior, or one that cannot be trusted.
+        StaleCalibrationWarning
+            If the model was calibrated with other errors of labels: calibrate again.
+
         Raises
         ------
         NotTrainedError
@@ -135,12 +164,18 @@ class ThetaSampling(ModelFiles):
             )  # fmt: skip
         _fill(kept, setup, chosen, progress)
         tree = kept.tree()
-        self._posterior = theta_posterior(tree, setup.problem.n_pixels)
-        _warn_of_statuses(self._posterior.status[chosen], chosen)
+        posterior = theta_posterior(tree, setup.problem.n_pixels)
+        self._keep_posterior(posterior)
+        _warn_of_statuses(posterior.status[chosen], chosen)
         return tree
 
     def use_posterior(self, posterior: "xr.DataTree | str | os.PathLike") -> None:
         """Take the posterior of theta from a tree that `sample` returned, or from a file or store that holds one.
+
+        Warns
+        -----
+        StaleCalibrationWarning
+            As in `sample`.
 
         Raises
         ------
@@ -158,11 +193,24 @@ class ThetaSampling(ModelFiles):
         if isinstance(posterior, str | os.PathLike):
             with read_posterior(posterior) as tree:
                 check_model(tree.attrs, self._hashes(), f"the posterior {os.fspath(posterior)}")
-                self._posterior = theta_posterior(tree, len(theta))
+                self._keep_posterior(theta_posterior(tree, len(theta)))
         else:
             check_posterior(posterior, "the tree")
             check_model(posterior.attrs, self._hashes(), "the posterior")
-            self._posterior = theta_posterior(posterior, len(theta))
+            self._keep_posterior(theta_posterior(posterior, len(theta)))
+
+    def _keep_posterior(self, posterior: ThetaPosterior) -> None:
+        before, self._posterior = self._posterior, posterior
+        if self.integrate_theta and (before is None or not _equal_for_labels(before, posterior)):
+            self._forget_calibration("the posterior of theta is another one")
+
+    def _forget_calibration(self, why: str) -> None:
+        if self._calibration is not None:
+            self._calibration = None
+            warn_user(
+                f"the calibration is forgotten, as {why} and with it the errors of labels: call calibrate() again",
+                StaleCalibrationWarning,
+            )
 
     def _label_model(self) -> dict[str, Any]:
         """What the test step takes of the training: with the posterior of theta, where it is there and wanted."""
@@ -195,9 +243,10 @@ class ThetaSampling(ModelFiles):
                 f"at pixel {pixel}: remove them from theta_bounds and train again"
             )
         return Setup.from_problem(
-            problem, theta=theta, s2=s2, exponents=self._vectorizer.exponents,
-            x=self._scaling.scaled(self._labels), priors=ThetaPriors.weak(problem, theta_0, s_scale),
-            method="psis" if method == _LAPLACE else method, settings=settings, key=_checked_key(key),
+            problem, theta=theta, s2=whole_scatter(problem, s2, self._correlation),
+            exponents=self._vectorizer.exponents, x=self._scaling.scaled(self._labels),
+            priors=ThetaPriors.weak(problem, theta_0, s_scale), method="psis" if method == _LAPLACE else method,
+            settings=settings, precision=star_precisions(problem, theta, s2, self._correlation), key=_checked_key(key),
         )  # fmt: skip
 
     def _subject(self, setup: "Setup", pixels: np.ndarray, block: int) -> "Subject":
@@ -213,6 +262,8 @@ class ThetaSampling(ModelFiles):
         }
         for name, values in zip(("theta_0_mean", "theta_0_scale", "s_scale"), scales, strict=True):
             constant[name] = ("pixel",), values[pixels]
+        if setup.precision is not None:
+            constant["precision"] = ("star",), setup.precision
         settings: dict[str, str | int | float] = {
             "method": setup.method, "n_chains": chains.n_chains, "n_warmup": chains.n_warmup,
             "n_draws": chains.n_draws, "key": _key_text(setup.seed), "block": block,
@@ -245,6 +296,13 @@ class ThetaSampling(ModelFiles):
             theta=theta, s2=s2, scaling=scaling, terms=[*self.label_names, self._vectorizer.exponents],
             training_set=spectra, regularization=np.broadcast_to(regularization, s2.shape), censors=lower < upper,
         )  # fmt: skip
+
+
+def _equal_for_labels(one: ThetaPosterior, other: ThetaPosterior) -> bool:
+    return all(
+        np.allclose(getattr(one, name), getattr(other, name), rtol=1e-9, atol=0.0, equal_nan=True)
+        for name in ("mean", "covariance", "s2")
+    )
 
 
 def _fill(kept: Any, setup: "Setup", chosen: np.ndarray, progress: ProgressOption) -> None:

@@ -67,7 +67,7 @@ class Setup:
     Attributes
     ----------
     problem, priors, theta, s2
-        The pixels, their priors, and the optimum to start from.
+        The pixels, their priors, and the optimum to start from, s2 being the variance of the whole scatter.
     products, pairs
         Distinct products of terms of each star, shape (star, moment), and their index, (term, term).
     precision

@@ -7,8 +7,18 @@ covariance of the first run's draws; importance weights that fail theirs are rep
 
 Where the scatter is correlated between pixels, the law of a single pixel is still that of its program, s^2 being the
 whole variance of its scatter, ``s_j^2 + |u_j|^2``. Taking the pixels one by one loses nothing where all have the same
-terms and weights: least squares of each alone is then the best of all together (Zellner 1962). How theta is correlated
-between pixels follows from the factors (`solvers.predictive`).
+terms and weights and no penalty: least squares of each alone is then the best of all together (Zellner 1962). How theta
+is correlated between pixels follows from the factors (`solvers.predictive`).
+
+Measured against NUTS on theta, s, U and the factors of all stars together (`programs.spectrum`; 50 stars, 6 pixels, a
+straight line in one label, one factor that makes up half to three quarters of the scatter, the same priors): without
+penalty means agree to 0.1 and standard deviations to 5 %, which is the Monte-Carlo error, and the covariances of theta
+between pixels have 0.99 times their size. With noise that differs up to sixfold between the stars the means are 0.3
+standard deviations apart, the rest is as before. A penalty breaks the theorem: what the prior says of one pixel then
+tells of the errors of the others, which pixels taken one by one do not hear. Where the standard deviation of the
+Laplace prior is seven times that of theta, means are up to 0.25 standard deviations apart, standard deviations up to
+10 % too large, and the covariances between pixels 0.75 of what is stated; at two and a half times it is 0.5, 20 % and
+0.55; where both are alike 1.1, 40 % and 0.25. Errors of theta are too wide then, not too narrow.
 """
 
 from collections.abc import Iterator

@@ -207,7 +207,26 @@ def log_likelihoods_full(
         If a star misses a pixel.
 
     """
-    noise, floor = correlation.noise, correlation.floor
+    residual, basis, variances, noise = _along_directions(design, flux, ivar, theta, correlation)
+    chi_squared = np.sum((residual @ basis) ** 2 / variances, axis=1)
+    leading = student_t(chi_squared, np.log(variances).sum(), len(variances), correlation.nu)
+    return leading + log_density_across(residual, basis, correlation.floor) - np.log(noise).sum()
+
+
+def posterior_precisions_full(
+    design: np.ndarray, flux: np.ndarray, ivar: np.ndarray, *, theta: np.ndarray, correlation: Correlation
+) -> np.ndarray:
+    """Weight u of each star, shape (star,), one on average; parameters and errors as for `log_likelihoods_full`."""
+    residual, basis, variances, _ = _along_directions(design, flux, ivar, theta, correlation)
+    weight = (correlation.nu + len(variances)) / (correlation.nu + np.sum((residual @ basis) ** 2 / variances, axis=1))
+    return weight / weight.mean()
+
+
+def _along_directions(
+    design: np.ndarray, flux: np.ndarray, ivar: np.ndarray, theta: np.ndarray, correlation: Correlation
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Residuals over the noise at the solved pixels, leading directions, variances along them, and the noise."""
+    noise = correlation.noise
     if noise is None:
         raise ValueError("the correlation is not a full covariance: it has no noise")
     solved = np.flatnonzero(np.isfinite(noise))
@@ -216,10 +235,7 @@ def log_likelihoods_full(
     scaled = correlation.factors[solved] / noise[solved, None]
     variances = (scaled**2).sum(axis=0)
     residual = (part.flux - design @ theta[solved].T) / noise[solved]
-    basis = scaled / np.sqrt(variances)
-    chi_squared = np.sum((residual @ basis) ** 2 / variances, axis=1)
-    leading = student_t(chi_squared, np.log(variances).sum(), len(variances), correlation.nu)
-    return leading + log_density_across(residual, basis, floor) - np.log(noise[solved]).sum()
+    return residual, scaled / np.sqrt(variances), variances, noise[solved]
 
 
 def log_density_across(residual: np.ndarray, basis: np.ndarray, floor: float) -> np.ndarray:

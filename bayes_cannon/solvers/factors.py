@@ -188,6 +188,21 @@ def log_likelihoods(
     return student_t(chi_squared, log_det, count, nu)
 
 
+def posterior_precisions(
+    design: np.ndarray,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    *,
+    theta: np.ndarray,
+    s2: np.ndarray,
+    factors: np.ndarray,
+    nu: float,
+) -> np.ndarray:
+    """Posterior mean of each star's tau, `FactorSolution.tau`, shape (star,); parameters as for `log_likelihoods`."""
+    _, chi_squared, _, count = _expected(design, flux, ivar, theta, s2, factors)
+    return (nu + count) / (nu + chi_squared)
+
+
 def _expected(
     design: np.ndarray, flux: np.ndarray, ivar: np.ndarray, theta: np.ndarray, s2: np.ndarray, factors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -19,6 +19,13 @@ apparent information in some direction is noise of theta, where the expansion en
 
 The correction assumes that theta has a flat prior, or next to it; what a strong prior takes away already is small in S.
 
+Against the exact mixture :math:`\prod_j \langle p(y_j \mid x, \theta_j) \rangle` over draws of theta, with a flat prior
+of the labels (two labels, quadratic, 120 pixels): with 600 training stars, B being 2 % of F at most, means agree to
+0.2 errors and errors to 3 %. With 60, B being 6 to 20 % of F, the mixture stays within 0.1 errors of the plug-in
+labels, drawn up to 0.8 errors to the centre of the training set, because a flat prior of theta does not know that
+slopes are overstated by their errors; and it is 1 to 13 % narrower than the errors quoted here, which are those that
+cover. The dependence of the variance and of its determinant on the labels makes no more than that 0.1.
+
 With correlated scatter the errors of theta are correlated between pixels as the residuals are that they come from: for
 the same terms and weights at all pixels :math:`\mathrm{cov}(\theta_{jd}, \theta_{ke}) = C_{jk} A_{de}` with
 :math:`A = (V^T V)^{-1}` of the training stars (Zellner 1962). The shared part of the covariance of a spectrum then

@@ -11,6 +11,7 @@ import bayes_cannon as tc
 from bayes_cannon.core.calibration import Calibration
 from bayes_cannon.io.model_file import write_model
 from bayes_cannon.model.data import NotTrainedError
+from bayes_cannon.model.sampling_theta import StaleCalibrationWarning
 
 NAMES = ("TEFF", "LOGG")
 BOUNDS = {"TEFF": (-0.3, 0.3)}
@@ -128,6 +129,73 @@ def test_another_training_forgets_it(stars):
     model._calibration = Calibration.from_floor(TRUTH)
     model.reset()
     assert model.calibration is None
+
+
+@pytest.fixture
+def sampled(stars):
+    """A small model with the posterior of the theta of all pixels but one."""
+    labels, flux, ivar = (array[:60] for array in stars)
+    model = tc.CannonModel(labels, flux, ivar, tc.vectorizer.PolynomialVectorizer(NAMES, 1))
+    model.train()
+    model.tree = model.sample(method="psis", n_draws=100, pixels=np.arange(1, 30))
+    return model
+
+
+def test_another_posterior_of_theta_forgets_it(sampled, stars):
+    def calibrated():
+        sampled._calibration = Calibration.from_floor(TRUTH)
+
+    calibrated()
+    sampled.use_posterior(sampled.tree)  # It is the one that is there already.
+    assert sampled.calibration is not None
+    with pytest.warns(StaleCalibrationWarning, match="the posterior of theta is another one.*call calibrate"):
+        sampled.sample(method="psis", n_draws=100, pixels=np.arange(2, 30))
+    assert sampled.calibration is None
+    calibrated()
+    with pytest.warns(StaleCalibrationWarning):
+        sampled.use_posterior(sampled.tree)
+    assert sampled.calibration is None
+    calibrated()
+    with pytest.warns(StaleCalibrationWarning, match="integrate_theta has changed"):
+        sampled.integrate_theta = False
+    assert sampled.calibration is None
+    # With theta plugged in labels do not know of its posterior, and the calibration stays.
+    calibrated()
+    sampled.use_posterior(sampled.tree)
+    sampled.integrate_theta = False
+    assert sampled.calibration is not None
+    fit = sampled.fit_labels(stars[1][:5], stars[2][:5])
+    assert_allclose(fit.covariance, fit.formal_covariance + TRUTH)
+
+
+@pytest.mark.parametrize("integrate", [True, False])
+def test_held_out_models_integrate_theta_out_as_the_model_does(sampled, stars, monkeypatch, integrate):
+    labels, flux, ivar = (array[:60] for array in stars)
+    seen = {}
+
+    def record(residual, covariance, snr, **_):
+        seen.update(residual=residual, covariance=covariance)
+        return Calibration.from_floor(TRUTH)
+
+    monkeypatch.setattr("bayes_cannon.posterior.calibration.calibrate", record)
+    sampled.integrate_theta = integrate
+    sampled.calibrate(n_folds=2)
+    away = tc.validate.folds(60, 2) == 0
+    other = tc.CannonModel(labels[~away], flux[~away], ivar[~away], sampled.vectorizer)
+    other.train()
+    plug_in = other.fit_labels(flux[away], ivar[away])
+    other.sample(method="psis", pixels=np.arange(1, 30))
+    integrated = other.fit_labels(flux[away], ivar[away])
+    expected = integrated if integrate else plug_in
+    other_fit = plug_in if integrate else integrated
+    got, sd, others_sd = (
+        np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+        for covariance in (seen["covariance"][away], expected.covariance, other_fit.covariance)
+    )
+    # The labels are scaled otherwise in the folds, so that draws of theta are others.
+    assert_allclose(got, sd, rtol=0.01)
+    assert_allclose((seen["residual"][away] - (expected.labels - labels[away])) / sd, 0, atol=0.1)
+    assert (np.abs(others_sd / sd - 1) > 0.02).all()
 
 
 def test_signal_to_noise_of_logarithms(stars):

@@ -23,12 +23,12 @@ SCALING = LabelScaling(np.zeros(2), np.ones(2))
 N_TRAINING, N_PIXELS, N_STARS, NOISE = 60, 120, 100, 0.02
 
 
-def simulation(seed, correlation=0.0):
+def simulation(seed, correlation=0.0, n_training=N_TRAINING):
     """Training set, theta by least squares with its covariances, and stars, all from one law."""
     rng = np.random.default_rng(seed)
     theta = np.random.default_rng(1234).normal(0, [1, 0.06, 0.05, 0.03, 0.02, 0.03], (N_PIXELS, 6))
     factors = np.random.default_rng(99).normal(0, correlation * NOISE, (N_PIXELS, 2))
-    x, new = rng.uniform(-0.6, 0.6, (N_TRAINING, 2)), rng.uniform(-0.5, 0.5, (N_STARS, 2))
+    x, new = rng.uniform(-0.6, 0.6, (n_training, 2)), rng.uniform(-0.5, 0.5, (N_STARS, 2))
     design = monomials(x, VECTORIZER.exponents)
 
     def spectra(x):
@@ -180,6 +180,65 @@ def test_one_label_against_mixing_over_draws_of_theta():
     sd = np.sqrt(density @ (grid - mean) ** 2)
     assert abs(fit.labels[0, 0] - mean) < 0.05 * sd
     assert_allclose(np.sqrt(fit.covariance[0, 0, 0]), sd, rtol=0.03)
+
+
+def mixed_over_draws(label, root, theta, covariance, flux, rng):
+    """Mean and covariance of z under the exact posterior of the labels ``label + root z`` with a flat prior.
+
+    Independent posteriors of theta make it a product over pixels, each the mean over draws of that pixel's theta.
+    """
+    axis = np.linspace(-5.5, 5.5, 31)
+    z = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    v = monomials(label + z @ root.T, VECTORIZER.exponents)
+    log_density = np.zeros(len(z))
+    for mean, spread, one in zip(theta, covariance, flux, strict=True):
+        draws = rng.multivariate_normal(mean, spread, 400)
+        log_density += np.log(np.mean(norm.pdf(one, draws @ v.T, NOISE), axis=0))
+    p = np.exp(log_density - log_density.max())
+    p /= p.sum()
+    mean = p @ z
+    return mean, np.einsum("g,gi,gj->ij", p, z - mean, z - mean)
+
+
+def noise_share(label, theta, covariance):
+    """Largest eigenvalue of ``F^-1 B`` at these labels."""
+    ahead, here, behind = (
+        monomials(label + e * np.vstack([np.zeros(2), np.eye(2)]), VECTORIZER.exponents) for e in (1e-6, 0, -1e-6)
+    )
+    slopes, v = (ahead - behind)[1:] / 2e-6, here[0]
+    w = 1 / (NOISE**2 + np.einsum("pde,d,e->p", covariance, v, v))
+    jacobian = theta @ slopes.T
+    noise = np.einsum("p,kd,pde,le->kl", w, slopes, covariance, slopes)
+    return np.linalg.eigvals(np.linalg.solve((jacobian.T * w) @ jacobian, noise)).real.max()
+
+
+@pytest.mark.parametrize(
+    ("n_training", "largest_share", "of_mean", "of_sd"), [(600, 0.03, 0.2, 0.05), (60, 0.25, 0.8, 0.15)]
+)
+def test_two_labels_against_mixing_over_draws_of_theta(n_training, largest_share, of_mean, of_sd):
+    """In units of the quoted errors: what differs is the attenuation, which the exact posterior shares with plug-in."""
+    n_stars, rng = 6, np.random.default_rng(1)
+    x, theta, covariance, _, _, flux = simulation(5, n_training=n_training)
+    flux = flux[:n_stars]
+    integrated, plug_in = (
+        fit_labels(
+            flux, np.full(flux.shape, 1 / NOISE**2), theta=theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER,
+            scaling=SCALING, training_labels=x, theta_covariance=one,
+        )
+        for one in (covariance, None)
+    )  # fmt: skip
+    for star in range(n_stars):
+        label, root = integrated.labels[star], np.linalg.cholesky(integrated.covariance[star])
+        assert 0 < noise_share(label, theta, covariance) < largest_share
+        mean, spread = mixed_over_draws(label, root, theta, covariance, flux[star], rng)
+        assert (np.abs(mean) < of_mean).all()
+        uncorrected = np.linalg.solve(root, plug_in.labels[star] - label)
+        assert_allclose(mean, uncorrected, atol=0.15)
+        sd = np.sqrt(np.diag(spread))
+        assert_allclose(sd, 1, atol=of_sd)
+        # Between plug-in, which is too narrow, and the fast form, but for the Monte-Carlo error of the mixture.
+        narrow = np.linalg.solve(root, np.linalg.cholesky(plug_in.covariance[star]))
+        assert (sd > np.linalg.norm(narrow, axis=1) - 0.03).all()
 
 
 def test_wrong_shape_is_named():
