@@ -25,7 +25,8 @@ def with_spectra(
 
     for each draw x of the labels. :math:`V_j` is the whole variance of the pixel: the noise, the scatter, what it
     shares with other pixels, and, where theta is integrated out, :math:`v^T \Sigma_j v`. Each pixel is taken by itself,
-    so that with correlated scatter the sum over pixels is not the likelihood of the spectrum.
+    so that with correlated scatter the sum over pixels is not the likelihood of the spectrum. With heavy tails it holds
+    for a star of the weight one.
 
     Parameters
     ----------
