@@ -27,6 +27,7 @@ from bayes_cannon.io.recipe_values import Limits
 from bayes_cannon.io.spectra import Spectra, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, join_labels, label_table, read_table, write_table
 from bayes_cannon.model import CannonModel, RestrictedCannonModel
+from bayes_cannon.model.label_errors import CalibratedFit
 from bayes_cannon.validate import folds, summary_table
 
 _SHOWN_COLUMNS = ("label", "unit", "stars", "failed", "bias", "robust_scatter", "median_error", "robust_pull")
@@ -88,8 +89,13 @@ def run_recipe(
             click.echo(f"wrote {path}")
 
 
-def run_inference(model: Path, spectra: Path, output: Path, *, overwrite: bool, quiet: bool) -> None:
-    """Label the spectra of a file with the model of another, and write the label table."""
+def run_inference(
+    model: Path, spectra: Path, output: Path, *, error_budget: bool = False, overwrite: bool, quiet: bool
+) -> None:  # fmt: skip
+    """Label the spectra of a file with the model of another, and write the label table.
+
+    With ``error_budget`` it has the sources of each label's error too.
+    """
     check_output_path(check_table_suffix(output), overwrite=overwrite)
     state, trained = read_model(model), CannonModel.read(model)
     stars = read_spectra(spectra)
@@ -98,7 +104,8 @@ def run_inference(model: Path, spectra: Path, output: Path, *, overwrite: bool, 
     if stars.wavelength is None and trained.dispersion is not None:
         click.echo(f"Warning: {spectra} has no wavelengths: they are taken to be those of the model", err=True)
     fit = trained.fit_labels(stars.flux, stars.ivar, dispersion=stars.wavelength, progress=None if quiet else True)
-    write_table(output, _table(trained, fit, stars, model.name), overwrite=overwrite)
+    sources = _error_columns(trained, fit, stars) if error_budget else {}
+    write_table(output, _table(trained, fit, stars, model.name, sources), overwrite=overwrite)
     if not quiet:
         _print_statuses(fit)
     click.echo(f"wrote {output}")
@@ -228,10 +235,8 @@ def _write_run(
         return None
     model = run.model
     stars = run.spectra.at(run.held_out)
-    reference = {f"{name}_REFERENCE": run.reference[:, k] for k, name in enumerate(model.label_names)}
+    reference = {name: {f"{name}_REFERENCE": run.reference[:, k]} for k, name in enumerate(model.label_names)}
     table = _table(model, run.fit, stars, outputs["model"].name, reference)
-    for name in model.label_names:
-        table[f"{name}_REFERENCE"].unit = table[name].unit
     write_table(outputs["labels"], table, overwrite=overwrite)
     summary = _summary(model, run.fit, run.reference)
     write_table(outputs["validation"], summary, overwrite=overwrite)
@@ -239,16 +244,37 @@ def _write_run(
     return summary
 
 
+def _error_columns(model: CannonModel, fit: CalibratedFit, stars: Spectra) -> dict[str, dict[str, np.ndarray]]:
+    """Columns of the error budget of each label, but for its total, which the table has."""
+    columns = model.error_budget(stars.flux, stars.ivar, fit).columns(model.label_names)
+    sources: dict[str, dict[str, np.ndarray]] = {name: {} for name in model.label_names}
+    for column, values in columns.items():
+        name, source = column.rsplit("_ERR_", 1)
+        if source != "TOTAL":
+            sources[name][column] = values
+    return sources
+
+
 def _table(
-    model: CannonModel, fit: LabelFit, stars: Spectra, model_name: str, extra: Mapping[str, np.ndarray] | None = None
+    model: CannonModel,
+    fit: LabelFit,
+    stars: Spectra,
+    model_name: str,
+    of_labels: Mapping[str, Mapping[str, np.ndarray]],
 ) -> Table:
+    """The label table, with more columns of each label, by its name and then theirs, in its unit."""
     meta = {
         "MODEL": model_name,
         "PROGRAM": f"bayes_cannon {version('bayes-cannon')}",
         "CREATED": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     units = model.label_units
-    return label_table(model.label_names, fit, star_id=stars.ids, label_units=units, extra=extra, meta=meta)
+    extra = {column: values for columns in of_labels.values() for column, values in columns.items()}
+    table = label_table(model.label_names, fit, star_id=stars.ids, label_units=units, extra=extra, meta=meta)
+    for name, columns in of_labels.items():
+        for column in columns:
+            table[column].unit = table[name].unit
+    return table
 
 
 def _print_run(run: TrainingRun, summary: Table | None) -> None:

@@ -166,6 +166,7 @@ def test_infer_gives_the_labels_of_training(trained, tmp_path):
     assert_same_labels(tmp_path / "new-labels.ecsv", folder / "out/deep/sim-labels.ecsv")
     table = read_table(tmp_path / "new-labels.ecsv")
     assert table.meta["MODEL"] == "sim.model"
+    assert not [name for name in table.colnames if "PHOTON" in name]
 
 
 def test_infer_to_fits_quietly(trained, tmp_path):
@@ -175,6 +176,25 @@ def test_infer_to_fits_quietly(trained, tmp_path):
     assert result.exit_code == 0
     assert result.output == f"wrote {out}\n"
     assert str(read_table(out)["TEFF_ERR"].unit) == "K"
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".ecsv"])
+def test_infer_with_the_error_budget(trained, tmp_path, suffix):
+    folder, _ = trained
+    out = tmp_path / f"l{suffix}"
+    result = run("infer", folder / "out/deep/sim.model", folder / "new.nc", "-o", out, "--error-budget", "-q")
+    assert result.exit_code == 0, result.output
+    assert_same_labels(out, folder / "out/deep/sim-labels.ecsv")
+    table, stars = read_table(out), _held_out()
+    model = CannonModel.read(folder / "out/deep/sim.model")
+    budget = model.error_budget(stars.flux, stars.ivar)
+    for k, name in enumerate(NAMES):
+        sources = [column for column in table.colnames if column.startswith(f"{name}_ERR_")]
+        assert sources == [f"{name}_ERR_{source}" for source in ("PHOTON", "SCATTER", "CORRELATED", "THETA")]
+        np.testing.assert_allclose(table[f"{name}_ERR_PHOTON"], np.sqrt(budget.variance["photon"][:, k]), rtol=1e-6)
+        squares = [np.sign(table[column]) * np.asarray(table[column]) ** 2 for column in sources]
+        np.testing.assert_allclose(np.sum(squares, axis=0), np.asarray(table[f"{name}_ERR"]) ** 2, rtol=1e-6)
+        assert {str(table[column].unit) for column in sources} == {str(model.label_units.get(name))}
 
 
 def test_infer_refuses_another_dispersion(trained, tmp_path):
