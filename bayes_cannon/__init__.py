@@ -8,8 +8,7 @@ _PUBLIC = {
     "load_model": "bayes_cannon.model",
 }
 _MODULES = (
-    "censoring", "cli", "continuum", "core", "infer", "io", "model", "plot",
-    "posterior", "programs", "ranks",
+    "censoring", "cli", "continuum", "core", "families", "infer", "io", "model", "plot", "posterior", "programs",
     "restricted", "scatter", "solvers", "train", "training_set", "validate", "vectorizer",
 )  # fmt: skip
 

@@ -101,7 +101,9 @@ class ThetaSampling(ModelFiles):
         pixels
             Which pixels: indices or a mask of shape (pixel,); all by default.
         n_chains, n_warmup, n_draws
-            Chains of each pixel, and draws of each chain that are forgotten and that are kept.
+            Chains of each pixel, and draws of each chain that are forgotten and that are kept. Far fewer than 500 are
+            too few for R-hat to tell good chains from bad ones: pixels are then sampled twice and flagged in vain.
+            Pixels are sampled in blocks of 32, so that a few take as long as one block.
         theta_0
             Mean m and standard deviation t, of all pixels. By default the mean training flux at the pixel and ten
             times its standard deviation.
