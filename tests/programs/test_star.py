@@ -90,7 +90,11 @@ def test_compressed_it_has_the_same_density_up_to_a_constant(spectrum, proper):
     pixels = TrainedPixels.from_arrays(theta, s2, VECTORIZER.exponents, np.zeros((2, 2)))
     coefficients = compressed_batch(pixels, flux[None], ivar[None]).coefficients
     n_labels, one = 2, jnp.ones(())
-    item = StarItem(forms(np.asarray(coefficients), VECTORIZER.exponents)[0], None, None, one, one, one, one, one, one)
+    form = forms(np.asarray(coefficients), VECTORIZER.exponents)[0]
+    item = StarItem(
+        form, tails=None, widened=None, prior=None,
+        low=one, high=one, mean=one, root=one, walls=one, distances=one,
+    )  # fmt: skip
     prior = dist.Normal(jnp.array([0.1, 0.0]), 0.3).to_event(1) if proper else None
 
     def likelihood(x):
