@@ -4,7 +4,6 @@ JAX compiles anew for every shape, which costs seconds, so that tests take their
 200 stars, 60 pixels, three labels, ten terms.
 """
 
-import importlib
 import importlib.util
 import os
 import tempfile
@@ -25,9 +24,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before JAX is imported: what one test process, notebook or command has compiled the others then only load.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "bayes-cannon-tests-compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-
-# Before ArviZ is imported, which loads it lazily: with pytest's own loaders it then lacks some of its modules.
-importlib.import_module("numpyro.infer")
 
 # Before the package is imported: the shapes in the annotations of compiled code are then checked while it is traced.
 # Not where users hand over what they have, because there the package's own errors are wanted, and not in what SciPy

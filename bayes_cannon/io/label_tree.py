@@ -39,7 +39,8 @@ def label_tree(
     -------
     tree
         The summary has one variable for each field of `core.label_posterior.LabelPosterior`; the meaning of the
-        numbers in ``status`` is among its attributes.
+        numbers in ``status`` is among its attributes. ``reached_max_tree_depth`` is about the depth that second runs
+        may have; trees of first runs are never as deep.
 
     """
     names = list(label_names)

@@ -101,7 +101,6 @@ def draw_chains(
 def _chain(potential: Callable[[Array], Array], key: Array, start: Array, settings: ChainSettings) -> Draws:
     kernel = _kernel(potential, settings)
     state = kernel.init(key, settings.n_warmup, start, (), {})
-    state, _ = jax.lax.scan(lambda state, _: (kernel.sample(state, (), {}), None), state, length=settings.n_warmup)
 
     def step(state: Any, _: None) -> tuple[Any, Draws]:
         state = kernel.sample(state, (), {})
@@ -111,7 +110,9 @@ def _chain(potential: Callable[[Array], Array], key: Array, start: Array, settin
         )  # fmt: skip
         return state, kept
 
-    return jax.lax.scan(step, state, length=settings.n_draws)[1]
+    # One loop for both phases, which halves the time to compile.
+    drawn = jax.lax.scan(step, state, length=settings.n_warmup + settings.n_draws)[1]
+    return jax.tree.map(lambda array: array[settings.n_warmup :], drawn)
 
 
 def _kernel(potential: Callable[[Array], Array], settings: ChainSettings) -> HMC:

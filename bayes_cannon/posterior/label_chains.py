@@ -1,6 +1,6 @@
 """What all batches of stars share, and the chains of one batch: from densities to draws of the labels."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event, Lock
 from typing import Any
@@ -24,8 +24,11 @@ STATISTICS: dict[str, type] = {
     "tree_depth": int, "reached_max_tree_depth": bool,
 }  # fmt: skip
 """What is kept of each draw."""
-LABEL_CHAINS = ChainSettings(n_warmup=100, target_accept=0.8, max_tree_depth=5)
-"""Chains of labels: the density is smooth and whitened, and one deep tree would hold up all stars in lock-step."""
+LABEL_CHAINS = ChainSettings(n_warmup=100, target_accept=0.75, max_tree_depth=6)
+"""Chains of labels: the density is smooth, and whitened."""
+FIRST_TREE_DEPTH = 2
+"""Depth of the trees of first runs. Three steps of about a standard deviation cross a whitened density, and one deeper
+tree would hold up all stars in lock-step. Where that is not enough the diagnostics say so, and a second run follows."""
 STARS_TOGETHER = 16
 """Stars of one call of the compiled program, all in lock-step: a step costs little, whatever their number."""
 
@@ -51,7 +54,7 @@ class Run:
     uncertainty
         Of theta, where it is to be integrated out.
     lock, compiled
-        Whether the chains were compiled, and what keeps other threads from doing so meanwhile.
+        Whether the chains of first and second runs were compiled, and what keeps other threads from doing so meanwhile.
 
     """
 
@@ -65,7 +68,7 @@ class Run:
     first_star: int = 0
     uncertainty: ThetaUncertainty | None = None
     lock: Any = field(default_factory=Lock)
-    compiled: Event = field(default_factory=Event)
+    compiled: tuple[Event, Event] = field(default_factory=lambda: (Event(), Event()))
 
     @property
     def potential(self) -> Potential:
@@ -135,15 +138,18 @@ def label_draws(
 def _drawn(run: Run, items: StarItem, numbers: np.ndarray, attempt: int) -> Draws:
     """Draws of z, star first."""
     settings = run.settings
+    if attempt == 0:
+        settings = replace(settings, max_tree_depth=FIRST_TREE_DEPTH)
     own = jax.vmap(lambda star: jax.random.fold_in(jax.random.fold_in(run.key, star), attempt))(numbers)
     keys = jax.vmap(lambda key: jax.random.split(key, 2 * settings.n_chains))(own)
     starts = dispersed_starts(keys[:, settings.n_chains :], run.exponents.shape[1])
     arguments = run.potential, items, keys[:, : settings.n_chains], starts, settings, len(numbers)
-    if run.compiled.is_set():
+    compiled = run.compiled[attempt]
+    if compiled.is_set():
         return draw_chains(*arguments)
     with run.lock:  # NumPyro's handlers are not safe among threads.
         drawn = draw_chains(*arguments)
-        run.compiled.set()
+        compiled.set()
         return drawn
 
 

@@ -21,6 +21,8 @@ from bayes_cannon.solvers.compressed import TrainedPixels
 NAMES = ("TEFF", "LOGG")
 SCALING = LabelScaling(np.array([4800.0, 2.5]), np.array([1000.0, 3.0]))
 SIGMA, N_PIXELS = 0.02, 25
+LONG = replace(LABEL_CHAINS, n_draws=2000)
+"""Chains whose standard deviations have errors of 1 to 2 %."""
 
 
 class Stars:
@@ -44,7 +46,7 @@ class Stars:
         )
         return sample_star_labels(
             flux, ivar, pixels=self.pixels, exponents=self.vectorizer.exponents, scaling=self.scaling,
-            prior=label_prior, **{"key": 0} | keywords,
+            prior=label_prior, **{"key": 0, "settings": LONG} | keywords,
         )  # fmt: skip
 
 
@@ -253,7 +255,7 @@ def test_a_label_without_influence_needs_a_prior(linear):
 
 def test_no_star_gives_an_empty_posterior(linear):
     posterior = linear.sample(np.zeros((0, N_PIXELS)), np.zeros((0, N_PIXELS)))
-    assert posterior.draws.shape == (4, 500, 0, 2)
+    assert posterior.draws.shape == (4, LONG.n_draws, 0, 2)
     assert posterior.n_stars == 0
 
 
