@@ -100,7 +100,7 @@ _STAR_MESSAGES = {
 
 _POSTERIOR_MESSAGES = {
     PosteriorStatus.CONVERGED: "the chains agree",
-    PosteriorStatus.RETRIED: "the chains agree after a second run with a longer adaptation",
+    PosteriorStatus.RETRIED: "the chains agree after a second run",
     PosteriorStatus.NOT_MIXED: "the chains do not agree or have few independent draws, in two runs: look at R-hat "
     "and the effective sample sizes, and draw more",
     PosteriorStatus.DIVERGENT: "many trajectories diverge or reach the largest tree, in two runs: the draws "

@@ -1,6 +1,6 @@
 """What all batches of stars share, and the chains of one batch: from densities to draws of the labels."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Event, Lock
 from typing import Any
@@ -26,9 +26,6 @@ STATISTICS: dict[str, type] = {
 """What is kept of each draw."""
 LABEL_CHAINS = ChainSettings(n_warmup=100, target_accept=0.75, max_tree_depth=6)
 """Chains of labels: the density is smooth, and whitened."""
-FIRST_TREE_DEPTH = 2
-"""Depth of the trees of first runs. Three steps of about a standard deviation cross a whitened density, and one deeper
-tree would hold up all stars in lock-step. Where that is not enough the diagnostics say so, and a second run follows."""
 STARS_TOGETHER = 16
 """Stars of one call of the compiled program, all in lock-step: a step costs little, whatever their number."""
 
@@ -137,9 +134,7 @@ def label_draws(
 
 def _drawn(run: Run, items: StarItem, numbers: np.ndarray, attempt: int) -> Draws:
     """Draws of z, star first."""
-    settings = run.settings
-    if attempt == 0:
-        settings = replace(settings, max_tree_depth=FIRST_TREE_DEPTH)
+    settings = run.settings.of_run(attempt)
     own = jax.vmap(lambda star: jax.random.fold_in(jax.random.fold_in(run.key, star), attempt))(numbers)
     keys = jax.vmap(lambda key: jax.random.split(key, 2 * settings.n_chains))(own)
     starts = dispersed_starts(keys[:, settings.n_chains :], run.exponents.shape[1])

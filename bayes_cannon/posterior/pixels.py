@@ -21,7 +21,7 @@ Laplace prior is seven times that of theta, means are up to 0.25 standard deviat
 0.55; where both are alike 1.1, 40 % and 0.25. Errors of theta are too wide then, not too narrow.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -39,12 +39,14 @@ from bayes_cannon.solvers.block import in_parallel
 
 PIXELS_AT_ONCE = 32
 """Pixels of a block: what is lost when a run is killed."""
+PIXELS_AGAIN = 8
+"""Pixels of a second run: they are few, and each draws much."""
 DIVERGENT_LIMIT, DEEP_LIMIT = 0.005, 0.05
 """Largest share of draws that may diverge, and whose tree may be as deep as allowed."""
 
 
-Failed = list[tuple[int, np.ndarray | None]]
-"""Pixels that need a second run, with the draws of the first where there are any."""
+Failed = list[tuple[int, np.ndarray]]
+"""Pixels that need another run, with the draws of the first."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class Block:
     theta: np.ndarray
     s: np.ndarray
     stats: dict[str, np.ndarray]
+
+
+FirstRun = Callable[[np.ndarray], tuple[Block, dict[int, np.ndarray]]]
+"""A block of these pixels, and draws of those that need another run."""
 
 
 def sample_pixels(setup: Setup, pixels: np.ndarray, finished: np.ndarray | None = None) -> Iterator[Block]:
@@ -96,20 +102,34 @@ def sample_pixels(setup: Setup, pixels: np.ndarray, finished: np.ndarray | None 
     if len(refused):
         yield _nothing(setup, refused)
     for group in _groups(setup, pixels[status == PosteriorStatus.CONVERGED]):
-        blocks = (group[k : k + PIXELS_AT_ONCE] for k in range(0, len(group), PIXELS_AT_ONCE))
-        wanted = (block for block in blocks if not done[block].all())
+        blocks = (block for block in _blocks(group) if not done[block].all())
         failed: Failed = []
-        for block, covariances in in_parallel(partial(_first_run, setup), wanted):
-            good = block.posterior.status == PosteriorStatus.CONVERGED
-            failed += [(pixel, covariances[pixel]) for pixel in block.pixels[~good]]
-            kept = np.flatnonzero(good & ~done[block.pixels])
-            if len(kept):
-                yield _part(block, kept)
-        again = [failed[k : k + PIXELS_AT_ONCE] for k in range(0, len(failed), PIXELS_AT_ONCE)]
-        for block in in_parallel(partial(_second_run, setup), iter(again)):
+        yield from _passed(partial(_first_run, setup), blocks, done, failed)
+        if setup.method == "psis":
+            pixels_of_chains, failed = np.array([pixel for pixel, _ in failed], dtype=int), []
+            chains = partial(_first_run, replace(setup, method="nuts"))
+            for block in _passed(chains, _blocks(pixels_of_chains), done, failed):
+                block.posterior.status[:] = PosteriorStatus.RETRIED
+                yield block
+        again = (failed[k : k + PIXELS_AGAIN] for k in range(0, len(failed), PIXELS_AGAIN))
+        for block in in_parallel(partial(_second_run, setup), again):
             kept = np.flatnonzero(~done[block.pixels])
             if len(kept):
                 yield _part(block, kept)
+
+
+def _blocks(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    return (pixels[k : k + PIXELS_AT_ONCE] for k in range(0, len(pixels), PIXELS_AT_ONCE))
+
+
+def _passed(work: FirstRun, blocks: Iterator[np.ndarray], done: np.ndarray, failed: Failed) -> Iterator[Block]:
+    """Pixels that pass their first run; the others are added to ``failed``."""
+    for block, draws in in_parallel(work, blocks):
+        good = block.posterior.status == PosteriorStatus.CONVERGED
+        failed += [(pixel, draws[pixel]) for pixel in block.pixels[~good]]
+        kept = np.flatnonzero(good & ~done[block.pixels])
+        if len(kept):
+            yield _part(block, kept)
 
 
 def unsampled(setup: Setup) -> np.ndarray:
@@ -143,8 +163,8 @@ def _part(block: Block, kept: np.ndarray) -> Block:
     return Block(block.pixels[kept], block.posterior.at(kept), block.theta[:, :, kept], block.s[..., kept], stats)
 
 
-def _first_run(setup: Setup, pixels: np.ndarray) -> tuple[Block, dict[int, np.ndarray | None]]:
-    """A block, and draws of those of its pixels that need a second run."""
+def _first_run(setup: Setup, pixels: np.ndarray) -> tuple[Block, dict[int, np.ndarray]]:
+    """A block, and draws of those of its pixels that need another run."""
     with jax.enable_x64(True):
         prepared = prepare(setup, _filled(pixels))
         if setup.method == "psis":
@@ -162,19 +182,19 @@ def _first_run(setup: Setup, pixels: np.ndarray) -> tuple[Block, dict[int, np.nd
     block.posterior.status[prepared.inexact[: len(pixels)]] = PosteriorStatus.INEXACT
     failed = np.flatnonzero(block.posterior.status != PosteriorStatus.CONVERGED)
     # Copies, because a view would keep the draws of the whole block.
-    return block, {pixels[k]: (None if setup.method == "psis" else u[k].copy()) for k in failed}
+    return block, {pixels[k]: u[k].copy() for k in failed}
 
 
 def _second_run(setup: Setup, failed: Failed) -> Block:
     pixels = np.array([pixel for pixel, _ in failed])
     with jax.enable_x64(True):
         prepared = prepare(setup, _filled(pixels))
-        means, roots = np.array(prepared.items.mean), np.array(prepared.items.root)
+        items = jax.tree.map(lambda array: array[:PIXELS_AGAIN], prepared.items)
+        means, roots = np.array(items.mean), np.array(items.root)
         for k, (_, draws) in enumerate(failed):
-            if draws is not None:
-                means[k], roots[k] = whitened_again(draws, roots[k])
-        items = prepared.items._replace(mean=jnp.asarray(means), root=jnp.asarray(roots))
-        u, stats = _chain_draws(setup, items, prepared.pixels, run=1)
+            means[k], roots[k] = whitened_again(draws, roots[k])
+        items = items._replace(mean=jnp.asarray(means), root=jnp.asarray(roots))
+        u, stats = _chain_draws(setup, items, prepared.pixels[:PIXELS_AGAIN], run=1)
         theta = np.asarray(theta_of(items, u))
     block = _summarized(setup, pixels, u, theta, stats, None, second=True)
     block.posterior.status[prepared.inexact[: len(pixels)]] = PosteriorStatus.INEXACT
@@ -188,11 +208,11 @@ def _filled(pixels: np.ndarray) -> np.ndarray:
 
 def _chain_draws(setup: Setup, items: Item, pixels: np.ndarray, run: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Draws of u, shape (pixel, chain, draw, coordinate), and their statistics."""
-    settings = setup.settings
+    settings = setup.settings.of_run(run)
     keys = jax.vmap(lambda key: jax.random.split(key, 2 * settings.n_chains))(pixel_keys(setup, pixels, run))
     starts = dispersed_starts(keys[:, settings.n_chains :], items.mean.shape[1])
     drawn = draw_chains(density_of(setup, pixels), items, keys[:, : settings.n_chains], starts, settings)
-    return np.array(coordinates(items, drawn.z)), statistics(drawn, settings)
+    return np.array(coordinates(items, drawn.z)), statistics(drawn, setup.settings)
 
 
 def _resampled_draws(setup: Setup, prepared: Prepared) -> np.ndarray:

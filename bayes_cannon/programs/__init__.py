@@ -12,8 +12,8 @@ import numpyro.infer
 def _complete(package: str) -> None:
     """Give every loaded package its loaded modules as attributes.
 
-    ArviZ puts NumPyro into ``sys.modules`` unexecuted. Where one of its subpackages is imported next, Python executes it
-    twice, and the second copy lacks the modules that the first has loaded: NumPyro itself then looks in vain for
+    ArviZ puts NumPyro into ``sys.modules`` unexecuted. Where one of its subpackages is imported next, Python executes
+    it twice, and the second copy lacks the modules that the first has loaded: NumPyro itself then looks in vain for
     ``numpyro.distributions.distribution``.
     """
     for name, module in tuple(sys.modules.items()):

@@ -69,7 +69,7 @@ def by_quadrature(problem, j):
     known = problem.ivar[:, j] > 0
     y, v = problem.flux[known, j], problem.design[known]
     variance = 1 / problem.ivar[known, j]
-    s = np.linspace(1e-5, 0.08, 90)
+    s = np.linspace(0.0, 0.08, 90)
     w = 1 / (variance + s[:, None] ** 2)
     centre = np.linalg.lstsq(v, y, rcond=None)[0]
     reach = 7 * np.sqrt(np.diag(np.linalg.inv((v.T * w[0]) @ v)) * 3)
@@ -93,6 +93,8 @@ def by_quadrature(problem, j):
         mean_0.append(1.0 + pulled / precision)
         var_0.append(np.full_like(a, 1 / precision))
     p = np.exp(np.array(log_density) - np.max(log_density))
+    # The trapezoidal rule: the density does not vanish at s = 0.
+    p[0] /= 2
     p /= p.sum()
     values = [np.broadcast_to(value, p.shape) for value in (s[:, None, None], np.array(mean_0), a, b)]
     mean = np.array([np.sum(p * value) for value in values])
