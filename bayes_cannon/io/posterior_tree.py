@@ -74,7 +74,12 @@ STATS = {
     "n_steps": Variable(_DRAWS, "i8", 0),
     "tree_depth": Variable(_DRAWS, "i8", 0),
     "diverging": Variable(_DRAWS, "bool", False),
-    "reached_max_tree_depth": Variable(_DRAWS, "bool", False),
+    "reached_max_tree_depth": Variable(
+        _DRAWS,
+        "bool",
+        False,
+        "whether a tree was as deep as those of second runs may be; those of first runs never are",
+    ),
 }
 
 

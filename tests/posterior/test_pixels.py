@@ -38,7 +38,7 @@ def simulated(n_pixels, seed, regularization=LAMBDA, s=None):
     return PixelProblem.unbounded(design, np.where(ivar > 0, flux, np.nan), ivar, regularization), x, theta, s
 
 
-def setup_of(problem, x, method="nuts", s_scale=S_SCALE):
+def setup_of(problem, x, method="nuts", s_scale=S_SCALE, n_draws=1000):
     found = solve(problem, exponents=EXPONENTS, x=x)
     priors = ThetaPriors.weak(problem, THETA_0, s_scale)
     return Setup.from_problem(
@@ -49,12 +49,12 @@ def setup_of(problem, x, method="nuts", s_scale=S_SCALE):
         x=x,
         priors=priors,
         method=method,
-        settings=ChainSettings(n_draws=1000),
+        settings=ChainSettings(n_draws=n_draws),
     )
 
 
-def collected(setup):
-    blocks = list(sample_pixels(setup, np.arange(setup.problem.n_pixels)))
+def collected(setup, n_pixels=None):
+    blocks = list(sample_pixels(setup, np.arange(n_pixels or setup.problem.n_pixels)))
     order = np.argsort(np.concatenate([block.pixels for block in blocks]))
     theta = np.concatenate([block.theta for block in blocks], axis=2)[:, :, order]
     s = np.concatenate([block.s for block in blocks], axis=2)[:, :, order]
@@ -114,6 +114,20 @@ def test_moments_are_those_of_quadrature(method):
         size = np.where(np.isfinite(ess[j]), ess[j], 800)
         assert (np.abs(draws.mean(axis=0) - mean) < 4 * sd / np.sqrt(size)).all()
         assert_allclose(draws.std(axis=0), sd, rtol=0.07 if method == "psis" else 0.05)
+
+
+def test_pixels_that_fail_run_again():
+    """With so few draws R-hat is seldom below its limit, but where draws are thinned."""
+    problem, x, _, _ = simulated(32, 5)
+    theta, s, status, _ = collected(setup_of(problem, x, n_draws=150), 8)
+    again = np.flatnonzero(status == PosteriorStatus.RETRIED)
+    assert len(again) > 2
+    assert (status == PosteriorStatus.NOT_MIXED).sum() < 2
+    for j in again[:2]:
+        mean, sd = by_quadrature(problem, j)
+        draws = np.concatenate([s[:, :, j, None], theta[:, :, j]], axis=-1).reshape(-1, 4)
+        assert (np.abs(draws.mean(axis=0) - mean) < 4 * sd / np.sqrt(400)).all()
+        assert_allclose(draws.std(axis=0), sd, rtol=4 / np.sqrt(2 * 400))
 
 
 def test_flat_priors_and_no_scatter_have_a_closed_form():
