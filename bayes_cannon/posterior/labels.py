@@ -46,8 +46,10 @@ from bayes_cannon.solvers.compressed import TrainedPixels, compressed_batch
 from bayes_cannon.solvers.predictive import ThetaUncertainty
 from bayes_cannon.solvers.problem import Progress
 
-LARGEST_BATCH = 128
+LARGEST_BATCH = 64
 """Stars of a batch, at most."""
+STARS_AGAIN = 4
+"""Stars of a second run, at most: few need one, and each draws much."""
 REPORTED, NOT_MUCH_WORSE = 25.0, 9.0
 """-2 ln posterior above the best mode, below which a mode is reported, and below which the status says so."""
 N_MODES = N_STARTS
@@ -146,8 +148,9 @@ def sample_star_labels(
             progress(batch.posterior.n_stars - len(batch.failed))
     posterior = LabelPosterior.concatenated(batch.posterior for batch in done)
     failed = [star for batch in done for star in batch.failed]
-    again = (failed[k : k + size] for k in range(0, len(failed), size))
-    for stars, part in in_parallel(partial(_second_run, run), again):
+    few = min(STARS_AGAIN, size)
+    again = (failed[k : k + few] for k in range(0, len(failed), few))
+    for stars, part in in_parallel(partial(_second_run, run, few), again):
         _place(posterior, stars - first_star, part)
         if progress is not None:
             progress(len(stars))
@@ -204,12 +207,12 @@ def _first_run(run: Run, flux: np.ndarray, ivar: np.ndarray, first: int) -> Batc
     return Batch(posterior, excluded, again)
 
 
-def _second_run(run: Run, failed: list[Failed]) -> tuple[np.ndarray, LabelPosterior]:
-    """Numbers and posteriors of stars that are whitened by their draws."""
+def _second_run(run: Run, size: int, failed: list[Failed]) -> tuple[np.ndarray, LabelPosterior]:
+    """Numbers and posteriors of at most ``size`` stars, which are whitened by their draws."""
     stars = np.array([one.star for one in failed])
-    filled = np.resize(np.arange(len(failed)), run.batch_size)
+    filled = np.resize(np.arange(len(failed)), size)
     items = jax.tree.map(lambda *rows: np.stack(rows)[filled], *(_whitened_again(one) for one in failed))
-    good = np.arange(run.batch_size) < len(failed)
+    good = np.arange(size) < len(failed)
     with jax.enable_x64(True):
         _, draws, stats = label_draws(run, items, stars[filled], good, 1)
     kept = slice(len(failed))
