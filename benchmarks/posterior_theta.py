@@ -129,14 +129,14 @@ HEADER = [
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument(
-        "--pixels", type=int, default=192, help="of case A by chains; importance sampling takes 4 times"
+        "--pixels", type=int, default=768, help="of case A by chains; importance sampling takes twice as many"
     )
     parser.add_argument("--default-pixels", type=int, default=2, help="by NumPyro's defaults; 0: leave it out")
     given = parser.parse_args()
     rows, about = [], measured(machine)["text"]
     for case, pixels in (("Gaia XP", 10**6), ("A", given.pixels)):
         rows.append(row(f"{case}: NUTS", measured(ours, case, pixels, "nuts")))
-        rows.append(row(f"{case}: importance sampling", measured(ours, case, 4 * pixels, "psis")))
+        rows.append(row(f"{case}: importance sampling", measured(ours, case, 2 * pixels, "psis")))
         if given.default_pixels:
             rows.append(row(f"{case}: NumPyro's NUTS, defaults", measured(defaults, case, given.default_pixels)))
     settings = ChainSettings()
