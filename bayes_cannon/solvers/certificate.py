@@ -34,6 +34,7 @@ def relative_gap(
     *,
     projected: PerTermMask | None = None,
     delta: PerTerm | None = None,
+    first: PerTerm | None = None,
 ) -> Array:
     """Duality gap of theta at fixed s2, relative to ``sum w r^2 + Lambda |theta|_1``.
 
@@ -53,6 +54,8 @@ def relative_gap(
         The columns to project on and the residual's coefficients there, shape (term,), where they are known already.
         By default all active terms are tried, which is best near the optimum, and the unpenalized ones alone; the
         smaller gap counts.
+    first
+        First column of the Gram matrix, shape (term,), where that of ``gram`` is not exact.
 
     Returns
     -------
@@ -67,9 +70,15 @@ def relative_gap(
         choices = active, active & (lam == 0)
         deltas = (solve_masked(gram, gradient - wanted, columns) for columns in choices)
         point = (gram, gradient, chi_squared, theta, lam, lower, upper)
-        gaps = [relative_gap(*point, projected=p, delta=d) for p, d in zip(choices, deltas, strict=True)]
+        gaps = [relative_gap(*point, projected=p, delta=d, first=first) for p, d in zip(choices, deltas, strict=True)]
         return jnp.minimum(*gaps)
-    z = jnp.where(projected, wanted, gradient - gram @ delta)
+
+    def product(vector: Array) -> Array:
+        # To set the column would copy the matrix.
+        return gram @ vector + (0.0 if first is None else (first - gram[:, 0]) * vector[0])
+
+    fitted = product(delta)
+    z = jnp.where(projected, wanted, gradient - fitted)
 
     # A conjugate with an open side is finite only up to lam on that side.
     over = jnp.where(jnp.isinf(upper), z, 0.0), jnp.where(jnp.isinf(lower), -z, 0.0)
@@ -78,12 +87,12 @@ def relative_gap(
     z = shrink * z
 
     # |r - u|^2 for u = shrink (r - A delta)
-    along, length = jnp.dot(gradient, delta), jnp.dot(delta, gram @ delta)
+    along, length = jnp.dot(gradient, delta), jnp.dot(delta, fitted)
     distance = (1 - shrink) ** 2 * chi_squared + 2 * (1 - shrink) * shrink * along + shrink**2 * length
     penalty = lam * jnp.abs(theta)
     fenchel = jnp.where(projected & (lam == 0), 0.0, penalty + _conjugate(z, lam, lower, upper) - z * theta)
     gap = 0.5 * distance + jnp.sum(jnp.maximum(fenchel, 0.0))
-    square = chi_squared + 2 * jnp.dot(theta, gradient) + jnp.dot(theta, gram @ theta)
+    square = chi_squared + 2 * jnp.dot(theta, gradient) + jnp.dot(theta, product(theta))
     scale = jnp.maximum(chi_squared + 2 * jnp.sum(penalty), 1e-12 * jnp.abs(square))
     return 2 * gap / jnp.maximum(scale, jnp.finfo(theta.dtype).tiny)
 
@@ -127,10 +136,11 @@ def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
 def _masked_factor(gram: TermTerm, mask: PerTermMask, ridge: float = 1e-13) -> tuple[Array, Array]:
     """Cholesky factor of the masked, scaled matrix, and the scale of each term."""
     scale = jnp.where(mask & (jnp.diagonal(gram) > 0), jnp.sqrt(jnp.abs(jnp.diagonal(gram))), 1.0)
-    scaled = gram / (scale[:, None] * scale[None, :])
-    eye = jnp.eye(len(scale), dtype=gram.dtype)
-    system = jnp.where(mask[:, None] & mask[None, :], scaled, 0.0) + eye * jnp.where(mask, ridge, 1.0)
-    return jnp.linalg.cholesky(system), scale
+    unit = mask / scale
+    scaled = jnp.where(mask[:, None] & mask[None, :], gram * (unit[:, None] * unit[None, :]), 0.0)
+    system = scaled + jnp.eye(len(scale), dtype=gram.dtype) * jnp.where(mask, ridge, 1.0)
+    # Only one triangle is read. To make the matrix symmetric, which it is, would cost a transposed copy.
+    return jnp.linalg.cholesky(system, symmetrize_input=False), scale
 
 
 @jax.jit

@@ -97,16 +97,18 @@ def residual_sums(training: Training, pixel: Pixels, theta: Array, s2: Array) ->
     known, flux = known_flux(pixel)
     w = weights(pixel.ivar, s2)
     residual = jnp.where(known, flux - training.design @ theta, 0.0)
-    wr = w * residual
+    # Finished once, because each sum that reads them would compute them anew.
+    w, residual, wr = jax.lax.optimization_barrier((w, residual, w * residual))
+    wwr = jax.lax.optimization_barrier(w * wr)
     weight, square = jnp.sum(w), jnp.dot(wr, wr)
     return Residuals(
         chi_squared=jnp.dot(wr, residual),
         weight=weight,
         terms=w @ training.design,
         gradient=wr @ training.design,
-        cross=(w * wr) @ training.design,
+        cross=wwr @ training.design,
         slope=weight - square,
-        bend=2 * jnp.dot(w, wr**2) - jnp.dot(w, w),
+        bend=2 * jnp.dot(wwr, wr) - jnp.dot(w, w),
     )
 
 
@@ -131,16 +133,17 @@ def _joint_newton(
 
     def step(point: Point) -> Point:
         theta, s2 = point.next_theta, point.next_s2
-        at = residual_sums(training, pixel, theta, s2)
         gram = gram_matrix(training, sums.at(s2)[0].astype(theta.dtype))
+        # As above: finished, before many others read them.
+        at, gram = jax.lax.optimization_barrier((residual_sums(training, pixel, theta, s2), gram))
         new_s2, new_theta, delta = _newton(gram, at, pixel, theta, s2, sums.centre)
 
         # Penalized pixels are projected on the constant alone, whose column is exact; others on all active terms.
         projected = active_terms(theta, lam, pixel.lower, pixel.upper) & (lam == 0)
         constant = jnp.zeros_like(theta).at[0].set(jnp.where(projected[0], at.gradient[0] / at.terms[0], 0.0))
         gap = relative_gap(
-            gram.at[:, 0].set(at.terms), at.gradient, at.chi_squared, theta, lam, pixel.lower, pixel.upper,
-            projected=projected, delta=jnp.where(pixel.regularization > 0, constant, delta),
+            gram, at.gradient, at.chi_squared, theta, lam, pixel.lower, pixel.upper,
+            projected=projected, delta=jnp.where(pixel.regularization > 0, constant, delta), first=at.terms,
         )  # fmt: skip
         stationary = (jnp.abs(at.slope) <= gradient_tolerance * at.weight) | ((s2 == 0) & (at.slope >= 0))
         return Point(
@@ -180,14 +183,13 @@ def _newton(
     bend = at.bend - 2 * jnp.dot(at.cross, drift)
     new_s2 = newton_s2(s2, slope, bend, centre)
 
-    # All weights change by about this factor, exactly for equal noise.
+    # All weights change by about this factor, exactly for equal noise; the new objective is divided by it.
     change = (centre + s2) / (centre + new_s2)
     step = shift + (1 / change - 1) * whole - (new_s2 - s2) * drift
-    ahead = at.gradient - change * (new_s2 - s2) * at.cross
-    new_gram = change * gram
-    new_theta = newton_move(new_gram, ahead - new_gram @ (swept - theta), swept, step, active, lam, *bounds)
-    behind = ahead - new_gram @ (new_theta - theta)
-    new_theta, _ = coordinate_descent(new_gram, behind, lam, *bounds, new_theta, sweeps=SWEEPS)
+    ahead, lam = at.gradient / change - (new_s2 - s2) * at.cross, lam / change
+    new_theta = newton_move(gram, ahead - gram @ (swept - theta), swept, step, active, lam, *bounds)
+    behind = ahead - gram @ (new_theta - theta)
+    new_theta, _ = coordinate_descent(gram, behind, lam, *bounds, new_theta, sweeps=SWEEPS)
     return new_s2, new_theta, whole
 
 
