@@ -94,7 +94,7 @@ class ThetaSampling(ModelFiles):
         key
             Integer seed or JAX key.
         method
-            ``"nuts"``; ``"hmc"``, faster, with trajectories of fixed length; ``"psis"``, the fastest: importance
+            ``"nuts"``; ``"hmc"``, with trajectories of fixed length; ``"psis"``, the fastest: importance
             sampling of the normal law of expectation propagation, with chains at the pixels where the Pareto k-hat of
             the weights says that it is not good enough. It takes the place of a Laplace approximation, which the kink
             of the Laplace prior at zero makes useless; ``"laplace"`` is another name for it.
