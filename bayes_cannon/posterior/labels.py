@@ -148,9 +148,8 @@ def sample_star_labels(
             progress(batch.posterior.n_stars - len(batch.failed))
     posterior = LabelPosterior.concatenated(batch.posterior for batch in done)
     failed = [star for batch in done for star in batch.failed]
-    few = min(STARS_AGAIN, size)
-    again = (failed[k : k + few] for k in range(0, len(failed), few))
-    for stars, part in in_parallel(partial(_second_run, run, few), again):
+    again = (failed[k : k + STARS_AGAIN] for k in range(0, len(failed), STARS_AGAIN))
+    for stars, part in in_parallel(partial(_second_run, run), again):
         _place(posterior, stars - first_star, part)
         if progress is not None:
             progress(len(stars))
@@ -207,12 +206,12 @@ def _first_run(run: Run, flux: np.ndarray, ivar: np.ndarray, first: int) -> Batc
     return Batch(posterior, excluded, again)
 
 
-def _second_run(run: Run, size: int, failed: list[Failed]) -> tuple[np.ndarray, LabelPosterior]:
-    """Numbers and posteriors of at most ``size`` stars, which are whitened by their draws."""
+def _second_run(run: Run, failed: list[Failed]) -> tuple[np.ndarray, LabelPosterior]:
+    """Numbers and posteriors of at most `STARS_AGAIN` stars, which are whitened by their draws."""
     stars = np.array([one.star for one in failed])
-    filled = np.resize(np.arange(len(failed)), size)
+    filled = np.resize(np.arange(len(failed)), STARS_AGAIN)
     items = jax.tree.map(lambda *rows: np.stack(rows)[filled], *(_whitened_again(one) for one in failed))
-    good = np.arange(size) < len(failed)
+    good = np.arange(STARS_AGAIN) < len(failed)
     with jax.enable_x64(True):
         _, draws, stats = label_draws(run, items, stars[filled], good, 1)
     kept = slice(len(failed))

@@ -114,17 +114,17 @@ def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: floa
 
     ``right`` has shape (term,), or (term, k) for several right-hand sides.
     """
-    factor, scale = _masked_factor(gram, mask, ridge)
-    unit = (mask / scale).reshape(-1, *[1] * (right.ndim - 1))
+    factor, unit = _masked_factor(gram, mask, ridge)
+    unit = unit.reshape(-1, *[1] * (right.ndim - 1))
     half = jax.scipy.linalg.solve_triangular(factor, right * unit, lower=True)
     return jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) * unit
 
 
 def inverse_masked(gram: TermTerm, mask: PerTermMask) -> Array:
     """Inverse of the rows and columns in the mask, zero elsewhere, shape (term, term)."""
-    factor, scale = _masked_factor(gram, mask)
-    inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(scale), dtype=gram.dtype))
-    return jnp.where(mask[:, None] & mask[None, :], inverse / (scale[:, None] * scale[None, :]), 0.0)
+    factor, unit = _masked_factor(gram, mask)
+    inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(unit), dtype=gram.dtype))
+    return jnp.where(mask[:, None] & mask[None, :], inverse * (unit[:, None] * unit[None, :]), 0.0)
 
 
 def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
@@ -134,13 +134,13 @@ def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
 
 
 def _masked_factor(gram: TermTerm, mask: PerTermMask, ridge: float = 1e-13) -> tuple[Array, Array]:
-    """Cholesky factor of the masked, scaled matrix, and the scale of each term."""
+    """Cholesky factor of the masked matrix, its diagonal scaled to one, and what scales each term: zero elsewhere."""
     scale = jnp.where(mask & (jnp.diagonal(gram) > 0), jnp.sqrt(jnp.abs(jnp.diagonal(gram))), 1.0)
     unit = mask / scale
     scaled = jnp.where(mask[:, None] & mask[None, :], gram * (unit[:, None] * unit[None, :]), 0.0)
     system = scaled + jnp.eye(len(scale), dtype=gram.dtype) * jnp.where(mask, ridge, 1.0)
     # Only one triangle is read. To make the matrix symmetric, which it is, would cost a transposed copy.
-    return jnp.linalg.cholesky(system, symmetrize_input=False), scale
+    return jnp.linalg.cholesky(system, symmetrize_input=False), unit
 
 
 @jax.jit
