@@ -1,5 +1,6 @@
 """A block of pixels on the device, and the training set that all blocks share."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import numpy as np
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.problem import PixelProblem
 
+_ALIGNMENT = 64
+"""Bytes."""
 _AHEAD = 2
 """So many blocks a core are worked on, or wait to be taken."""
 
@@ -80,11 +83,18 @@ def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
     contiguous = len(pixels) == size and pixels[-1] - pixels[0] == size - 1
     index = slice(pixels[0], pixels[-1] + 1) if contiguous else np.resize(pixels, size)
     n_stars = len(problem.flux)
-    spectra = np.zeros((2, size, padded_size(n_stars)))
-    spectra[0, :, :n_stars] = problem.flux[:, index].T
-    spectra[1, :, :n_stars] = problem.ivar[:, index].T
-    flux, ivar = spectra
+    flux, ivar = _aligned_zeros(2, size, padded_size(n_stars))
+    flux[:, :n_stars] = problem.flux[:, index].T
+    ivar[:, :n_stars] = problem.ivar[:, index].T
     return Pixels(flux, ivar, problem.regularization[index], problem.lower[index], problem.upper[index])
+
+
+def _aligned_zeros(*shape: int) -> np.ndarray:
+    """Zeros that begin where XLA wants an array to, so that a compiled program reads them in place."""
+    n, each = math.prod(shape), np.dtype(float).itemsize
+    room = np.zeros(n + _ALIGNMENT // each)
+    first = -room.ctypes.data % _ALIGNMENT // each
+    return room[first : first + n].reshape(shape)
 
 
 def known_flux(pixel: Pixels) -> tuple[Array, Array]:

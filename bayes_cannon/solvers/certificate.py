@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.likelihood import log_variance, masked, weights
-from bayes_cannon.core.typing import Array, PerTerm, PerTermMask, Scalar, TermTerm
+from bayes_cannon.core.typing import Array, PerTerm, PerTermMask, PixelsTerm, Scalar, TermTerm
 from bayes_cannon.solvers.problem import PixelProblem
 
 
@@ -97,7 +97,7 @@ def relative_gap(
     return 2 * gap / jnp.maximum(scale, jnp.finfo(theta.dtype).tiny)
 
 
-def active_terms(theta: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm) -> Array:
+def active_terms(theta: PixelsTerm, lam: PixelsTerm, lower: PixelsTerm, upper: PixelsTerm) -> Array:
     """Terms on which the objective is smooth: neither zero under a penalty nor at a bound."""
     return ((theta != 0) | (lam == 0)) & (theta > lower) & (theta < upper)
 
@@ -114,7 +114,16 @@ def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: floa
 
     ``right`` has shape (term,), or (term, k) for several right-hand sides.
     """
-    factor, unit = _masked_factor(gram, mask, ridge)
+    return _solved(*_masked_factor(gram, mask, ridge), right)
+
+
+def solve_with_pivot(gram: TermTerm, right: Array, mask: PerTermMask) -> tuple[Array, Array]:
+    """As `solve_masked`, and `smallest_pivot`, from one factor."""
+    factor, unit = _masked_factor(gram, mask)
+    return _solved(factor, unit, right), _smallest_pivot(factor, mask)
+
+
+def _solved(factor: Array, unit: Array, right: Array) -> Array:
     unit = unit.reshape(-1, *[1] * (right.ndim - 1))
     half = jax.scipy.linalg.solve_triangular(factor, right * unit, lower=True)
     return jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) * unit
@@ -130,6 +139,10 @@ def inverse_masked(gram: TermTerm, mask: PerTermMask) -> Array:
 def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
     """Smallest squared pivot of the Gram matrix scaled to a unit diagonal; about 1e-13 where columns are dependent."""
     factor, _ = _masked_factor(gram, mask)
+    return _smallest_pivot(factor, mask)
+
+
+def _smallest_pivot(factor: Array, mask: PerTermMask) -> Array:
     return jnp.min(jnp.where(mask, jnp.diagonal(factor) ** 2, jnp.inf))
 
 

@@ -60,7 +60,7 @@ def coordinate_descent(
     upper: TermPixels,
     theta: TermPixels,
     *,
-    sweeps: int,
+    sweeps: int | Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Sweeps over all coordinates in turn, each set to its optimum.
 

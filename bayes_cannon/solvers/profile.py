@@ -37,9 +37,8 @@ from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.solvers.block import Pixels, Training, in_parallel, n_threads, padded_size, padded_stars, pixel_block
 from bayes_cannon.solvers.joint import (
-    GAP_TOLERANCE,
-    GRADIENT_TOLERANCE,
     PATH_TOLERANCES,
+    TOLERANCES,
     Point,
     certified,
     joint_newton,
@@ -169,8 +168,8 @@ def solve_path(
     Returns
     -------
     solutions
-        One for each point of the path, each with its own certificates; with several points the iteration ends at a
-        relative gap of 1e-9 instead of 1e-13.
+        One for each point of the path, each with its own certificates; with several points the iteration ends
+        earlier (`solvers.joint.PATH_TOLERANCES`).
 
     """
     problems = [replace(problem, regularization=lam) for lam in regularizations]
@@ -212,7 +211,7 @@ class _Work:
         size: int,
     ):
         self.problems, self.size = problems, size
-        self.tolerances = (GAP_TOLERANCE, GRADIENT_TOLERANCE) if len(problems) == 1 else PATH_TOLERANCES
+        self.tolerances = TOLERANCES if len(problems) == 1 else PATH_TOLERANCES
         shape = problems[0].n_pixels, len(exponents)
         self.theta = np.zeros(shape) if theta is None else np.nan_to_num(theta)
         with jax.enable_x64(True):
@@ -245,7 +244,9 @@ class _Work:
                 pool.submit(call, sums_at_nodes, self.training, block),
             ]
             if any((problem.regularization == 0).any() for problem in self.problems):
-                done.append(pool.submit(call, certified, self.training, block, bounds, one))
+                count, no = np.zeros(self.size, int), np.zeros(self.size, bool)
+                point = Point(one, bounds, one, bounds, one, one, one, one, bounds, count, no)
+                done.append(pool.submit(call, certified, self.training, block, point))
             for future in done:
                 future.result()
         _COMPILED.add(shapes)
@@ -267,7 +268,7 @@ class _Work:
                     ends.append(ends[-1])
                     continue
                 block = block._replace(regularization=problem.regularization[index])
-                minima = scan(self.training, block, sums, theta)
+                minima = Minima(*map(np.asarray, scan(self.training, block, sums, theta)))
                 point = joint_newton(self.training, block, sums, minima.theta[:, 0], minima.s2[:, 0], self.tolerances)
                 theta = point.theta
                 ends.append(self._settle(pixels, block, sums, minima, point))
@@ -279,17 +280,17 @@ class _Work:
         """The fit with its exact certificate, and which pixels need a second look."""
         n, fit = len(pixels), self._certified(pixels, block, point)
         hard = ~fit.done | (np.asarray(sums.error)[:n] > INTERPOLATION_ERROR)
-        second = np.isfinite(np.asarray(minima.objective)[:n, 1]) & ~hard
-        rivals = _Start(pixels[second], *(np.asarray(a)[:n, 1][second] for a in (minima.theta, minima.s2)))
+        second = np.isfinite(minima.objective[:n, 1]) & ~hard
+        rivals = _Start(pixels[second], *(array[:n, 1][second] for array in (minima.theta, minima.s2)))
         return _Unsettled(fit, rivals, pixels[hard])
 
     def _certified(self, pixels: np.ndarray, block: Pixels, point: Point) -> _Fit:
         """The fit of some pixels, with the exact gap where nothing is penalized."""
-        gap, pivot = point.gap, jnp.full_like(point.gap, jnp.inf)
-        free = block.regularization == 0
+        gap, free = np.asarray(point.gap), block.regularization == 0
+        pivot = np.full_like(gap, np.inf)
         if free.any():
-            exact_gap, exact_pivot = certified(self.training, block, point.theta, point.s2)
-            gap, pivot = jnp.where(free, exact_gap, gap), jnp.where(free, exact_pivot, pivot)
+            exact = certified(self.training, block, point)
+            gap, pivot = (np.where(free, one, other) for one, other in zip(exact, (gap, pivot), strict=True))
         return _fit(pixels, point._replace(gap=gap), pivot)
 
     def second_looks(self, step: int, ends: list[_Unsettled]) -> Iterator[_Fit]:
@@ -357,7 +358,7 @@ def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, max_memory: flo
     return min(size, int((max_memory - shared) // each))
 
 
-def _fit(pixels: np.ndarray, end: Point | Refined, pivot: jax.Array) -> _Fit:
+def _fit(pixels: np.ndarray, end: Point | Refined, pivot: Array) -> _Fit:
     """Results on the host, without those of the padding."""
     arrays = (end.theta, end.s2, end.objective, end.gap, end.gradient, pivot, end.steps, end.done)
     return _Fit(pixels, *(np.asarray(array)[: len(pixels)] for array in arrays))

@@ -207,7 +207,8 @@ def _minima(
     steps = jnp.linspace(0.0, 1.0, grid_size)
     between = _between(block, sums.centre)
 
-    def step(theta: Array, u: Array, n_sweeps: int = sweeps) -> tuple[Array, tuple[Array, Array]]:
+    def step(theta: Array, at: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        u, n_sweeps = at
         s2 = between(u)
         moments, right, square = sums.at(s2)
         gram = moments[training.pairs]
@@ -218,10 +219,8 @@ def _minima(
         penalty = 2 * jnp.sum(lam * jnp.abs(theta), axis=0)
         return theta, (chi_squared + penalty + sums.log_variances(s2), theta)
 
-    theta, first = step(jnp.clip(theta, lower, upper), steps[0], FIRST_SWEEPS)
-    _, rest = jax.lax.scan(step, theta, steps[1:])
-    profile, thetas = (jnp.concatenate([one[None], others]) for one, others in zip(first, rest, strict=True))
-
+    all_sweeps = jnp.full(grid_size, sweeps).at[0].set(FIRST_SWEEPS)
+    _, (profile, thetas) = jax.lax.scan(step, jnp.clip(theta, lower, upper), (steps, all_sweeps))
     padded = jnp.pad(profile, ((1, 1), (0, 0)), constant_values=jnp.inf)
     is_minimum = (profile <= padded[:-2]) & (profile <= padded[2:])
     order = jnp.argsort(jnp.where(is_minimum, profile, jnp.inf), axis=0)[:keep]

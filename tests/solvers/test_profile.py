@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.solvers import profile
 from bayes_cannon.solvers.certificate import certify
-from bayes_cannon.solvers.joint import GAP_TOLERANCE
+from bayes_cannon.solvers.joint import TOLERANCES
 from bayes_cannon.solvers.problem import PixelProblem
 from bayes_cannon.vectorizer import PolynomialVectorizer
 
@@ -32,7 +32,7 @@ def check_against(brute_force, problem, solution, pixels, tolerance=1e-8):
 
 def check_certificate(problem, solution):
     """The solver's own certificate holds, and is what the independent one finds at the returned point."""
-    assert solution.duality_gap.max() <= GAP_TOLERANCE
+    assert solution.duality_gap.max() <= TOLERANCES.penalized
     interior = solution.s2 > 0
     assert np.abs(solution.profile_gradient[interior]).max(initial=0) < 1e-7
     assert (solution.profile_gradient[~interior] >= 0).all()
