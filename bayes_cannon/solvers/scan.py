@@ -82,7 +82,7 @@ class Interpolated(NamedTuple):
         """Sums of moments (moment, pixel), residual times terms (term, pixel), squared residual (pixel,); float32."""
         total = self.centre + s2
         powers = jnp.stack([(self.centre / total) ** k for k in range(NODES)])
-        share = (jnp.tensordot(_COEFFICIENTS.T, powers, 1) / total).astype(jnp.float32)
+        share = jax.lax.optimization_barrier((jnp.tensordot(_COEFFICIENTS.T, powers, 1) / total).astype(jnp.float32))
         moments, right, square = (_combined(share, array) for array in (self.moments, self.right, self.square))
         return moments, right, square
 
@@ -95,8 +95,11 @@ class Interpolated(NamedTuple):
 
 
 def _combined(share: Array, array: Array) -> Array:
-    """Sum over the first axis, written out, because a reduction over it is several times as slow."""
-    return reduce(add, (share[k] * array[k] for k in range(NODES)))
+    """Sum over the first axis, written out, because a reduction over it is several times as slow.
+
+    It is finished before the Gram matrix reads it, which would compute each moment as often as it occurs there.
+    """
+    return jax.lax.optimization_barrier(reduce(add, (share[k] * array[k] for k in range(NODES))))
 
 
 class Exact(NamedTuple):
