@@ -14,11 +14,13 @@ descent before and after it decide the active set, so that a step costs one fact
 certificate belongs to the point that is returned and uses nothing interpolated (`certified`).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import Array, Scalar
@@ -142,8 +144,9 @@ def joint_newton(
     theta: Array,
     s2: Array,
     tolerances: Tolerances = TOLERANCES,
+    leave: int | Array = 0,
 ) -> Point:
-    """Joint optimum of every pixel of a block from (theta, s2), shape (pixel, term) and (pixel,)."""
+    """Joint optima of a block from (theta, s2), shape (pixel, term) and (pixel,), of all its pixels but the slowest."""
     penalized = block.regularization > 0
     tolerance = jnp.where(penalized, tolerances.penalized, tolerances.gap)
     # Without penalties and bounds there is no active set to look for, and Newton's step is all.
@@ -172,8 +175,39 @@ def joint_newton(
     infinite, n = jnp.full_like(s2, jnp.inf), len(s2)
     none = jnp.zeros(n, int)
     first = Point(s2, theta, s2, theta, infinite, infinite, infinite, infinite, theta, none, jnp.zeros(n, bool))
-    last = jax.lax.while_loop(lambda at: jnp.any(~at.done & (at.steps < MAX_STEPS)), step, first)
+    last = jax.lax.while_loop(lambda at: jnp.sum(~at.done & (at.steps < MAX_STEPS)) > leave, step, first)
     return last._replace(objective=last.objective + _log_variances(block.ivar, last.s2))
+
+
+def joint_optima(
+    training: Training,
+    blocks: Sequence[tuple[Pixels, Interpolated]],
+    starts: Sequence[tuple[Array, Array]],
+    tolerances: Tolerances,
+) -> list[Point]:
+    """Joint optima of several blocks of one size from (theta, s2) of each, as NumPy arrays.
+
+    A step of a block takes as long for one pixel as for all. So each block leaves the slowest pixels, of which all
+    blocks together fill one more.
+    """
+    size = len(starts[0][1])
+    leave = size // len(blocks) if len(blocks) > 1 else 0
+    points = [
+        joint_newton(training, *block, *start, tolerances, leave) for block, start in zip(blocks, starts, strict=True)
+    ]
+    end = Point(*(np.concatenate(arrays) for arrays in zip(*points, strict=True)))
+    left = np.flatnonzero(~end.done & (end.steps < MAX_STEPS))
+    if len(left):
+        pixels = [np.concatenate(arrays) for arrays in zip(*(pixels for pixels, _ in blocks), strict=True)]
+        sums = [np.concatenate(arrays, axis=-1) for arrays in zip(*(sums for _, sums in blocks), strict=True)]
+        for some in (left[first : first + size] for first in range(0, len(left), size)):
+            index, before = np.resize(some, size), end.steps[some]
+            block = Pixels(*(array[index] for array in pixels)), Interpolated(*(array[..., index] for array in sums))
+            more = joint_newton(training, *block, end.next_theta[index], end.next_s2[index], tolerances, 0)
+            for array, new in zip(end, more, strict=True):
+                array[some] = new[: len(some)]
+            end.steps[some] += before
+    return [Point(*(array[first : first + size] for array in end)) for first in range(0, len(blocks) * size, size)]
 
 
 def _log_variances(ivar: Array, s2: Array) -> Array:
@@ -249,7 +283,7 @@ def _newton(
     change, more = ((centre + s2) / (centre + new_s2))[:, None], (new_s2 - s2)[:, None]
     step = shift + (1 / change - 1) * whole - more * drift
     ahead, lam = at.gradient / change - more * at.cross, lam / change
-    new_theta = move(gram, ahead - product(swept - theta), swept, step, active, lam, *bounds)
+    new_theta: Array = move(gram, ahead - product(swept - theta), swept, step, active, lam, *bounds)
     if turned is None:
         new_theta, _ = swept_from(new_theta, ahead - product(new_theta - theta), lam)
     return new_s2, new_theta, whole
@@ -265,7 +299,7 @@ def newton_s2(s2: Array, slope: Array, bend: Array, centre: Array) -> Array:
 
 @jax.jit
 def certified(training: Training, block: Pixels, point: Point) -> tuple[Array, Array]:
-    """Duality gap of unpenalized pixels with the exact Gram matrix, and its smallest pivot over the terms off the bounds.
+    """Duality gap of unpenalized pixels with the exact Gram matrix, and its smallest pivot over terms off the bounds.
 
     Where nothing is penalized the gap is the normal equations' residual in the metric of the whole Gram matrix, which
     the joint iteration knows only by interpolation. Both have shape (pixel,).

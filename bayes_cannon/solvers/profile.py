@@ -22,10 +22,9 @@ Blocks are independent; each core works on one.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
-from typing import NamedTuple
+from itertools import chain, pairwise
 
 import jax
 import jax.numpy as jnp
@@ -36,15 +35,17 @@ from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.solvers.block import Pixels, Training, in_parallel, n_threads, padded_size, padded_stars, pixel_block
+from bayes_cannon.solvers.fit import Fit, Start, Unsettled, fit_of, keep
 from bayes_cannon.solvers.joint import (
     PATH_TOLERANCES,
     TOLERANCES,
     Point,
     certified,
     joint_newton,
+    joint_optima,
 )
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
-from bayes_cannon.solvers.refine import Refined, refine
+from bayes_cannon.solvers.refine import refine
 from bayes_cannon.solvers.scan import NODES, Interpolated, Minima, exact_scan, scan, sums_at_nodes
 
 BLOCK_NUMBERS = 2**16
@@ -52,45 +53,14 @@ BLOCK_NUMBERS = 2**16
 wait for the slowest."""
 SMALLEST_BLOCK = 32
 """Pixels in a block however many stars there are."""
+BLOCKS_TOGETHER = 4
+"""Blocks whose slowest pixels share one block (`solvers.joint.joint_optima`)."""
 ARRAYS_OF_STARS, ARRAYS_OF_TERMS = 10, 8
 """Arrays (pixel, star) and (pixel, term, term) that the compiled programs hold at once, counted generously."""
 INTERPOLATION_ERROR = 0.02
 """Relative error of the interpolated weights above which a pixel is scanned with exact ones."""
-DEPENDENT_PIVOT = 1e-11
-"""Squared pivot of the scaled Gram matrix below which its terms count as linearly dependent."""
-
 _COMPILED: set[tuple[int, ...]] = set()
 """Shapes of blocks whose programs have been compiled."""
-
-
-class _Fit(NamedTuple):
-    """What a block returns of its pixels, as NumPy arrays; `pivot` is infinite where terms are penalized."""
-
-    pixels: np.ndarray
-    theta: np.ndarray
-    s2: np.ndarray
-    objective: np.ndarray
-    gap: np.ndarray
-    gradient: np.ndarray
-    pivot: np.ndarray
-    steps: np.ndarray
-    done: np.ndarray
-
-
-class _Start(NamedTuple):
-    """Pixels with a second place to start from."""
-
-    pixels: np.ndarray
-    theta: np.ndarray
-    s2: np.ndarray
-
-
-class _Unsettled(NamedTuple):
-    """What a block returns: its fit, second minima that might be lower, and pixels that want exact matrices."""
-
-    fit: _Fit
-    rivals: _Start
-    hard: np.ndarray
 
 
 def solve(
@@ -186,16 +156,41 @@ def solve_path(
     size = _block_size(len(problem.design), basis, len(todo), max_memory)
     work = _Work(problems, exponents, basis, x, theta, size)
     work.compile()
-    rest: list[list[_Unsettled]] = [[] for _ in problems]
-    for pixels, ends in in_parallel(work.joint, work.blocks(todo)):
-        for solution, unsettled, end in zip(solutions, rest, ends, strict=True):
-            _keep(solution, end.fit)
-            unsettled.append(end)
+    rest: list[list[Unsettled]] = [[] for _ in problems]
+    for pixels, path in in_parallel(work.joint, work.groups(todo)):
+        for solution, unsettled, ends in zip(solutions, rest, path, strict=True):
+            for end in ends:
+                keep(solution, end.fit)
+            unsettled += ends
         report(len(pixels))
     for step, (solution, unsettled) in enumerate(zip(solutions, rest, strict=True)):
         for fit in work.second_looks(step, unsettled):
-            _keep(solution, fit)
+            keep(solution, fit)
     return solutions
+
+
+@dataclass(eq=False)
+class _Search:
+    """A block with its sums at the nodes, where its search goes on from, and what it has found along the path."""
+
+    pixels: np.ndarray
+    block: Pixels
+    sums: Interpolated
+    theta: Array
+    ends: list[Unsettled] = field(default_factory=list)
+
+    def stays(self, regularization: np.ndarray) -> bool:
+        """Whether the optima stay those of a stronger penalty, because every penalized term is zero already.
+
+        The profile at a stronger penalty is nowhere lower, and where these terms are zero it is the same; the gap there
+        can only shrink.
+        """
+        if not self.ends:
+            return False
+        end, before, after = self.ends[-1], self.block.regularization, regularization[self.pixels]
+        settled = end.fit.done.all() and not len(end.hard) and not len(end.rivals.pixels)
+        penalized = np.all(before > 0) and np.all(after >= before[: len(after)])
+        return bool(settled and penalized and not end.fit.theta[:, 1:].any())
 
 
 class _Work:
@@ -239,7 +234,7 @@ class _Work:
 
         with ThreadPoolExecutor(n_threads()) as pool:
             done = [
-                pool.submit(call, joint_newton, self.training, block, sums, bounds, one, self.tolerances),
+                pool.submit(call, joint_newton, self.training, block, sums, bounds, one, self.tolerances, 0),
                 pool.submit(call, scan, self.training, block, sums, bounds),
                 pool.submit(call, sums_at_nodes, self.training, block),
             ]
@@ -255,91 +250,95 @@ class _Work:
         """Pixels in blocks of at most the fixed size."""
         return (pixels[first : first + self.size] for first in range(0, len(pixels), self.size))
 
-    def joint(self, pixels: np.ndarray) -> tuple[np.ndarray, list[_Unsettled]]:
-        """Optima of a block from the lowest minimum of the scan, for every regularization in turn."""
-        ends: list[_Unsettled] = []
+    def groups(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
+        """Pixels of at most `BLOCKS_TOGETHER` blocks, fewer where cores would go idle; of one at first, as all wait."""
+        n_blocks = -(-len(pixels) // self.size)
+        step = self.size * max(1, min(BLOCKS_TOGETHER, n_blocks // (2 * n_threads())))
+        edges = [0, *range(self.size, len(pixels), step), len(pixels)]
+        return (pixels[first:last] for first, last in pairwise(edges))
+
+    def joint(self, pixels: np.ndarray) -> tuple[np.ndarray, list[list[Unsettled]]]:
+        """Optima of some blocks from the lowest minimum of the scan, for every regularization in turn."""
         with jax.enable_x64(True):
-            block = pixel_block(self.problems[0], pixels, self.size)
-            index = np.resize(pixels, self.size)
-            sums = sums_at_nodes(self.training, block)
-            theta = self.theta[index]
+            searches = [self._search(some) for some in self.blocks(pixels)]
             for problem in self.problems:
-                if ends and _stays(ends[-1], block.regularization, problem.regularization[index]):
-                    ends.append(ends[-1])
-                    continue
-                block = block._replace(regularization=problem.regularization[index])
-                minima = Minima(*map(np.asarray, scan(self.training, block, sums, theta)))
-                point = joint_newton(self.training, block, sums, minima.theta[:, 0], minima.s2[:, 0], self.tolerances)
-                theta = point.theta
-                ends.append(self._settle(pixels, block, sums, minima, point))
-        return pixels, ends
+                again = [search for search in searches if not search.stays(problem.regularization)]
+                for search in searches:
+                    if search not in again:
+                        search.ends.append(search.ends[-1])
+                minima = [self._minima(search, problem) for search in again]
+                blocks = [(search.block, search.sums) for search in again]
+                starts = [(low.theta[:, 0], low.s2[:, 0]) for low in minima]
+                points = joint_optima(self.training, blocks, starts, self.tolerances) if again else []
+                for search, low, point in zip(again, minima, points, strict=True):
+                    search.theta = point.theta
+                    search.ends.append(self._settle(search, low, point))
+        return pixels, [list(ends) for ends in zip(*(search.ends for search in searches), strict=True)]
 
-    def _settle(
-        self, pixels: np.ndarray, block: Pixels, sums: Interpolated, minima: Minima, point: Point
-    ) -> _Unsettled:
+    def _search(self, pixels: np.ndarray) -> _Search:
+        block = pixel_block(self.problems[0], pixels, self.size)
+        return _Search(pixels, block, sums_at_nodes(self.training, block), self.theta[np.resize(pixels, self.size)])
+
+    def _minima(self, search: _Search, problem: PixelProblem) -> Minima:
+        regularization = problem.regularization[np.resize(search.pixels, self.size)]
+        search.block = search.block._replace(regularization=regularization)
+        return Minima(*map(np.asarray, scan(self.training, search.block, search.sums, search.theta)))
+
+    def _settle(self, search: _Search, minima: Minima, point: Point) -> Unsettled:
         """The fit with its exact certificate, and which pixels need a second look."""
-        n, fit = len(pixels), self._certified(pixels, block, point)
-        hard = ~fit.done | (np.asarray(sums.error)[:n] > INTERPOLATION_ERROR)
+        pixels, n = search.pixels, len(search.pixels)
+        fit = self._certified(pixels, search.block, point)
+        hard = ~fit.done | (np.asarray(search.sums.error)[:n] > INTERPOLATION_ERROR)
         second = np.isfinite(minima.objective[:n, 1]) & ~hard
-        rivals = _Start(pixels[second], *(array[:n, 1][second] for array in (minima.theta, minima.s2)))
-        return _Unsettled(fit, rivals, pixels[hard])
+        rivals = Start(pixels[second], *(np.asarray(array)[:n, 1][second] for array in (minima.theta, minima.s2)))
+        return Unsettled(fit, rivals, pixels[hard])
 
-    def _certified(self, pixels: np.ndarray, block: Pixels, point: Point) -> _Fit:
+    def _certified(self, pixels: np.ndarray, block: Pixels, point: Point) -> Fit:
         """The fit of some pixels, with the exact gap where nothing is penalized."""
         gap, free = np.asarray(point.gap), block.regularization == 0
         pivot = np.full_like(gap, np.inf)
         if free.any():
             exact = certified(self.training, block, point)
             gap, pivot = (np.where(free, one, other) for one, other in zip(exact, (gap, pivot), strict=True))
-        return _fit(pixels, point._replace(gap=gap), pivot)
+        return fit_of(pixels, point._replace(gap=gap), pivot)
 
-    def second_looks(self, step: int, ends: list[_Unsettled]) -> Iterator[_Fit]:
+    def second_looks(self, step: int, ends: list[Unsettled]) -> Iterator[Fit]:
         """Optima from the second minima, and, for hard pixels, from all minima of an exact scan."""
-        rivals = _Start(*(np.concatenate(arrays) for arrays in zip(*(end.rivals for end in ends), strict=True)))
-        starts = (_Start(*(array[some] for array in rivals)) for some in self.blocks(np.arange(len(rivals.pixels))))
+        rivals = Start(*(np.concatenate(arrays) for arrays in zip(*(end.rivals for end in ends), strict=True)))
+        starts = (Start(*(array[some] for array in rivals)) for some in self.blocks(np.arange(len(rivals.pixels))))
         slow = []
         for start, fit in in_parallel(partial(self._again, step), starts):
-            yield _Fit(*(array[fit.done] for array in fit))
-            slow.append(_Start(*(array[~fit.done] for array in start)))
+            yield Fit(*(array[fit.done] for array in fit))
+            slow.append(Start(*(array[~fit.done] for array in start)))
         hard = self.blocks(np.concatenate([end.hard for end in ends]))
         slow += chain.from_iterable(in_parallel(partial(self._exact_minima, step), hard))
         yield from in_parallel(partial(self._refined, step), (start for start in slow if len(start.pixels)))
 
-    def _again(self, step: int, start: _Start) -> tuple[_Start, _Fit]:
+    def _again(self, step: int, start: Start) -> tuple[Start, Fit]:
         """Local optimum from given places, and those places."""
         with jax.enable_x64(True):
             block = pixel_block(self.problems[step], start.pixels, self.size)
             index = np.resize(np.arange(len(start.pixels)), self.size)
             sums = sums_at_nodes(self.training, block)
-            point = joint_newton(self.training, block, sums, start.theta[index], start.s2[index], self.tolerances)
+            point = joint_newton(self.training, block, sums, start.theta[index], start.s2[index], self.tolerances, 0)
             return start, self._certified(start.pixels, block, point)
 
-    def _exact_minima(self, step: int, pixels: np.ndarray) -> list[_Start]:
+    def _exact_minima(self, step: int, pixels: np.ndarray) -> list[Start]:
         """Where to start from in pixels whose noise defies interpolation."""
         with jax.enable_x64(True):
             block = pixel_block(self.problems[step], pixels, self.size)
             minima = exact_scan(self.training, block, self.theta[np.resize(pixels, self.size)])
             s2, objective, theta = (np.asarray(array)[: len(pixels)] for array in minima)
         found = np.isfinite(objective)
-        return [_Start(pixels[f], theta[f, k], s2[f, k]) for k, f in enumerate(found.T)]
+        return [Start(pixels[f], theta[f, k], s2[f, k]) for k, f in enumerate(found.T)]
 
-    def _refined(self, step: int, start: _Start) -> _Fit:
+    def _refined(self, step: int, start: Start) -> Fit:
         """Local optimum from given places, with exact matrices and a bracket."""
         with jax.enable_x64(True):
             block = pixel_block(self.problems[step], start.pixels, self.size)
             index = np.resize(np.arange(len(start.pixels)), self.size)
             end = refine(self.training, block, start.theta[index], start.s2[index])
-            return _fit(start.pixels, end, jnp.where(block.regularization == 0, end.pivot, jnp.inf))
-
-
-def _stays(end: _Unsettled, before: Array, after: Array) -> bool:
-    """Whether a block's optima stay those of a stronger penalty, because every penalized term is zero already.
-
-    The profile at a stronger penalty is nowhere lower, and where these terms are zero it is the same; the gap there
-    can only shrink.
-    """
-    settled = end.fit.done.all() and not len(end.hard) and not len(end.rivals.pixels)
-    return bool(settled and not end.fit.theta[:, 1:].any() and np.all(before > 0) and np.all(after >= before))
+            return fit_of(start.pixels, end, jnp.where(block.regularization == 0, end.pivot, jnp.inf))
 
 
 def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, max_memory: float | None) -> int:
@@ -349,34 +348,12 @@ def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, max_memory: flo
     if max_memory is None:
         return size
     shared = 8 * rows * n_terms + 12 * rows * basis.n_moments
-    each = 8 * (ARRAYS_OF_STARS * rows + (NODES + 2) * basis.n_moments + ARRAYS_OF_TERMS * n_terms**2) * n_threads()
+    kept = (2 * rows + NODES * basis.n_moments) * (BLOCKS_TOGETHER - 1)
+    once = ARRAYS_OF_STARS * rows + (NODES + 2) * basis.n_moments + ARRAYS_OF_TERMS * n_terms**2
+    each = 8 * (kept + once) * n_threads()
     if shared + each > max_memory:
         raise ValueError(
             f"max_memory is {max_memory:.3g} bytes, but {n_stars} stars, {n_terms} terms and {n_threads()} cores need "
             f"at least {shared + each:.3g}"
         )
     return min(size, int((max_memory - shared) // each))
-
-
-def _fit(pixels: np.ndarray, end: Point | Refined, pivot: Array) -> _Fit:
-    """Results on the host, without those of the padding."""
-    arrays = (end.theta, end.s2, end.objective, end.gap, end.gradient, pivot, end.steps, end.done)
-    return _Fit(pixels, *(np.asarray(array)[: len(pixels)] for array in arrays))
-
-
-def _keep(solution: PixelSolution, fit: _Fit) -> None:
-    """Write those results that are lower than what is there, or as low and converged where that is not."""
-    some = solution.status[fit.pixels] != PixelStatus.TOO_FEW_STARS
-    fit = _Fit(*(array[some] for array in fit))
-    index, there = fit.pixels, solution.objective[fit.pixels]
-    unfinished = solution.status[index] == PixelStatus.MAX_ITERATIONS
-    better = ~(there <= fit.objective) | (unfinished & fit.done & (fit.objective <= there + 1e-9 * np.abs(there)))
-    status = np.where(fit.s2 == 0, PixelStatus.ZERO_SCATTER, PixelStatus.CONVERGED)
-    status = np.where(fit.pivot < DEPENDENT_PIVOT, PixelStatus.DEGENERATE, status)
-    values = {
-        "theta": fit.theta, "s2": fit.s2, "objective": fit.objective, "duality_gap": fit.gap,
-        "profile_gradient": fit.gradient, "iterations": fit.steps,
-        "status": np.where(fit.done, status, PixelStatus.MAX_ITERATIONS),
-    }  # fmt: skip
-    for name, array in values.items():
-        getattr(solution, name)[index[better]] = array[better]

@@ -210,7 +210,7 @@ def _minima(
     steps = jnp.linspace(0.0, 1.0, grid_size)
     between = _between(block, sums.centre)
 
-    def step(theta: Array, at: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+    def step(theta: jax.Array, at: tuple[Array, Array]) -> tuple[jax.Array, tuple[Array, Array]]:
         u, n_sweeps = at
         s2 = between(u)
         moments, right, square = sums.at(s2)

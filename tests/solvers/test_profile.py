@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize_scalar
 
 from bayes_cannon.core.status import PixelStatus
-from bayes_cannon.solvers import profile
+from bayes_cannon.solvers import joint, profile
 from bayes_cannon.solvers.certificate import certify
 from bayes_cannon.solvers.joint import TOLERANCES
 from bayes_cannon.solvers.problem import PixelProblem
@@ -247,3 +247,29 @@ def test_real_pixels(training, shared, brute_force, regularization):
     assert np.isin(solution.status, (PixelStatus.CONVERGED, PixelStatus.ZERO_SCATTER)).all()
     check_certificate(problem, solution)
     check_against(brute_force, problem, solution, [3, 37])
+
+
+def test_slow_pixels_of_several_blocks_share_one(training, monkeypatch):
+    """In blocks of eight, four together, each leaves its two slowest; the optima are those of one block."""
+    problem = training.problem(30.0)
+    expected = solve(problem, training.x)
+    monkeypatch.setattr(profile, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(profile, "SMALLEST_BLOCK", 8)
+    monkeypatch.setattr(profile, "n_threads", lambda: 1)
+    left, newton = [], joint.joint_newton
+
+    def recorded(*args):
+        left.append(args[-1])
+        return newton(*args)
+
+    monkeypatch.setattr(joint, "joint_newton", recorded)
+    solution = solve(problem, training.x)
+    # One block by itself, then four and three together, and what they left, if anything.
+    assert left[0] == 0
+    assert left.count(2) == 7
+    assert 0 in left[1:]
+    assert_allclose(solution.theta, expected.theta, atol=1e-9)
+    assert ((solution.theta == 0) == (expected.theta == 0)).all()
+    assert_allclose(solution.s2, expected.s2, rtol=1e-6, atol=1e-12)
+    assert (solution.status == expected.status).all()
+    check_certificate(problem, solution)
