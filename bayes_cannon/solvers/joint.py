@@ -10,8 +10,9 @@ and :math:`c = \sum w^2 r v`,
           \qquad q' = \sum w (1 - w r^2), \quad q'' = \sum w^2 (2 w r^2 - 1)
 
 in the variable :math:`\ln(c_0 + s^2)`, up to the first term that would change its sign. A few sweeps of coordinate
-descent before and after it decide the active set, so that a step costs one factor, or two where terms are many. The
-certificate belongs to the point that is returned and uses nothing interpolated (`certified`).
+descent decide the active set, so that a step costs one factor; where terms are many there are sweeps after the step,
+too, and a second factor. The certificate belongs to the point that is returned and uses nothing interpolated
+(`certified`).
 """
 
 from collections.abc import Sequence
@@ -152,6 +153,7 @@ def joint_newton(
     # Without penalties and bounds there is no active set to look for, and Newton's step is all.
     inside = jnp.all((jnp.isneginf(block.lower) & jnp.isposinf(block.upper)) | (block.lower == block.upper))
     sweeps = jnp.where(inside & ~jnp.any(penalized), 0, SWEEPS)
+    many = len(training.pairs) >= MANY_TERMS
 
     def step(point: Point) -> Point:
         s2, theta = point.next_s2, point.next_theta
@@ -159,8 +161,7 @@ def joint_newton(
         at = jax.vmap(partial(residual_sums, training))(block, theta, s2)
         # Finished, before many others read them.
         at, gram = jax.lax.optimization_barrier((at, gram_matrix(training, moments.T)))
-        few = len(training.pairs) < MANY_TERMS
-        turned = jax.lax.optimization_barrier(moments[training.pairs]) if few else None
+        turned = None if many else jax.lax.optimization_barrier(moments[training.pairs])
         new_s2, new_theta, whole = _newton(gram, turned, at, block, theta, s2, sums.centre, sweeps)
         gap = jax.vmap(_gap)(gram, at, block, theta, whole)
         stationary = (jnp.abs(at.slope) <= tolerances.gradient * at.weight) | ((s2 == 0) & (at.slope >= 0))

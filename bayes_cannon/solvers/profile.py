@@ -10,7 +10,8 @@ the data against the penalty, which removes terms, which leaves larger residuals
 
 1. `solvers.scan` looks at the profile from s^2 = 0 to beyond the variance of the flux, on Gram matrices that are
    interpolated in s^2, and finds its local minima;
-2. `solvers.joint` goes from the lowest to the optimum of (theta, s^2), with exact gradients, in a few passes;
+2. `solvers.joint` goes from the lowest to the optimum of (theta, s^2), with exact gradients, in a few passes, of which
+   the slowest pixels of some blocks share the last;
 3. where the scan cannot tell which of two minima is the lower the second step is taken from both; where the noise
    varies too much between stars to interpolate, or that step did not converge, `solvers.refine` does the same with
    exact Gram matrices and a bracket;
