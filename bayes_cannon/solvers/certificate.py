@@ -114,16 +114,7 @@ def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: floa
 
     ``right`` has shape (term,), or (term, k) for several right-hand sides.
     """
-    return _solved(*_masked_factor(gram, mask, ridge), right)
-
-
-def solve_with_pivot(gram: TermTerm, right: Array, mask: PerTermMask) -> tuple[Array, Array]:
-    """As `solve_masked`, and `smallest_pivot`, from one factor."""
-    factor, unit = _masked_factor(gram, mask)
-    return _solved(factor, unit, right), _smallest_pivot(factor, mask)
-
-
-def _solved(factor: Array, unit: Array, right: Array) -> Array:
+    factor, unit = _masked_factor(gram, mask, ridge)
     unit = unit.reshape(-1, *[1] * (right.ndim - 1))
     half = jax.scipy.linalg.solve_triangular(factor, right * unit, lower=True)
     return jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) * unit
@@ -139,10 +130,6 @@ def inverse_masked(gram: TermTerm, mask: PerTermMask) -> Array:
 def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
     """Smallest squared pivot of the Gram matrix scaled to a unit diagonal; about 1e-13 where columns are dependent."""
     factor, _ = _masked_factor(gram, mask)
-    return _smallest_pivot(factor, mask)
-
-
-def _smallest_pivot(factor: Array, mask: PerTermMask) -> Array:
     return jnp.min(jnp.where(mask, jnp.diagonal(factor) ** 2, jnp.inf))
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import Array, Scalar
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
-from bayes_cannon.solvers.certificate import active_terms, relative_gap, solve_masked, solve_with_pivot
+from bayes_cannon.solvers.certificate import active_terms, relative_gap, smallest_pivot, solve_masked
 from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, newton_move
 from bayes_cannon.solvers.scan import Interpolated
 
@@ -144,8 +144,8 @@ def joint_newton(
     sums: Interpolated,
     theta: Array,
     s2: Array,
-    tolerances: Tolerances = TOLERANCES,
-    leave: int | Array = 0,
+    tolerances: Tolerances,
+    leave: int | Array,
 ) -> Point:
     """Joint optima of a block from (theta, s2), shape (pixel, term) and (pixel,), of all its pixels but the slowest."""
     penalized = block.regularization > 0
@@ -300,7 +300,7 @@ def newton_s2(s2: Array, slope: Array, bend: Array, centre: Array) -> Array:
 
 @jax.jit
 def certified(training: Training, block: Pixels, point: Point) -> tuple[Array, Array]:
-    """Duality gap of unpenalized pixels with the exact Gram matrix, and its smallest pivot over terms off the bounds.
+    """Duality gap of unpenalized pixels with the exact Gram matrix, and its smallest pivot over terms that may move.
 
     Where nothing is penalized the gap is the normal equations' residual in the metric of the whole Gram matrix, which
     the joint iteration knows only by interpolation. Both have shape (pixel,).
@@ -309,11 +309,11 @@ def certified(training: Training, block: Pixels, point: Point) -> tuple[Array, A
     def one(gram: Array, pixel: Pixels, point: Point) -> tuple[Array, Array]:
         bounds = pixel.lower, pixel.upper
         active = active_terms(point.theta, pixel.lam, *bounds)
-        delta, pivot = solve_with_pivot(gram, point.score, active)
+        delta = solve_masked(gram, point.score, active)
         gap = relative_gap(
             gram, point.score, point.chi_squared, point.theta, pixel.lam, *bounds, projected=active, delta=delta
         )
-        return gap, pivot
+        return gap, smallest_pivot(gram, pixel.lower < pixel.upper)
 
     gram = gram_matrix(training, weights(block.ivar, point.s2[:, None]) @ training.moments)
     return jax.vmap(one)(jax.lax.optimization_barrier(gram), block, point)

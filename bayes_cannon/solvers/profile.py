@@ -263,10 +263,12 @@ class _Work:
         with jax.enable_x64(True):
             searches = [self._search(some) for some in self.blocks(pixels)]
             for problem in self.problems:
-                again = [search for search in searches if not search.stays(problem.regularization)]
+                again = []
                 for search in searches:
-                    if search not in again:
+                    if search.stays(problem.regularization):
                         search.ends.append(search.ends[-1])
+                    else:
+                        again.append(search)
                 minima = [self._minima(search, problem) for search in again]
                 blocks = [(search.block, search.sums) for search in again]
                 starts = [(low.theta[:, 0], low.s2[:, 0]) for low in minima]

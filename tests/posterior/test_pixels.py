@@ -121,8 +121,8 @@ def test_pixels_that_fail_run_again():
     problem, x, _, _ = simulated(32, 5)
     theta, s, status, _ = collected(setup_of(problem, x, n_draws=200), 8)
     again = np.flatnonzero(status == PosteriorStatus.RETRIED)
-    assert len(again)
-    assert (status == PosteriorStatus.NOT_MIXED).sum() < 3
+    assert len(again) > 2
+    assert (status == PosteriorStatus.NOT_MIXED).sum() < 2
     for j in again[:2]:
         mean, sd = by_quadrature(problem, j)
         draws = np.concatenate([s[:, :, j, None], theta[:, :, j]], axis=-1).reshape(-1, 4)
