@@ -25,14 +25,17 @@ from bayes_cannon.solvers.integrated import fit_integrated
 from bayes_cannon.solvers.predictive import ThetaUncertainty
 from bayes_cannon.solvers.problem import Progress
 
-ELEMENTS_PER_BATCH = 1_000_000
-"""Stars times pixels of a batch: 8 MB for each array of that shape, which stays in the cache."""
+ELEMENTS_PER_BATCH = 500_000
+"""Stars times pixels of a batch: 4 MB for each array of that shape, which stays in the cache.
+
+Larger arrays go back to the system after each batch, and to fetch them anew can take as long as to fill them.
+"""
 
 TABLE_PER_BATCH = 8
 """A batch has at least one element for so many of the table of products, which is read once a batch."""
 
-WORKERS = min(os.cpu_count() or 1, 8)
-"""So many batches are computed at a time, because only the large products use all cores by themselves."""
+WORKERS = min(os.cpu_count() or 1, 8) + 1
+"""So many batches are computed at a time: one more than cores, so that none idles while Python has a batch."""
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def write_case(case: str, folder: Path, size: Size) -> dict:
         others = rng.multivariate_normal(np.zeros(size.labels), 0.5 * np.eye(size.labels) + 0.5, size.spectra)
         arrays |= {"training_labels": labels, "test_labels": others, "theta": theta, "s2": s2}
     for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(array))  # One spectrum after the other, as surveys do.
     if case == "B":
         scaling = LabelScaling.from_labels(labels, size.vectorizer.label_names)
         for seed, (name, stars) in enumerate((("training", labels), ("test", others))):

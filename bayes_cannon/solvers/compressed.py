@@ -214,12 +214,12 @@ def fit_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray, starts:
     together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
     best, start, iterations, converged = search(pixels.space, coefficients, starts, together)
     chi_squared, score = compare(pixels, root, w, y, best.x)
-    covariance, decrement, status = judge(pixels.space, best, score, chi_squared, converged, used)
-    scale = tail_scale(pixels.nu, chi_squared, count, best.x.shape[-1])
+    x, covariance, decrement, status, scale = judge(
+        pixels.space, pixels.nu, best, score, chi_squared, converged, used, count
+    )
     return BatchFit(
-        best.x[:, 0], scale[:, None, None] * covariance, chi_squared, decrement, used, significance, status,
-        iterations, start, faulty, scale,
-    )  # fmt: skip
+        x, covariance, chi_squared, decrement, used, significance, status, iterations, start, faulty, scale
+    )
 
 
 def compressed_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray) -> Compressed:
@@ -234,15 +234,19 @@ def compressed_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray) 
 @jax.jit
 def _compress(pixels: TrainedPixels, flux: Array, ivar: Array) -> tuple[Array, ...]:
     """Weights and flux above the constant term, coefficients of chi^2, flux over error, used pixels, bad input."""
-    faulty = jnp.any(~((ivar >= 0) & (ivar < jnp.inf)) | ((ivar > 0) & ~jnp.isfinite(flux)), axis=1)
+    faulty = _count(~((ivar >= 0) & (ivar < jnp.inf)) | ((ivar > 0) & ~jnp.isfinite(flux))) > 0
     used = (ivar > 0) & pixels.solved & ~faulty[:, None]
     y, ivar = (jnp.where(used, array, 0.0).astype(jnp.float64) for array in (flux, ivar))
     # Of flux that is one, or a logarithm: the flux itself is no part of it, because a logarithm may have any sign.
     significance = jnp.where(used, jnp.sqrt(ivar.astype(jnp.float32)), jnp.inf)
     w = weights(ivar, pixels.s2)
     above = jnp.where(used, y - pixels.constant, 0.0)
-    n_used = jnp.sum(used, axis=1, dtype=jnp.int32)  # Half the time of a sum in 64 bits.
-    return w, above, chi_squared_coefficients(pixels, w, above), significance, n_used, faulty
+    return w, above, chi_squared_coefficients(pixels, w, above), significance, _count(used), faulty
+
+
+def _count(mask: Array) -> Array:
+    """How often each row of the mask is true, below 2^24: a product takes half the time of a sum, or of ``any``."""
+    return (mask.astype(jnp.float32) @ jnp.ones(mask.shape[1], jnp.float32)).astype(jnp.int32)
 
 
 @partial(jax.jit, static_argnames="together")
@@ -295,12 +299,22 @@ def tail_scale(nu: Array, chi_squared: Array, used: Array, n_labels: int) -> Arr
 
 @jax.jit
 def judge(
-    space: LabelSpace, best: Point, score: Array, chi_squared: Array, converged: Array, used: Array
-) -> tuple[Array, Array, Array]:
-    """Covariance, decrement and status of each star at its minimum."""
+    space: LabelSpace,
+    nu: Array,
+    best: Point,
+    score: Array,
+    chi_squared: Array,
+    converged: Array,
+    used: Array,
+    n_tail: Array,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Scaled labels, covariance, decrement, status and variance scale of each star at its minimum."""
+    x = best.x[:, 0]
     weighted = Polynomials.from_coefficients(space.term_tables, score)(best.x)
     covariance, decrement, singular = information_inverse(best, weighted)
-    return covariance, decrement, status_of(space, best.x[:, 0], chi_squared, decrement, converged, singular, used)
+    status = status_of(space, x, chi_squared, decrement, converged, singular, used)
+    scale = tail_scale(nu, chi_squared, n_tail, x.shape[1])
+    return x, scale[:, None, None] * covariance, decrement, status, scale
 
 
 @jax.jit
