@@ -112,12 +112,12 @@ def gram_matrix(training: Training, moment_sums: Array) -> jax.Array:
 
 
 def n_threads() -> int:
-    """Cores of the machine."""
-    return os.cpu_count() or 1
+    """Blocks that are computed at a time: one more than cores, so that none idles while Python has a block."""
+    return (os.cpu_count() or 1) + 1
 
 
 def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S]) -> Iterator[T]:
-    """Results of the blocks, in order, a thread a core; the first block alone, so that each program compiles once.
+    """Results of the blocks, in order, on `n_threads`; the first block alone, so that each program compiles once.
 
     Results that nobody has taken yet are few, so that what is large need not be held for all blocks at once.
     """

@@ -114,10 +114,16 @@ def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: floa
 
     ``right`` has shape (term,), or (term, k) for several right-hand sides.
     """
+    return solution_and_pivot(gram, right, mask, ridge=ridge)[0]
+
+
+def solution_and_pivot(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: float = 1e-13) -> tuple[Array, Array]:
+    """The same, and the smallest squared pivot of the matrix as `smallest_pivot` has it."""
     factor, unit = _masked_factor(gram, mask, ridge)
+    pivot = jnp.min(jnp.where(mask, jnp.diagonal(factor) ** 2, jnp.inf))
     unit = unit.reshape(-1, *[1] * (right.ndim - 1))
     half = jax.scipy.linalg.solve_triangular(factor, right * unit, lower=True)
-    return jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) * unit
+    return jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) * unit, pivot
 
 
 def inverse_masked(gram: TermTerm, mask: PerTermMask) -> Array:

@@ -32,7 +32,7 @@ from bayes_cannon.core.typing import Array, StarLabel, StarMoment, StarPixel, St
 from bayes_cannon.core.vectorizer import label_factors
 from bayes_cannon.solvers.covariance import SharedCovariance
 from bayes_cannon.solvers.label_space import LabelSpace, search_starts
-from bayes_cannon.solvers.polynomial import Minima, Point, Polynomials, minimize
+from bayes_cannon.solvers.polynomial import Minima, Point, Polynomials, is_minimum, minimize, normalized
 from bayes_cannon.solvers.woodbury import SharedScatter
 
 PRODUCT_DTYPE = np.float64
@@ -217,9 +217,7 @@ def fit_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray, starts:
     x, covariance, decrement, status, scale = judge(
         pixels.space, pixels.nu, best, score, chi_squared, converged, used, count
     )
-    return BatchFit(
-        x, covariance, chi_squared, decrement, used, significance, status, iterations, start, faulty, scale
-    )
+    return BatchFit(x, covariance, chi_squared, decrement, used, significance, status, iterations, start, faulty, scale)
 
 
 def compressed_batch(pixels: TrainedPixels, flux: np.ndarray, ivar: np.ndarray) -> Compressed:
@@ -373,20 +371,8 @@ def _lowest(minima: Minima) -> tuple[Point, Array, Array, Array]:
         return jnp.sum(jnp.where(won, array, 0), axis=1, keepdims=True, dtype=array.dtype)
 
     best = jax.tree.map(chosen, point)
-    converged = chosen(minima.converged)[:, 0] & _is_minimum(best.hessian[:, 0])
+    converged = chosen(minima.converged)[:, 0] & is_minimum(best.hessian[:, 0])
     return best, start, chosen(minima.iterations)[:, 0], converged
-
-
-def _is_minimum(hessian: Array) -> Array:
-    normalized, _ = _normalized(hessian)
-    return jnp.isfinite(jnp.linalg.cholesky(normalized + 1e-9 * jnp.eye(hessian.shape[-1]))).all(axis=(-2, -1))
-
-
-def _normalized(matrix: Array) -> tuple[Array, Array]:
-    """The matrix with a diagonal of ones, so that units do not matter, and the square root of its diagonal."""
-    diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
-    root = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
-    return matrix / (root[..., :, None] * root[..., None, :]), root
 
 
 def information_inverse(best: Point, weighted: Point) -> tuple[Array, Array, Array]:
@@ -398,10 +384,10 @@ def information_inverse(best: Point, weighted: Point) -> tuple[Array, Array, Arr
     information = half + bend
     kept = jnp.diagonal(information, axis1=1, axis2=2)
     terms = jnp.diagonal(jnp.abs(half) + jnp.abs(bend), axis1=1, axis2=2)
-    normalized, root = _normalized(information)
-    finite = jnp.isfinite(normalized).all(axis=(1, 2))
+    scaled, root = normalized(information)
+    finite = jnp.isfinite(scaled).all(axis=(1, 2))
     identity = jnp.eye(root.shape[1])
-    values, vectors = jnp.linalg.eigh(jnp.where(finite[:, None, None], normalized, identity))
+    values, vectors = jnp.linalg.eigh(jnp.where(finite[:, None, None], scaled, identity))
     singular = ~finite | jnp.any(kept <= SINGULAR * terms, axis=1) | (values[:, 0] <= SINGULAR * values[:, -1])
     inverse = jnp.einsum("nik,nk,njk->nij", vectors, 1 / jnp.where(singular[:, None], 1.0, values), vectors)
     covariance = 0.5 * (inverse + inverse.swapaxes(1, 2)) / (root[:, :, None] * root[:, None, :])

@@ -1,9 +1,10 @@
 r"""Newton's method on (theta, s^2) together, with the exact gradient and the interpolated Gram matrix.
 
-At each step the residuals, and from them the gradients by theta and s^2, come from the data. The curvature by theta is
-the Gram matrix of `solvers.scan`, which is right to a percent, so every step gains about two digits, without another
-pass for a Gram matrix. On the free terms A the step solves, with :math:`g = \sum w r v - \lambda\,\mathrm{sgn}\,\theta`
-and :math:`c = \sum w^2 r v`,
+The first two steps are on the interpolated problem of `solvers.scan` and cost no pass. From there on the residuals, and
+from them the gradients by theta and s^2, come from the data; the curvature by theta is the interpolated Gram matrix,
+which is right to a thousandth, so every step gains about three digits, without another pass for a Gram matrix. On the
+free terms A the step solves, with :math:`g = \sum w r v - \lambda\,\mathrm{sgn}\,\theta` and
+:math:`c = \sum w^2 r v`,
 
 .. math:: \begin{pmatrix} 2 G_{AA} & 2 c_A \\ 2 c_A^T & q'' \end{pmatrix}
           \begin{pmatrix} \delta\theta \\ \delta s^2 \end{pmatrix} = \begin{pmatrix} 2 g_A \\ -q' \end{pmatrix},
@@ -11,8 +12,13 @@ and :math:`c = \sum w^2 r v`,
 
 in the variable :math:`\ln(c_0 + s^2)`, up to the first term that would change its sign. A few sweeps of coordinate
 descent decide the active set, so that a step costs one factor; where terms are many there are sweeps after the step,
-too, and a second factor. The certificate belongs to the point that is returned and uses nothing interpolated
-(`certified`).
+too, and a second factor.
+
+The certificate belongs to the point that is returned. Where terms are penalized it needs one column of the Gram matrix,
+which the pass gives. Where nothing is, the gap is :math:`g^T G^{-1} g` relative to chi^2, with the exact g. As no
+interpolated weight is off by more than a known share (`scan.Interpolated.bound`), the interpolated matrix lies between
+multiples of G, and twice what it gives is a bound. Where that share is large, a matrix nearly singular or a term
+bounded, it is computed with the exact G (`certified`).
 """
 
 from collections.abc import Sequence
@@ -26,7 +32,13 @@ import numpy as np
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import Array, Scalar
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
-from bayes_cannon.solvers.certificate import active_terms, relative_gap, smallest_pivot, solve_masked
+from bayes_cannon.solvers.certificate import (
+    active_terms,
+    relative_gap,
+    smallest_pivot,
+    solution_and_pivot,
+    solve_masked,
+)
 from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, newton_move
 from bayes_cannon.solvers.scan import Interpolated
 
@@ -56,6 +68,12 @@ PATH_TOLERANCES = Tolerances(1e-9, 1e-9, 1e-6)
 """For a path, where every step counts: theta is right to a thousandth of its error, s^2 to a millionth."""
 MANY_TERMS = 64
 """From so many terms on a step looks for the active set three times, as more passes over the data would cost more."""
+INTERPOLATED_STEPS = 2
+"""Steps on the interpolated problem, which cost no pass, before the first exact one."""
+TRUST, TRUSTED_ERROR, TRUSTED_PIVOT = 2.0, 0.1, 1e-2
+"""Without penalties and bounds the gap with the exact Gram matrix is at most this factor times that with the
+interpolated one, if no interpolated weight is off by more than this share, and no squared pivot of the scaled matrix,
+whose sums are right to 1e-6 in float32, is smaller than this."""
 MAX_STEPS = 16
 """Steps at most; what has not converged by then goes to `solvers.refine`."""
 
@@ -74,6 +92,9 @@ class Point(NamedTuple):
         in `solvers.problem.PixelSolution`.
     chi_squared, score
         ``sum w r^2``, and ``sum w r v`` of each term.
+    pivot
+        Smallest squared pivot of the interpolated Gram matrix of the active terms; zero where the gap of a pixel
+        without penalty wants the exact matrix.
     steps, done
         Steps so far, and whether both tolerances are met.
 
@@ -88,6 +109,7 @@ class Point(NamedTuple):
     gradient: Array
     chi_squared: Array
     score: Array
+    pivot: Array
     steps: Array
     done: Array
 
@@ -137,6 +159,26 @@ def residual_sums(training: Training, pixel: Pixels, theta: Array, s2: Array) ->
     )
 
 
+def interpolated_sums(training: Training, sums: Interpolated, theta: Array, s2: Array) -> Residuals:
+    """The same for all pixels of a block, without a pass: right to what the interpolation is."""
+    beyond, total = theta - sums.reference.T, sums.centre + s2
+    moments, right, square = (array.astype(theta.dtype) for array in sums.derivatives(s2))
+    moments, right = moments.swapaxes(1, 2), right.swapaxes(1, 2)
+    gradient = right - jnp.einsum("ipde,pe->ipd", gram_matrix(training, moments), beyond)
+    weight = moments[:, :, 0]
+    chi_squared = square - jnp.sum((right + gradient) * beyond, axis=2)
+    # By ln(c + s2): the second derivative is that by s2, times (c + s2)^2, plus the first.
+    return Residuals(
+        chi_squared=chi_squared[0],
+        weight=weight[0],
+        terms=moments[0][:, training.pairs[0]],
+        gradient=gradient[0],
+        cross=-gradient[1] / total[:, None],
+        slope=chi_squared[1] / total + weight[0],
+        bend=(chi_squared[2] - chi_squared[1]) / total**2 + weight[1] / total,
+    )
+
+
 @jax.jit
 def joint_newton(
     training: Training,
@@ -146,38 +188,54 @@ def joint_newton(
     s2: Array,
     tolerances: Tolerances,
     leave: int | Array,
+    interpolated: int | Array,
 ) -> Point:
-    """Joint optima of a block from (theta, s2), shape (pixel, term) and (pixel,), of all its pixels but the slowest."""
+    """Joint optima of a block from (theta, s2), shape (pixel, term) and (pixel,), of all its pixels but the slowest.
+
+    The first steps, so many as ``interpolated`` says, are on the interpolated problem and cost no pass.
+    """
     penalized = block.regularization > 0
     tolerance = jnp.where(penalized, tolerances.penalized, tolerances.gap)
     # Without penalties and bounds there is no active set to look for, and Newton's step is all.
-    inside = jnp.all((jnp.isneginf(block.lower) & jnp.isposinf(block.upper)) | (block.lower == block.upper))
-    sweeps = jnp.where(inside & ~jnp.any(penalized), 0, SWEEPS)
+    free = jnp.all((jnp.isneginf(block.lower) & jnp.isposinf(block.upper)) | (block.lower == block.upper), axis=1)
+    sweeps = jnp.where(jnp.all(free & ~penalized), 0, SWEEPS)
     many = len(training.pairs) >= MANY_TERMS
 
-    def step(point: Point) -> Point:
-        s2, theta = point.next_s2, point.next_theta
+    def exact_sums(theta: Array, s2: Array) -> Residuals:
+        return jax.vmap(partial(residual_sums, training))(block, theta, s2)
+
+    def step(at: tuple[jax.Array, Point]) -> tuple[jax.Array, Point]:
+        count, point = at
+        s2, theta, exact = point.next_s2, point.next_theta, count >= interpolated
         moments = sums.at(s2)[0].astype(theta.dtype)
-        at = jax.vmap(partial(residual_sums, training))(block, theta, s2)
+        found = jax.lax.cond(exact, exact_sums, partial(interpolated_sums, training, sums), theta, s2)
         # Finished, before many others read them.
-        at, gram = jax.lax.optimization_barrier((at, gram_matrix(training, moments.T)))
+        found, gram = jax.lax.optimization_barrier((found, gram_matrix(training, moments.T)))
         turned = None if many else jax.lax.optimization_barrier(moments[training.pairs])
-        new_s2, new_theta, whole = _newton(gram, turned, at, block, theta, s2, sums.centre, sweeps)
-        gap = jax.vmap(_gap)(gram, at, block, theta, whole)
-        stationary = (jnp.abs(at.slope) <= tolerances.gradient * at.weight) | ((s2 == 0) & (at.slope >= 0))
+        new_s2, new_theta, whole, pivot = _newton(gram, turned, found, block, theta, s2, sums.centre, sweeps)
+        gap = jnp.where(penalized, 1.0, TRUST) * jax.vmap(_gap)(gram, found, block, theta, whole)
+        stationary = (jnp.abs(found.slope) <= tolerances.gradient * found.weight) | ((s2 == 0) & (found.slope >= 0))
         after = Point(
             s2=s2, theta=theta, next_s2=new_s2, next_theta=new_theta,
-            objective=at.chi_squared + 2 * jnp.sum(block.lam * jnp.abs(theta), axis=1), gap=gap,
-            gradient=at.slope / at.weight, chi_squared=at.chi_squared, score=at.gradient, steps=point.steps + 1,
-            done=stationary & (gap <= tolerance),
+            objective=found.chi_squared + 2 * jnp.sum(block.lam * jnp.abs(theta), axis=1), gap=gap,
+            gradient=found.slope / found.weight, chi_squared=found.chi_squared, score=found.gradient, pivot=pivot,
+            steps=point.steps + exact, done=exact & stationary & (gap <= tolerance),
         )  # fmt: skip
-        return Point(*(jnp.where(_along(point.done, new), old, new) for old, new in zip(point, after, strict=True)))
+        kept = (jnp.where(_along(point.done, new), old, new) for old, new in zip(point, after, strict=True))
+        return count + 1, Point(*kept)
 
     infinite, n = jnp.full_like(s2, jnp.inf), len(s2)
     none = jnp.zeros(n, int)
-    first = Point(s2, theta, s2, theta, infinite, infinite, infinite, infinite, theta, none, jnp.zeros(n, bool))
-    last = jax.lax.while_loop(lambda at: jnp.sum(~at.done & (at.steps < MAX_STEPS)) > leave, step, first)
-    return last._replace(objective=last.objective + _log_variances(block.ivar, last.s2))
+    first = Point(
+        s2, theta, s2, theta, infinite, infinite, infinite, infinite, theta, infinite, none, jnp.zeros(n, bool)
+    )
+    _, last = jax.lax.while_loop(
+        lambda at: jnp.sum(~at[1].done & (at[1].steps < MAX_STEPS)) > leave, step, (jnp.asarray(0), first)
+    )
+    trusted = free & (sums.bound(last.s2) < TRUSTED_ERROR) & (last.pivot > TRUSTED_PIVOT)
+    return last._replace(
+        objective=last.objective + _log_variances(block.ivar, last.s2), pivot=jnp.where(trusted, last.pivot, 0.0)
+    )
 
 
 def joint_optima(
@@ -194,21 +252,35 @@ def joint_optima(
     size = len(starts[0][1])
     leave = size // len(blocks) if len(blocks) > 1 else 0
     points = [
-        joint_newton(training, *block, *start, tolerances, leave) for block, start in zip(blocks, starts, strict=True)
+        joint_newton(training, *block, *start, tolerances, leave, INTERPOLATED_STEPS)
+        for block, start in zip(blocks, starts, strict=True)
     ]
     end = Point(*(np.concatenate(arrays) for arrays in zip(*points, strict=True)))
     left = np.flatnonzero(~end.done & (end.steps < MAX_STEPS))
     if len(left):
-        pixels = [np.concatenate(arrays) for arrays in zip(*(pixels for pixels, _ in blocks), strict=True)]
-        sums = [np.concatenate(arrays, axis=-1) for arrays in zip(*(sums for _, sums in blocks), strict=True)]
         for some in (left[first : first + size] for first in range(0, len(left), size)):
-            index, before = np.resize(some, size), end.steps[some]
-            block = Pixels(*(array[index] for array in pixels)), Interpolated(*(array[..., index] for array in sums))
-            more = joint_newton(training, *block, end.next_theta[index], end.next_s2[index], tolerances, 0)
-            for array, new in zip(end, more, strict=True):
-                array[some] = new[: len(some)]
-            end.steps[some] += before
+            index = np.sort(np.resize(some, size))
+            block, before = _gathered(blocks, index), end.steps[index]
+            more = joint_newton(training, *block, end.next_theta[index], end.next_s2[index], tolerances, 0, 0)
+            for array, new in zip(end, more._replace(steps=before + more.steps), strict=True):
+                array[index] = new
     return [Point(*(array[first : first + size] for array in end)) for first in range(0, len(blocks) * size, size)]
+
+
+def _gathered(blocks: Sequence[tuple[Pixels, Interpolated]], index: np.ndarray) -> tuple[Pixels, Interpolated]:
+    """A block of these pixels, in ascending order, counted through all blocks, which share a size."""
+    which, place = np.divmod(index, len(blocks[0][0].flux))
+    places = [place[which == b] for b in range(len(blocks))]
+    pixels, sums = (zip(*arrays, strict=True) for arrays in zip(*blocks, strict=True))
+    return (
+        Pixels(*(np.concatenate([array[p] for array, p in zip(arrays, places, strict=True)]) for arrays in pixels)),
+        Interpolated(
+            *(
+                np.concatenate([np.asarray(array)[..., p] for array, p in zip(arrays, places, strict=True)], axis=-1)
+                for arrays in sums
+            )
+        ),
+    )
 
 
 def _log_variances(ivar: Array, s2: Array) -> Array:
@@ -245,8 +317,9 @@ def _newton(
     s2: Array,
     centre: Array,
     sweeps: Array,
-) -> tuple[Array, Array, Array]:
-    """Next s2 and theta, and the Newton step from theta at fixed s2, ``G^-1 (g - lam sgn theta)`` on the active terms.
+) -> tuple[Array, Array, Array, Array]:
+    """Next s2 and theta, the Newton step from theta at fixed s2, ``G^-1 (g - lam sgn theta)`` on the active terms, and
+    the smallest pivot of G there.
 
     ``turned`` is the matrix with its pixels last, where terms are few: sweeps over it take a third of the time.
     Three right-hand sides are solved for: what is left after the sweeps, what a change of s2 adds, and the step itself,
@@ -264,17 +337,18 @@ def _newton(
     def product(vector: Array) -> Array:
         return jnp.einsum("pde,pe->pd", gram, vector)
 
-    move, solve = jax.vmap(newton_move), jax.vmap(solve_masked)
+    move, solve = jax.vmap(newton_move), jax.vmap(solution_and_pivot)
     swept, gradient = swept_from(theta, at.gradient, lam)
     if turned is None:
         active = active_terms(swept, lam, *bounds)
-        first = solve(gram, gradient - lam * jnp.sign(swept), active)
+        first, _ = solve(gram, gradient - lam * jnp.sign(swept), active)
         moved = move(gram, gradient, swept, first, active, lam, *bounds)
         swept, gradient = swept_from(moved, at.gradient - product(moved - theta), lam)
     active = active_terms(swept, lam, *bounds)
     pull = lam * jnp.sign(swept)
     right = jnp.stack([gradient - pull, at.cross, at.gradient - pull], axis=2)
-    shift, drift, whole = jnp.moveaxis(solve(gram, right, active), 2, 0)
+    solution, pivot = solve(gram, right, active)
+    shift, drift, whole = jnp.moveaxis(solution, 2, 0)
 
     slope = at.slope + 2 * jnp.sum(at.cross * (swept + shift - theta), axis=1)
     bend = at.bend - 2 * jnp.sum(at.cross * drift, axis=1)
@@ -287,7 +361,7 @@ def _newton(
     new_theta: Array = move(gram, ahead - product(swept - theta), swept, step, active, lam, *bounds)
     if turned is None:
         new_theta, _ = swept_from(new_theta, ahead - product(new_theta - theta), lam)
-    return new_s2, new_theta, whole
+    return new_s2, new_theta, whole, pivot
 
 
 def newton_s2(s2: Array, slope: Array, bend: Array, centre: Array) -> Array:

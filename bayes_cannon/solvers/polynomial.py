@@ -292,6 +292,19 @@ def _newton(point: Point, root: Array, damping: Array) -> tuple[Array, Array, Ar
     )
 
 
+def is_minimum(hessian: Array) -> Array:
+    """Whether the Hessians, shape (..., label, label), are positive definite beyond rounding."""
+    scaled, _ = normalized(hessian)
+    return jnp.isfinite(jnp.linalg.cholesky(scaled + 1e-9 * jnp.eye(hessian.shape[-1]))).all(axis=(-2, -1))
+
+
+def normalized(matrix: Array) -> tuple[Array, Array]:
+    """The matrix with a diagonal of ones, so that units do not matter, and the square root of its diagonal."""
+    diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
+    root = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+    return matrix / (root[..., :, None] * root[..., None, :]), root
+
+
 def _solved(matrix: Array, right: Array) -> tuple[Array, Array]:
     """Solution of many symmetric systems, and whether their matrices are positive definite, by their pivots.
 

@@ -15,10 +15,10 @@ the data against the penalty, which removes terms, which leaves larger residuals
 3. where the scan cannot tell which of two minima is the lower the second step is taken from both; where the noise
    varies too much between stars to interpolate, or that step did not converge, `solvers.refine` does the same with
    exact Gram matrices and a bracket;
-4. the duality gap of theta and p' are computed, exactly, at the very point that is returned.
+4. a bound on the duality gap of theta, and p', are computed at the very point that is returned.
 
 The work is matrix products of the weights of a block of pixels with the moments of the training set (`core.moments`).
-Blocks are independent; each core works on one.
+Blocks are independent; each core works on one or two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +38,7 @@ from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.solvers.block import Pixels, Training, in_parallel, n_threads, padded_size, padded_stars, pixel_block
 from bayes_cannon.solvers.fit import Fit, Start, Unsettled, fit_of, keep
 from bayes_cannon.solvers.joint import (
+    INTERPOLATED_STEPS,
     PATH_TOLERANCES,
     TOLERANCES,
     Point,
@@ -49,8 +50,8 @@ from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.refine import refine
 from bayes_cannon.solvers.scan import NODES, Interpolated, Minima, exact_scan, scan, sums_at_nodes
 
-BLOCK_NUMBERS = 2**16
-"""Numbers in one (pixel, star) array of a block: 512 KiB, so that a pass stays in the cache and few pixels of a block
+BLOCK_NUMBERS = 3 * 2**15
+"""Numbers in one (pixel, star) array of a block: 768 KiB, so that a pass stays in the cache and few pixels of a block
 wait for the slowest."""
 SMALLEST_BLOCK = 32
 """Pixels in a block however many stars there are."""
@@ -98,7 +99,8 @@ def solve(
     Raises
     ------
     ValueError
-        If ``max_memory`` is too small for one pixel on every core, saying how much is needed.
+        If ``max_memory`` is too small for one pixel in each of the blocks that are computed at a time, saying how
+        much is needed.
 
     """
     (solution,) = solve_path(
@@ -226,8 +228,10 @@ class _Work:
             return
         spectra, bounds, one = np.zeros((self.size, n_stars)), np.zeros((self.size, n_terms)), np.zeros(self.size)
         block = Pixels(spectra, spectra, one, bounds, bounds)
-        at_nodes = [np.zeros((NODES, *more, self.size), np.float32) for more in ((shapes[3],), (n_terms,), ())]
-        sums = Interpolated(at_nodes[0], at_nodes[1], at_nodes[2], bounds.T, one, np.zeros(self.size, int), one)
+        widths = (shapes[3],), (n_terms,), ()
+        moments, right, square = (np.zeros((NODES, *width, self.size), np.float32) for width in widths)
+        count, kinds = np.zeros(self.size, int), np.zeros((NODES, self.size))
+        sums = Interpolated(moments, right, square, bounds.T, one, count, kinds, kinds, one, square[0])
 
         def call[**P](program: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
             with jax.enable_x64(True):
@@ -235,14 +239,10 @@ class _Work:
 
         with ThreadPoolExecutor(n_threads()) as pool:
             done = [
-                pool.submit(call, joint_newton, self.training, block, sums, bounds, one, self.tolerances, 0),
+                pool.submit(call, joint_newton, self.training, block, sums, bounds, one, self.tolerances, 0, 0),
                 pool.submit(call, scan, self.training, block, sums, bounds),
                 pool.submit(call, sums_at_nodes, self.training, block),
             ]
-            if any((problem.regularization == 0).any() for problem in self.problems):
-                count, no = np.zeros(self.size, int), np.zeros(self.size, bool)
-                point = Point(one, bounds, one, bounds, one, one, one, one, bounds, count, no)
-                done.append(pool.submit(call, certified, self.training, block, point))
             for future in done:
                 future.result()
         _COMPILED.add(shapes)
@@ -297,10 +297,10 @@ class _Work:
         return Unsettled(fit, rivals, pixels[hard])
 
     def _certified(self, pixels: np.ndarray, block: Pixels, point: Point) -> Fit:
-        """The fit of some pixels, with the exact gap where nothing is penalized."""
-        gap, free = np.asarray(point.gap), block.regularization == 0
-        pivot = np.full_like(gap, np.inf)
-        if free.any():
+        """The fit of some pixels; where nothing is penalized and the gap is not to be trusted, with the exact one."""
+        free = block.regularization == 0
+        gap, pivot = np.asarray(point.gap), np.where(free, point.pivot, np.inf)
+        if (pivot == 0).any():
             exact = certified(self.training, block, point)
             gap, pivot = (np.where(free, one, other) for one, other in zip(exact, (gap, pivot), strict=True))
         return fit_of(pixels, point._replace(gap=gap), pivot)
@@ -323,7 +323,8 @@ class _Work:
             block = pixel_block(self.problems[step], start.pixels, self.size)
             index = np.resize(np.arange(len(start.pixels)), self.size)
             sums = sums_at_nodes(self.training, block)
-            point = joint_newton(self.training, block, sums, start.theta[index], start.s2[index], self.tolerances, 0)
+            place = start.theta[index], start.s2[index]
+            point = joint_newton(self.training, block, sums, *place, self.tolerances, 0, INTERPOLATED_STEPS)
             return start, self._certified(start.pixels, block, point)
 
     def _exact_minima(self, step: int, pixels: np.ndarray) -> list[Start]:
@@ -345,7 +346,7 @@ class _Work:
 
 
 def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, max_memory: float | None) -> int:
-    """Pixels in a block: as many as run fast, or as fit the memory with a block on every core."""
+    """Pixels in a block: as many as run fast, or as fit the memory with all blocks that are computed at a time."""
     rows, n_terms = padded_size(n_stars), len(basis.pairs)
     size = min(max(BLOCK_NUMBERS // rows, SMALLEST_BLOCK), padded_size(n_pixels))
     if max_memory is None:
@@ -356,7 +357,7 @@ def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, max_memory: flo
     each = 8 * (kept + once) * n_threads()
     if shared + each > max_memory:
         raise ValueError(
-            f"max_memory is {max_memory:.3g} bytes, but {n_stars} stars, {n_terms} terms and {n_threads()} cores need "
-            f"at least {shared + each:.3g}"
+            f"max_memory is {max_memory:.3g} bytes, but {n_stars} stars, {n_terms} terms and {n_threads()} blocks at a "
+            f"time need at least {shared + each:.3g}"
         )
     return min(size, int((max_memory - shared) // each))

@@ -259,7 +259,7 @@ def test_slow_pixels_of_several_blocks_share_one(training, monkeypatch):
     left, newton = [], joint.joint_newton
 
     def recorded(*args):
-        left.append(args[-1])
+        left.append(args[-2])
         return newton(*args)
 
     monkeypatch.setattr(joint, "joint_newton", recorded)

@@ -1,0 +1,124 @@
+"""The sums that are interpolated along s^2, and what is concluded from them, against the same sums over the data."""
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from bayes_cannon.core.moments import MomentBasis
+from bayes_cannon.solvers.block import Pixels, Training
+from bayes_cannon.solvers.joint import (
+    TRUSTED_PIVOT,
+    Point,
+    Tolerances,
+    certified,
+    interpolated_sums,
+    joint_newton,
+    residual_sums,
+)
+from bayes_cannon.solvers.scan import scan, sums_at_nodes
+from bayes_cannon.vectorizer import PolynomialVectorizer
+
+N_STARS, N_PIXELS, SCATTER = 320, 8, 0.01
+QUADRATIC = PolynomialVectorizer(("TEFF", "LOGG", "FE_H"), 2)
+
+
+@pytest.fixture
+def terms():
+    """Terms and moments of the stars."""
+    basis = MomentBasis.from_terms(QUADRATIC.exponents)
+    x = np.random.default_rng(0).uniform(-1, 1, (N_STARS, 3))
+    moments = np.prod(x[:, None] ** basis.exponents, axis=2)
+    return Training(QUADRATIC(x).T, moments, moments.astype(np.float32), basis.pairs)
+
+
+def block_with_noise(terms, ratio):
+    """Pixels whose noise variances spread evenly, in logarithm, over this ratio; some stars are missing."""
+    rng = np.random.default_rng(1)
+    variance = 1e-4 * ratio ** (rng.random((N_PIXELS, N_STARS)) - 0.5)
+    theta = rng.normal(0, 0.05, (N_PIXELS, QUADRATIC.n_terms))
+    flux = 1 + theta @ terms.design.T + rng.normal(size=variance.shape) * np.sqrt(variance + SCATTER**2)
+    ivar = np.where(rng.random(variance.shape) < 0.1, 0.0, 1 / variance)
+    infinite = np.full(theta.shape, np.inf)
+    return Pixels(flux, ivar, np.zeros(N_PIXELS), -infinite, infinite)
+
+
+@pytest.mark.parametrize(("ratio", "accuracy"), [(1, 3e-6), (4, 1e-5), (16, 3e-4), (256, 1e-2), (1e4, 0.1)])
+def test_interpolated_sums_against_the_data(terms, ratio, accuracy):
+    block = block_with_noise(terms, ratio)
+    with jax.enable_x64(True):
+        sums = sums_at_nodes(terms, block)
+        for s2 in np.append(np.geomspace(1e-8, 1, 25), 0.0):
+            here = np.full(N_PIXELS, s2)
+            w = block.ivar / (1 + block.ivar * s2)
+            scale = np.sqrt(w.sum(axis=1) * (w @ terms.moments**2).T)
+            error = np.abs(sums.at(here)[0] - (w @ terms.moments).T) / scale
+            assert error.max() < accuracy
+            # No star's weight is further off than the bound says, so that no mean of them is; float32 apart.
+            assert (error[0] < sums.bound(here) + 3e-6).all()
+            logarithms = np.log1p(block.ivar * s2).sum(axis=1)
+            assert_allclose(sums.log_variances(here), logarithms, atol=10 * accuracy * N_STARS)
+
+
+def test_bound_is_that_of_the_worst_star(terms):
+    """The weight of a star alone, interpolated by hand from the nodes as the equations of the module say."""
+    block = block_with_noise(terms, 16.0)
+    with jax.enable_x64(True):
+        sums = sums_at_nodes(terms, block)
+        centre, kinds = np.asarray(sums.centre), np.asarray(sums.excess)
+        nodes = 0.5 + 0.5 * np.cos(np.pi * np.arange(5) / 4)
+        for s2 in (1e-6, 1e-5, 1e-4, 1e-3):
+            bound = np.asarray(sums.bound(np.full(N_PIXELS, s2)))
+            for j in range(N_PIXELS):
+                known = block.ivar[j] > 0
+                e, t = 1 / (block.ivar[j, known] * centre[j]) - 1, centre[j] / (centre[j] + s2)
+                share = [
+                    np.prod([(t - nodes[i]) / (nodes[k] - nodes[i]) for i in range(5) if i != k])
+                    * np.prod(1 + nodes[k] * kinds[:, j])
+                    / np.prod(1 + t * kinds[:, j])
+                    for k in range(5)
+                ]
+                value = sum(share[k] / (1 + nodes[k] * e) for k in range(5))
+                assert_allclose(bound[j], np.abs(value * (1 + t * e) - 1).max(), rtol=1e-3, atol=1e-12)
+
+
+def test_interpolated_residuals_against_a_pass(terms):
+    """Sums and derivatives that a step needs, away from the optimum."""
+    block = block_with_noise(terms, 4.0)
+    rng = np.random.default_rng(2)
+    theta, s2 = rng.normal(0, 0.05, (N_PIXELS, QUADRATIC.n_terms)), np.geomspace(1e-6, 1e-3, N_PIXELS)
+    with jax.enable_x64(True):
+        found = interpolated_sums(terms, sums_at_nodes(terms, block), theta, s2)
+        exact = jax.vmap(lambda pixel, theta, s2: residual_sums(terms, pixel, theta, s2))(block, theta, s2)
+    for name, ours, theirs in zip(exact._fields, found, exact, strict=True):
+        assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max(), err_msg=name)
+
+
+def test_gap_is_a_bound_on_that_with_the_exact_matrix(terms):
+    """Before convergence, where the gap is far above rounding, and in pixels that the interpolation is trusted for."""
+    block = block_with_noise(terms, 16.0)
+    with jax.enable_x64(True):
+        sums = sums_at_nodes(terms, block)
+        minima = scan(terms, block, sums, np.zeros((N_PIXELS, QUADRATIC.n_terms)))
+        anywhere = Tolerances(np.inf, np.inf, np.inf)
+        point = joint_newton(terms, block, sums, minima.theta[:, 0], minima.s2[:, 0], anywhere, 0, 0)
+        gap, pivot = map(np.asarray, certified(terms, block, point))
+        point = Point(*map(np.asarray, point))
+    assert (point.steps == 1).all()
+    assert (gap > 1e-12).all()
+    assert (point.pivot > TRUSTED_PIVOT).all()
+    assert_allclose(point.pivot, pivot, rtol=0.01)
+    assert (point.gap >= gap).all()
+    assert (point.gap <= 2.2 * gap).all()
+
+
+def test_gap_is_exact_where_the_noise_defies_interpolation(terms):
+    block = block_with_noise(terms, 1e8)
+    with jax.enable_x64(True):
+        sums = sums_at_nodes(terms, block)
+        minima = scan(terms, block, sums, np.zeros((N_PIXELS, QUADRATIC.n_terms)))
+        tolerances = Tolerances(1e-13, 1e-13, 1e-8)
+        point = joint_newton(terms, block, sums, minima.theta[:, 0], minima.s2[:, 0], tolerances, 0, 2)
+        trusted = sums.bound(point.s2) < 0.1
+    assert not trusted.all()
+    assert (np.asarray(point.pivot)[~trusted] == 0).all()
