@@ -261,8 +261,6 @@ def fit_batches(
     try:
         for flux, ivar, starts in batches:
             running.append(pool.submit(_fitted, flux, ivar, starts, pixels, uncertainty, scaling, batch_size, first))
-            if first == 0:
-                running[0].result()  # So that the others do not all compile the same program.
             first += len(flux)
             if len(running) > WORKERS:
                 yield running.popleft().result()

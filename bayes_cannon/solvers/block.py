@@ -117,13 +117,10 @@ def n_threads() -> int:
 
 
 def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S]) -> Iterator[T]:
-    """Results of the blocks, in order, on `n_threads`; the first block alone, so that each program compiles once.
+    """Results of the blocks, in order, on `n_threads`. JAX compiles a program once, whichever threads wait for it.
 
     Results that nobody has taken yet are few, so that what is large need not be held for all blocks at once.
     """
-    for first in blocks:
-        yield work(first)
-        break
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(n_threads()) as pool:
         try:

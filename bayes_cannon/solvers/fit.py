@@ -1,5 +1,6 @@
 """What the search of `solvers.profile` returns of some pixels, and how it gets into the solution."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,19 +30,48 @@ class Fit(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Pixels with a second place to start from."""
+    """Pixels with a place to start from, and the steps that led there."""
 
     pixels: np.ndarray
     theta: np.ndarray
     s2: np.ndarray
+    steps: np.ndarray
+
+    def where(self, some: np.ndarray) -> "Start":
+        """Those of some pixels, by mask or index."""
+        return Start(*(array[some] for array in self))
+
+    @classmethod
+    def joined(cls, starts: Iterable["Start"]) -> "Start":
+        """All of several blocks."""
+        return cls(*(np.concatenate(arrays) for arrays in zip(*starts, strict=True)))
 
 
 class Unsettled(NamedTuple):
-    """What a block returns: its fit, second minima that might be lower, and pixels that want exact matrices."""
+    """What a block returns of its pixels.
+
+    Attributes
+    ----------
+    fit
+        The optima, or how far the search has come.
+    rivals
+        Second minima, which might be lower.
+    late
+        Where the search of those goes on that the block did not wait for.
+    hard
+        Pixels that want exact matrices.
+
+    """
 
     fit: Fit
     rivals: Start
+    late: Start
     hard: np.ndarray
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be done."""
+        return not (len(self.rivals.pixels) or len(self.late.pixels) or len(self.hard))
 
 
 def fit_of(pixels: np.ndarray, end: Point | Refined, pivot: Array) -> Fit:

@@ -10,7 +10,8 @@ free terms A the step solves, with :math:`g = \sum w r v - \lambda\,\mathrm{sgn}
           \begin{pmatrix} \delta\theta \\ \delta s^2 \end{pmatrix} = \begin{pmatrix} 2 g_A \\ -q' \end{pmatrix},
           \qquad q' = \sum w (1 - w r^2), \quad q'' = \sum w^2 (2 w r^2 - 1)
 
-in the variable :math:`\ln(c_0 + s^2)`, up to the first term that would change its sign. A few sweeps of coordinate
+up to the first term that would change its sign; that of s^2 is bent by the third derivative (`solvers.halley`), without
+which most pixels would want another pass for s^2 alone. A few sweeps of coordinate
 descent decide the active set, so that a step costs one factor; where terms are many there are sweeps after the step,
 too, and a second factor.
 
@@ -21,13 +22,11 @@ multiples of G, and twice what it gives is a bound. Where that share is large, a
 bounded, it is computed with the exact G (`certified`).
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import Array, Scalar
@@ -39,6 +38,7 @@ from bayes_cannon.solvers.certificate import (
     solution_and_pivot,
     solve_masked,
 )
+from bayes_cannon.solvers.halley import halley_s2
 from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, newton_move
 from bayes_cannon.solvers.scan import Interpolated
 
@@ -190,8 +190,9 @@ def joint_newton(
     leave: int | Array,
     interpolated: int | Array,
 ) -> Point:
-    """Joint optima of a block from (theta, s2), shape (pixel, term) and (pixel,), of all its pixels but the slowest.
+    """Joint optima of a block from (theta, s2), shape (pixel, term) and (pixel,).
 
+    A step takes as long for one pixel as for all: so many as ``leave`` says may be left unfinished, not `Point.done`.
     The first steps, so many as ``interpolated`` says, are on the interpolated problem and cost no pass.
     """
     penalized = block.regularization > 0
@@ -212,7 +213,7 @@ def joint_newton(
         # Finished, before many others read them.
         found, gram = jax.lax.optimization_barrier((found, gram_matrix(training, moments.T)))
         turned = None if many else jax.lax.optimization_barrier(moments[training.pairs])
-        new_s2, new_theta, whole, pivot = _newton(gram, turned, found, block, theta, s2, sums.centre, sweeps)
+        new_s2, new_theta, whole, pivot = _newton(gram, turned, found, block, theta, s2, sums, sweeps)
         gap = jnp.where(penalized, 1.0, TRUST) * jax.vmap(_gap)(gram, found, block, theta, whole)
         stationary = (jnp.abs(found.slope) <= tolerances.gradient * found.weight) | ((s2 == 0) & (found.slope >= 0))
         after = Point(
@@ -235,51 +236,6 @@ def joint_newton(
     trusted = free & (sums.bound(last.s2) < TRUSTED_ERROR) & (last.pivot > TRUSTED_PIVOT)
     return last._replace(
         objective=last.objective + _log_variances(block.ivar, last.s2), pivot=jnp.where(trusted, last.pivot, 0.0)
-    )
-
-
-def joint_optima(
-    training: Training,
-    blocks: Sequence[tuple[Pixels, Interpolated]],
-    starts: Sequence[tuple[Array, Array]],
-    tolerances: Tolerances,
-) -> list[Point]:
-    """Joint optima of several blocks of one size from (theta, s2) of each, as NumPy arrays.
-
-    A step of a block takes as long for one pixel as for all. So each block leaves the slowest pixels, of which all
-    blocks together fill one more.
-    """
-    size = len(starts[0][1])
-    leave = size // len(blocks) if len(blocks) > 1 else 0
-    points = [
-        joint_newton(training, *block, *start, tolerances, leave, INTERPOLATED_STEPS)
-        for block, start in zip(blocks, starts, strict=True)
-    ]
-    end = Point(*(np.concatenate(arrays) for arrays in zip(*points, strict=True)))
-    left = np.flatnonzero(~end.done & (end.steps < MAX_STEPS))
-    if len(left):
-        for some in (left[first : first + size] for first in range(0, len(left), size)):
-            index = np.sort(np.resize(some, size))
-            block, before = _gathered(blocks, index), end.steps[index]
-            more = joint_newton(training, *block, end.next_theta[index], end.next_s2[index], tolerances, 0, 0)
-            for array, new in zip(end, more._replace(steps=before + more.steps), strict=True):
-                array[index] = new
-    return [Point(*(array[first : first + size] for array in end)) for first in range(0, len(blocks) * size, size)]
-
-
-def _gathered(blocks: Sequence[tuple[Pixels, Interpolated]], index: np.ndarray) -> tuple[Pixels, Interpolated]:
-    """A block of these pixels, in ascending order, counted through all blocks, which share a size."""
-    which, place = np.divmod(index, len(blocks[0][0].flux))
-    places = [place[which == b] for b in range(len(blocks))]
-    pixels, sums = (zip(*arrays, strict=True) for arrays in zip(*blocks, strict=True))
-    return (
-        Pixels(*(np.concatenate([array[p] for array, p in zip(arrays, places, strict=True)]) for arrays in pixels)),
-        Interpolated(
-            *(
-                np.concatenate([np.asarray(array)[..., p] for array, p in zip(arrays, places, strict=True)], axis=-1)
-                for arrays in sums
-            )
-        ),
     )
 
 
@@ -315,7 +271,7 @@ def _newton(
     block: Pixels,
     theta: Array,
     s2: Array,
-    centre: Array,
+    sums: Interpolated,
     sweeps: Array,
 ) -> tuple[Array, Array, Array, Array]:
     """Next s2 and theta, the Newton step from theta at fixed s2, ``G^-1 (g - lam sgn theta)`` on the active terms, and
@@ -325,7 +281,7 @@ def _newton(
     Three right-hand sides are solved for: what is left after the sweeps, what a change of s2 adds, and the step itself,
     which changes in length with the weights.
     """
-    lam, bounds = block.lam, (block.lower, block.upper)
+    lam, bounds, centre = block.lam, (block.lower, block.upper), sums.centre
 
     def swept_from(theta: Array, gradient: Array, lam: Array) -> tuple[Array, Array]:
         rows = gradient, lam, *bounds, theta
@@ -352,7 +308,7 @@ def _newton(
 
     slope = at.slope + 2 * jnp.sum(at.cross * (swept + shift - theta), axis=1)
     bend = at.bend - 2 * jnp.sum(at.cross * drift, axis=1)
-    new_s2 = newton_s2(s2, slope, bend, centre)
+    new_s2 = halley_s2(s2, slope, bend, at.bend, *sums.powers(s2), centre)
 
     # All weights change by about this factor, exactly for equal noise; the new objective is divided by it.
     change, more = ((centre + s2) / (centre + new_s2))[:, None], (new_s2 - s2)[:, None]
@@ -362,14 +318,6 @@ def _newton(
     if turned is None:
         new_theta, _ = swept_from(new_theta, ahead - product(new_theta - theta), lam)
     return new_s2, new_theta, whole, pivot
-
-
-def newton_s2(s2: Array, slope: Array, bend: Array, centre: Array) -> Array:
-    """Newton step in ``ln(centre + s2)`` of at most a factor e^2; downhill where the curvature is not positive."""
-    total = centre + s2
-    slope, bend = total * slope, total**2 * bend + total * slope
-    step = jnp.where(bend > 0, -slope / jnp.where(bend > 0, bend, 1.0), -jnp.sign(slope))
-    return jnp.maximum(total * jnp.exp(jnp.clip(step, -2.0, 2.0)) - centre, 0.0)
 
 
 @jax.jit

@@ -11,7 +11,7 @@ the data against the penalty, which removes terms, which leaves larger residuals
 1. `solvers.scan` looks at the profile from s^2 = 0 to beyond the variance of the flux, on Gram matrices that are
    interpolated in s^2, and finds its local minima;
 2. `solvers.joint` goes from the lowest to the optimum of (theta, s^2), with exact gradients, in a few passes, of which
-   the slowest pixels of some blocks share the last;
+   the slowest pixels of all blocks come last, together;
 3. where the scan cannot tell which of two minima is the lower the second step is taken from both; where the noise
    varies too much between stars to interpolate, or that step did not converge, `solvers.refine` does the same with
    exact Gram matrices and a bracket;
@@ -24,8 +24,7 @@ Blocks are independent; each core works on one or two.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 
 import jax
 import jax.numpy as jnp
@@ -39,24 +38,24 @@ from bayes_cannon.solvers.block import Pixels, Training, in_parallel, n_threads,
 from bayes_cannon.solvers.fit import Fit, Start, Unsettled, fit_of, keep
 from bayes_cannon.solvers.joint import (
     INTERPOLATED_STEPS,
+    MAX_STEPS,
     PATH_TOLERANCES,
     TOLERANCES,
     Point,
     certified,
     joint_newton,
-    joint_optima,
 )
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.refine import refine
-from bayes_cannon.solvers.scan import NODES, Interpolated, Minima, exact_scan, scan, sums_at_nodes
+from bayes_cannon.solvers.scan import NODES, PATH_NODES, Interpolated, exact_scan, scan, sums_at_nodes
 
 BLOCK_NUMBERS = 3 * 2**15
 """Numbers in one (pixel, star) array of a block: 768 KiB, so that a pass stays in the cache and few pixels of a block
 wait for the slowest."""
 SMALLEST_BLOCK = 32
 """Pixels in a block however many stars there are."""
-BLOCKS_TOGETHER = 4
-"""Blocks whose slowest pixels share one block (`solvers.joint.joint_optima`)."""
+LEFT = 16
+"""One pixel in so many may be slow, and is searched for last with those of other blocks."""
 ARRAYS_OF_STARS, ARRAYS_OF_TERMS = 10, 8
 """Arrays (pixel, star) and (pixel, term, term) that the compiled programs hold at once, counted generously."""
 INTERPOLATION_ERROR = 0.02
@@ -156,19 +155,21 @@ def solve_path(
     if not len(todo):
         return solutions
     basis = MomentBasis.from_terms(exponents)
-    size = _block_size(len(problem.design), basis, len(todo), max_memory)
-    work = _Work(problems, exponents, basis, x, theta, size)
+    n_nodes = NODES if len(problems) == 1 else PATH_NODES
+    n_nodes = NODES if len(problems) == 1 else PATH_NODES
+    size = _block_size(len(problem.design), basis, len(todo), n_nodes, max_memory)
+    # To leave some of a single block would cost a second one.
+    leave = size // LEFT if len(todo) > size else 0
+    work = _Work(problems, exponents, basis, x, theta, size, n_nodes, leave)
     work.compile()
     rest: list[list[Unsettled]] = [[] for _ in problems]
-    for pixels, path in in_parallel(work.joint, work.groups(todo)):
-        for solution, unsettled, ends in zip(solutions, rest, path, strict=True):
-            for end in ends:
-                keep(solution, end.fit)
-            unsettled += ends
+    for pixels, path in in_parallel(work.joint, work.blocks(todo)):
+        for solution, unsettled, end in zip(solutions, rest, path, strict=True):
+            keep(solution, end.fit)
+            unsettled.append(end)
         report(len(pixels))
-    for step, (solution, unsettled) in enumerate(zip(solutions, rest, strict=True)):
-        for fit in work.second_looks(step, unsettled):
-            keep(solution, fit)
+    for step, fit in work.second_looks(rest):
+        keep(solutions[step], fit)
     return solutions
 
 
@@ -191,9 +192,8 @@ class _Search:
         if not self.ends:
             return False
         end, before, after = self.ends[-1], self.block.regularization, regularization[self.pixels]
-        settled = end.fit.done.all() and not len(end.hard) and not len(end.rivals.pixels)
         penalized = np.all(before > 0) and np.all(after >= before[: len(after)])
-        return bool(settled and penalized and not end.fit.theta[:, 1:].any())
+        return bool(end.settled and penalized and not end.fit.theta[:, 1:].any())
 
 
 class _Work:
@@ -207,8 +207,10 @@ class _Work:
         x: np.ndarray,
         theta: np.ndarray | None,
         size: int,
+        n_nodes: int,
+        leave: int,
     ):
-        self.problems, self.size = problems, size
+        self.problems, self.size, self.n_nodes, self.leave = problems, size, n_nodes, leave
         self.tolerances = TOLERANCES if len(problems) == 1 else PATH_TOLERANCES
         shape = problems[0].n_pixels, len(exponents)
         self.theta = np.zeros(shape) if theta is None else np.nan_to_num(theta)
@@ -223,14 +225,14 @@ class _Work:
         Compiling is most of what a first training costs. A compiled program stays with JAX for as long as Python runs.
         """
         n_stars, n_terms = self.training.design.shape
-        shapes = self.size, n_stars, n_terms, self.training.moments.shape[1]
+        shapes = self.size, n_stars, n_terms, self.training.moments.shape[1], self.n_nodes
         if shapes in _COMPILED:
             return
         spectra, bounds, one = np.zeros((self.size, n_stars)), np.zeros((self.size, n_terms)), np.zeros(self.size)
         block = Pixels(spectra, spectra, one, bounds, bounds)
         widths = (shapes[3],), (n_terms,), ()
-        moments, right, square = (np.zeros((NODES, *width, self.size), np.float32) for width in widths)
-        count, kinds = np.zeros(self.size, int), np.zeros((NODES, self.size))
+        moments, right, square = (np.zeros((self.n_nodes, *width, self.size), np.float32) for width in widths)
+        count, kinds = np.zeros(self.size, int), np.zeros((self.n_nodes, self.size))
         sums = Interpolated(moments, right, square, bounds.T, one, count, kinds, kinds, one, square[0])
 
         def call[**P](program: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -241,7 +243,7 @@ class _Work:
             done = [
                 pool.submit(call, joint_newton, self.training, block, sums, bounds, one, self.tolerances, 0, 0),
                 pool.submit(call, scan, self.training, block, sums, bounds),
-                pool.submit(call, sums_at_nodes, self.training, block),
+                pool.submit(call, sums_at_nodes, self.training, block, self.n_nodes),
             ]
             for future in done:
                 future.result()
@@ -251,50 +253,37 @@ class _Work:
         """Pixels in blocks of at most the fixed size."""
         return (pixels[first : first + self.size] for first in range(0, len(pixels), self.size))
 
-    def groups(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
-        """Pixels of at most `BLOCKS_TOGETHER` blocks, fewer where cores would go idle; of one at first, as all wait."""
-        n_blocks = -(-len(pixels) // self.size)
-        step = self.size * max(1, min(BLOCKS_TOGETHER, n_blocks // (2 * n_threads())))
-        edges = [0, *range(self.size, len(pixels), step), len(pixels)]
-        return (pixels[first:last] for first, last in pairwise(edges))
-
-    def joint(self, pixels: np.ndarray) -> tuple[np.ndarray, list[list[Unsettled]]]:
-        """Optima of some blocks from the lowest minimum of the scan, for every regularization in turn."""
+    def joint(self, pixels: np.ndarray) -> tuple[np.ndarray, list[Unsettled]]:
+        """Optima of a block from the lowest minimum of the scan, for every regularization in turn."""
         with jax.enable_x64(True):
-            searches = [self._search(some) for some in self.blocks(pixels)]
+            search = self._search(pixels)
             for problem in self.problems:
-                again = []
-                for search in searches:
-                    if search.stays(problem.regularization):
-                        search.ends.append(search.ends[-1])
-                    else:
-                        again.append(search)
-                minima = [self._minima(search, problem) for search in again]
-                blocks = [(search.block, search.sums) for search in again]
-                starts = [(low.theta[:, 0], low.s2[:, 0]) for low in minima]
-                points = joint_optima(self.training, blocks, starts, self.tolerances) if again else []
-                for search, low, point in zip(again, minima, points, strict=True):
-                    search.theta = point.theta
-                    search.ends.append(self._settle(search, low, point))
-        return pixels, [list(ends) for ends in zip(*(search.ends for search in searches), strict=True)]
+                search.ends.append(
+                    search.ends[-1] if search.stays(problem.regularization) else self._end(search, problem)
+                )
+        return pixels, search.ends
 
     def _search(self, pixels: np.ndarray) -> _Search:
         block = pixel_block(self.problems[0], pixels, self.size)
-        return _Search(pixels, block, sums_at_nodes(self.training, block), self.theta[np.resize(pixels, self.size)])
+        sums = sums_at_nodes(self.training, block, self.n_nodes)
+        return _Search(pixels, block, sums, self.theta[np.resize(pixels, self.size)])
 
-    def _minima(self, search: _Search, problem: PixelProblem) -> Minima:
-        regularization = problem.regularization[np.resize(search.pixels, self.size)]
-        search.block = search.block._replace(regularization=regularization)
-        return Minima(*map(np.asarray, scan(self.training, search.block, search.sums, search.theta)))
-
-    def _settle(self, search: _Search, minima: Minima, point: Point) -> Unsettled:
-        """The fit with its exact certificate, and which pixels need a second look."""
+    def _end(self, search: _Search, problem: PixelProblem) -> Unsettled:
+        """The fit with its certificate at one regularization, and which pixels need a second look."""
         pixels, n = search.pixels, len(search.pixels)
+        search.block = search.block._replace(regularization=problem.regularization[np.resize(pixels, self.size)])
+        low = scan(self.training, search.block, search.sums, search.theta)
+        s2, objective, theta = (np.asarray(array) for array in low)
+        start, steps = (theta[:, 0], s2[:, 0]), INTERPOLATED_STEPS
+        point = joint_newton(self.training, search.block, search.sums, *start, self.tolerances, self.leave, steps)
+        search.theta = point.theta
         fit = self._certified(pixels, search.block, point)
-        hard = ~fit.done | (np.asarray(search.sums.error)[:n] > INTERPOLATION_ERROR)
-        second = np.isfinite(minima.objective[:n, 1]) & ~hard
-        rivals = Start(pixels[second], *(np.asarray(array)[:n, 1][second] for array in (minima.theta, minima.s2)))
-        return Unsettled(fit, rivals, pixels[hard])
+        ahead = Start(pixels, *(np.asarray(array)[:n] for array in (point.next_theta, point.next_s2, point.steps)))
+        failed = ~fit.done & (fit.steps == MAX_STEPS)
+        hard = failed | (np.asarray(search.sums.error)[:n] > INTERPOLATION_ERROR)
+        rivals = Start(pixels, theta[:n, 1], s2[:n, 1], np.zeros(n, int))
+        second = np.isfinite(objective[:n, 1]) & ~hard
+        return Unsettled(fit, rivals.where(second), ahead.where(~fit.done & ~hard), pixels[hard])
 
     def _certified(self, pixels: np.ndarray, block: Pixels, point: Point) -> Fit:
         """The fit of some pixels; where nothing is penalized and the gap is not to be trusted, with the exact one."""
@@ -305,56 +294,68 @@ class _Work:
             gap, pivot = (np.where(free, one, other) for one, other in zip(exact, (gap, pivot), strict=True))
         return fit_of(pixels, point._replace(gap=gap), pivot)
 
-    def second_looks(self, step: int, ends: list[Unsettled]) -> Iterator[Fit]:
-        """Optima from the second minima, and, for hard pixels, from all minima of an exact scan."""
-        rivals = Start(*(np.concatenate(arrays) for arrays in zip(*(end.rivals for end in ends), strict=True)))
-        starts = (Start(*(array[some] for array in rivals)) for some in self.blocks(np.arange(len(rivals.pixels))))
-        slow = []
-        for start, fit in in_parallel(partial(self._again, step), starts):
-            yield Fit(*(array[fit.done] for array in fit))
-            slow.append(Start(*(array[~fit.done] for array in start)))
-        hard = self.blocks(np.concatenate([end.hard for end in ends]))
-        slow += chain.from_iterable(in_parallel(partial(self._exact_minima, step), hard))
-        yield from in_parallel(partial(self._refined, step), (start for start in slow if len(start.pixels)))
+    def second_looks(self, rest: list[list[Unsettled]]) -> Iterator[tuple[int, Fit]]:
+        """Optima from the second minima, of the slow pixels, and, of hard ones, from all minima of an exact scan.
 
-    def _again(self, step: int, start: Start) -> tuple[Start, Fit]:
+        ``rest`` holds what the blocks returned at each point of the path, whose number comes with each fit.
+        """
+        steps = list(enumerate(rest))
+        starts = [(step, Start.joined(end.rivals for end in ends), INTERPOLATED_STEPS) for step, ends in steps]
+        starts += [(step, Start.joined(end.late for end in ends), 0) for step, ends in steps]
+        tasks = (
+            (step, start.where(some), interpolated)
+            for step, start, interpolated in starts
+            for some in self.blocks(np.arange(len(start.pixels)))
+        )
+        slow = []
+        for step, start, fit in in_parallel(self._again, tasks):
+            yield step, Fit(*(array[fit.done] for array in fit))
+            slow.append((step, start.where(~fit.done)))
+        hard = ((step, some) for step, ends in steps for some in self.blocks(np.concatenate([e.hard for e in ends])))
+        slow += chain.from_iterable(in_parallel(self._exact_minima, hard))
+        yield from in_parallel(self._refined, ((step, start) for step, start in slow if len(start.pixels)))
+
+    def _again(self, task: tuple[int, Start, int]) -> tuple[int, Start, Fit]:
         """Local optimum from given places, and those places."""
+        step, start, interpolated = task
         with jax.enable_x64(True):
             block = pixel_block(self.problems[step], start.pixels, self.size)
             index = np.resize(np.arange(len(start.pixels)), self.size)
-            sums = sums_at_nodes(self.training, block)
+            sums = sums_at_nodes(self.training, block, self.n_nodes)
             place = start.theta[index], start.s2[index]
-            point = joint_newton(self.training, block, sums, *place, self.tolerances, 0, INTERPOLATED_STEPS)
-            return start, self._certified(start.pixels, block, point)
+            point = joint_newton(self.training, block, sums, *place, self.tolerances, 0, interpolated)
+            fit = self._certified(start.pixels, block, point)
+            return step, start, fit._replace(steps=start.steps + fit.steps)
 
-    def _exact_minima(self, step: int, pixels: np.ndarray) -> list[Start]:
+    def _exact_minima(self, task: tuple[int, np.ndarray]) -> list[tuple[int, Start]]:
         """Where to start from in pixels whose noise defies interpolation."""
+        step, pixels = task
         with jax.enable_x64(True):
             block = pixel_block(self.problems[step], pixels, self.size)
             minima = exact_scan(self.training, block, self.theta[np.resize(pixels, self.size)])
             s2, objective, theta = (np.asarray(array)[: len(pixels)] for array in minima)
-        found = np.isfinite(objective)
-        return [Start(pixels[f], theta[f, k], s2[f, k]) for k, f in enumerate(found.T)]
+        found, steps = np.isfinite(objective), np.zeros(len(pixels), int)
+        return [(step, Start(pixels, theta[:, k], s2[:, k], steps).where(f)) for k, f in enumerate(found.T)]
 
-    def _refined(self, step: int, start: Start) -> Fit:
+    def _refined(self, task: tuple[int, Start]) -> tuple[int, Fit]:
         """Local optimum from given places, with exact matrices and a bracket."""
+        step, start = task
         with jax.enable_x64(True):
             block = pixel_block(self.problems[step], start.pixels, self.size)
             index = np.resize(np.arange(len(start.pixels)), self.size)
             end = refine(self.training, block, start.theta[index], start.s2[index])
-            return fit_of(start.pixels, end, jnp.where(block.regularization == 0, end.pivot, jnp.inf))
+            return step, fit_of(start.pixels, end, jnp.where(block.regularization == 0, end.pivot, jnp.inf))
 
 
-def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, max_memory: float | None) -> int:
+def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, n_nodes: int, max_memory: float | None) -> int:
     """Pixels in a block: as many as run fast, or as fit the memory with all blocks that are computed at a time."""
     rows, n_terms = padded_size(n_stars), len(basis.pairs)
     size = min(max(BLOCK_NUMBERS // rows, SMALLEST_BLOCK), padded_size(n_pixels))
     if max_memory is None:
         return size
     shared = 8 * rows * n_terms + 12 * rows * basis.n_moments
-    kept = (2 * rows + NODES * basis.n_moments) * (BLOCKS_TOGETHER - 1)
-    once = ARRAYS_OF_STARS * rows + (NODES + 2) * basis.n_moments + ARRAYS_OF_TERMS * n_terms**2
-    each = 8 * (kept + once) * n_threads()
+    once = ARRAYS_OF_STARS * rows + (n_nodes + 2) * basis.n_moments + ARRAYS_OF_TERMS * n_terms**2
+    each = 8 * once * n_threads()
     if shared + each > max_memory:
         raise ValueError(
             f"max_memory is {max_memory:.3g} bytes, but {n_stars} stars, {n_terms} terms and {n_threads()} blocks at a "

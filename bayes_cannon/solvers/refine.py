@@ -19,7 +19,8 @@ from bayes_cannon.core.likelihood import log_variance, weights
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
 from bayes_cannon.solvers.certificate import active_terms, relative_gap, smallest_pivot, solve_masked
-from bayes_cannon.solvers.joint import newton_s2, residual_sums
+from bayes_cannon.solvers.halley import halley_s2
+from bayes_cannon.solvers.joint import residual_sums
 from bayes_cannon.solvers.lasso import gram_lasso
 
 GRADIENT_TOLERANCE = 1e-9
@@ -82,13 +83,14 @@ def _refine(training: Training, pixel: Pixels, theta: Array, s2: Array) -> Refin
 
         active = active_terms(theta, lam, *bounds)
         bend = at.bend - 2 * jnp.dot(at.cross, solve_masked(gram, at.cross, active))
+        ahead = halley_s2(s2, at.slope, bend, at.bend, jnp.sum(w**2), jnp.sum(w**3), centre)
         low = jnp.where(at.slope < 0, s2, state.low)
         high = jnp.where(at.slope > 0, s2, state.high)
         resolved = jnp.isfinite(high) & (high - low <= 1e-13 * (centre + high))
         stationary = jnp.abs(at.slope) <= GRADIENT_TOLERANCE * at.weight
         return Refined(
             s2=s2, theta=theta, low=low, high=high,
-            next_s2=_within(newton_s2(s2, at.slope, bend, centre), s2, low, high, centre, state.steps),
+            next_s2=_within(ahead, s2, low, high, centre, state.steps),
             objective=at.chi_squared + jnp.sum(log_variance(pixel.ivar, s2)) + 2 * jnp.sum(lam * jnp.abs(theta)),
             gap=relative_gap(gram, at.gradient, at.chi_squared, theta, lam, *bounds),
             gradient=at.slope / at.weight, pivot=smallest_pivot(gram, pixel.lower < pixel.upper),

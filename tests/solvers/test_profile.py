@@ -249,27 +249,42 @@ def test_real_pixels(training, shared, brute_force, regularization):
     check_against(brute_force, problem, solution, [3, 37])
 
 
-def test_slow_pixels_of_several_blocks_share_one(training, monkeypatch):
-    """In blocks of eight, four together, each leaves its two slowest; the optima are those of one block."""
-    problem = training.problem(30.0)
-    expected = solve(problem, training.x)
+@pytest.mark.parametrize("lambdas", [(30.0,), (0.0, 30.0, 300.0)])
+def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas):
+    """Blocks of eight leave their two slowest at each strength; the optima are those of one block."""
+    problem = training.problem()
+    strengths = [np.full(problem.n_pixels, value) for value in lambdas]
+    arguments = {"exponents": QUADRATIC.exponents, "x": training.x}
+    expected = profile.solve_path(problem, strengths, **arguments)
     monkeypatch.setattr(profile, "BLOCK_NUMBERS", 1)
     monkeypatch.setattr(profile, "SMALLEST_BLOCK", 8)
-    monkeypatch.setattr(profile, "n_threads", lambda: 1)
-    left, newton = [], joint.joint_newton
+    monkeypatch.setattr(profile, "LEFT", 4)
+    calls, newton = [], joint.joint_newton
 
     def recorded(*args):
-        left.append(args[-2])
+        calls.append(args[-2:])
         return newton(*args)
 
-    monkeypatch.setattr(joint, "joint_newton", recorded)
-    solution = solve(problem, training.x)
-    # One block by itself, then four and three together, and what they left, if anything.
-    assert left[0] == 0
-    assert left.count(2) == 7
-    assert 0 in left[1:]
-    assert_allclose(solution.theta, expected.theta, atol=1e-9)
-    assert ((solution.theta == 0) == (expected.theta == 0)).all()
-    assert_allclose(solution.s2, expected.s2, rtol=1e-6, atol=1e-12)
-    assert (solution.status == expected.status).all()
-    check_certificate(problem, solution)
+    monkeypatch.setattr(profile, "joint_newton", recorded)
+    solutions = profile.solve_path(problem, strengths, **arguments)
+    n_blocks = -(-problem.n_pixels // 8)
+    assert calls.count((2, joint.INTERPOLATED_STEPS)) == n_blocks * len(lambdas)
+    # What they left goes on where it was, without steps on the interpolated problem, in fewer blocks.
+    assert 0 < calls.count((0, 0)) < n_blocks * len(lambdas)
+    for solution, other, strength in zip(solutions, expected, strengths, strict=True):
+        assert_allclose(solution.theta, other.theta, atol=1e-9 if len(lambdas) == 1 else 1e-6)
+        assert_allclose(solution.s2, other.s2, rtol=1e-6 if len(lambdas) == 1 else 1e-4, atol=1e-12)
+        assert (solution.status == other.status).all()
+        _, gap, _ = certify(replace(problem, regularization=strength), solution.theta, solution.s2)
+        assert max(gap.max(), solution.duality_gap.max()) < 1.01 * joint.PATH_TOLERANCES.penalized
+
+
+def test_steps_of_pixels_that_come_last_are_counted_together(training, monkeypatch):
+    problem = training.problem(30.0)
+    expected = solve(problem, training.x).iterations
+    monkeypatch.setattr(profile, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(profile, "SMALLEST_BLOCK", 8)
+    monkeypatch.setattr(profile, "LEFT", 4)
+    iterations = solve(problem, training.x).iterations
+    assert (np.abs(iterations - expected) <= 1).all()
+    assert iterations.min() > 0

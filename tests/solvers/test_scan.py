@@ -16,7 +16,7 @@ from bayes_cannon.solvers.joint import (
     joint_newton,
     residual_sums,
 )
-from bayes_cannon.solvers.scan import scan, sums_at_nodes
+from bayes_cannon.solvers.scan import NODES, scan, sums_at_nodes
 from bayes_cannon.vectorizer import PolynomialVectorizer
 
 N_STARS, N_PIXELS, SCATTER = 320, 8, 0.01
@@ -47,7 +47,7 @@ def block_with_noise(terms, ratio):
 def test_interpolated_sums_against_the_data(terms, ratio, accuracy):
     block = block_with_noise(terms, ratio)
     with jax.enable_x64(True):
-        sums = sums_at_nodes(terms, block)
+        sums = sums_at_nodes(terms, block, NODES)
         for s2 in np.append(np.geomspace(1e-8, 1, 25), 0.0):
             here = np.full(N_PIXELS, s2)
             w = block.ivar / (1 + block.ivar * s2)
@@ -64,7 +64,7 @@ def test_bound_is_that_of_the_worst_star(terms):
     """The weight of a star alone, interpolated by hand from the nodes as the equations of the module say."""
     block = block_with_noise(terms, 16.0)
     with jax.enable_x64(True):
-        sums = sums_at_nodes(terms, block)
+        sums = sums_at_nodes(terms, block, NODES)
         centre, kinds = np.asarray(sums.centre), np.asarray(sums.excess)
         nodes = 0.5 + 0.5 * np.cos(np.pi * np.arange(5) / 4)
         for s2 in (1e-6, 1e-5, 1e-4, 1e-3):
@@ -88,7 +88,7 @@ def test_interpolated_residuals_against_a_pass(terms):
     rng = np.random.default_rng(2)
     theta, s2 = rng.normal(0, 0.05, (N_PIXELS, QUADRATIC.n_terms)), np.geomspace(1e-6, 1e-3, N_PIXELS)
     with jax.enable_x64(True):
-        found = interpolated_sums(terms, sums_at_nodes(terms, block), theta, s2)
+        found = interpolated_sums(terms, sums_at_nodes(terms, block, NODES), theta, s2)
         exact = jax.vmap(lambda pixel, theta, s2: residual_sums(terms, pixel, theta, s2))(block, theta, s2)
     for name, ours, theirs in zip(exact._fields, found, exact, strict=True):
         assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max(), err_msg=name)
@@ -98,7 +98,7 @@ def test_gap_is_a_bound_on_that_with_the_exact_matrix(terms):
     """Before convergence, where the gap is far above rounding, and in pixels that the interpolation is trusted for."""
     block = block_with_noise(terms, 16.0)
     with jax.enable_x64(True):
-        sums = sums_at_nodes(terms, block)
+        sums = sums_at_nodes(terms, block, NODES)
         minima = scan(terms, block, sums, np.zeros((N_PIXELS, QUADRATIC.n_terms)))
         anywhere = Tolerances(np.inf, np.inf, np.inf)
         point = joint_newton(terms, block, sums, minima.theta[:, 0], minima.s2[:, 0], anywhere, 0, 0)
@@ -115,7 +115,7 @@ def test_gap_is_a_bound_on_that_with_the_exact_matrix(terms):
 def test_gap_is_exact_where_the_noise_defies_interpolation(terms):
     block = block_with_noise(terms, 1e8)
     with jax.enable_x64(True):
-        sums = sums_at_nodes(terms, block)
+        sums = sums_at_nodes(terms, block, NODES)
         minima = scan(terms, block, sums, np.zeros((N_PIXELS, QUADRATIC.n_terms)))
         tolerances = Tolerances(1e-13, 1e-13, 1e-8)
         point = joint_newton(terms, block, sums, minima.theta[:, 0], minima.s2[:, 0], tolerances, 0, 2)
