@@ -1,4 +1,4 @@
-r"""Newton's method on (theta, s^2) together, with the exact gradient and the interpolated Gram matrix.
+r"""Newton's method on theta and Halley's on s^2, together, with the exact gradient and the interpolated Gram matrix.
 
 The first two steps are on the interpolated problem of `solvers.scan` and cost no pass. From there on the residuals, and
 from them the gradients by theta and s^2, come from the data; the curvature by theta is the interpolated Gram matrix,
@@ -11,9 +11,8 @@ free terms A the step solves, with :math:`g = \sum w r v - \lambda\,\mathrm{sgn}
           \qquad q' = \sum w (1 - w r^2), \quad q'' = \sum w^2 (2 w r^2 - 1)
 
 up to the first term that would change its sign; that of s^2 is bent by the third derivative (`solvers.halley`), without
-which most pixels would want another pass for s^2 alone. A few sweeps of coordinate
-descent decide the active set, so that a step costs one factor; where terms are many there are sweeps after the step,
-too, and a second factor.
+which most pixels would want another pass for s^2 alone. A few sweeps of coordinate descent decide the active set, so
+that a step costs one factor; where terms are many there are sweeps after the step, too, and a second factor.
 
 The certificate belongs to the point that is returned. Where terms are penalized it needs one column of the Gram matrix,
 which the pass gives. Where nothing is, the gap is :math:`g^T G^{-1} g` relative to chi^2, with the exact g. As no

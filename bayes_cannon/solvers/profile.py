@@ -156,7 +156,6 @@ def solve_path(
         return solutions
     basis = MomentBasis.from_terms(exponents)
     n_nodes = NODES if len(problems) == 1 else PATH_NODES
-    n_nodes = NODES if len(problems) == 1 else PATH_NODES
     size = _block_size(len(problem.design), basis, len(todo), n_nodes, max_memory)
     # To leave some of a single block would cost a second one.
     leave = size // LEFT if len(todo) > size else 0
