@@ -278,8 +278,8 @@ class _Work:
         search.theta = point.theta
         fit = self._certified(pixels, search.block, point)
         ahead = Start(pixels, *(np.asarray(array)[:n] for array in (point.next_theta, point.next_s2, point.steps)))
-        failed = ~fit.done & (fit.steps == MAX_STEPS)
-        hard = failed | (np.asarray(search.sums.error)[:n] > INTERPOLATION_ERROR)
+        lost = (fit.steps == MAX_STEPS) | ~np.isfinite(ahead.s2) | ~np.isfinite(ahead.theta).all(axis=1)
+        hard = (lost & ~fit.done) | (np.asarray(search.sums.error)[:n] > INTERPOLATION_ERROR)
         rivals = Start(pixels, theta[:n, 1], s2[:n, 1], np.zeros(n, int))
         second = np.isfinite(objective[:n, 1]) & ~hard
         return Unsettled(fit, rivals.where(second), ahead.where(~fit.done & ~hard), pixels[hard])

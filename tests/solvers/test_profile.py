@@ -288,3 +288,28 @@ def test_steps_of_pixels_that_come_last_are_counted_together(training, monkeypat
     iterations = solve(problem, training.x).iterations
     assert (np.abs(iterations - expected) <= 1).all()
     assert iterations.min() > 0
+
+
+def test_pixels_whose_search_was_lost_are_scanned_exactly(training, monkeypatch):
+    """Where an interpolated matrix is not positive definite a step is NaN, which no further step mends."""
+    problem = training.problem(30.0)
+    expected = solve(problem, training.x)
+    monkeypatch.setattr(profile, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(profile, "SMALLEST_BLOCK", 8)
+    monkeypatch.setattr(profile, "LEFT", 4)
+    newton, lost = joint.joint_newton, []
+
+    def lost_in_first(*args):
+        point = newton(*args)
+        if args[-2:] != (2, joint.INTERPOLATED_STEPS):
+            return point
+        lost.append(0)
+        gone = {name: getattr(point, name).at[0].set(np.nan) for name in ("s2", "theta", "next_s2", "next_theta")}
+        return point._replace(done=point.done.at[0].set(False), objective=point.objective.at[0].set(np.nan), **gone)
+
+    monkeypatch.setattr(profile, "joint_newton", lost_in_first)
+    solution = solve(problem, training.x)
+    assert len(lost) == -(-problem.n_pixels // 8)
+    assert (solution.status == expected.status).all()
+    assert_allclose(solution.theta, expected.theta, atol=1e-9)
+    check_certificate(problem, solution)
