@@ -119,10 +119,10 @@ def test_moments_are_those_of_quadrature(method):
 def test_pixels_that_fail_run_again():
     """With so few draws R-hat is seldom below its limit, but where draws are thinned."""
     problem, x, _, _ = simulated(128, 5)
-    theta, s, status, _ = collected(setup_of(problem, x, n_draws=175), 32)
+    theta, s, status, _ = collected(setup_of(problem, x, n_draws=240), 32)
     again = np.flatnonzero(status == PosteriorStatus.RETRIED)
     assert len(again) > 2
-    assert (status == PosteriorStatus.NOT_MIXED).mean() < 1 / 16
+    assert (status == PosteriorStatus.NOT_MIXED).sum() < 2
     for j in again[:2]:
         mean, sd = by_quadrature(problem, j)
         draws = np.concatenate([s[:, :, j, None], theta[:, :, j]], axis=-1).reshape(-1, 4)

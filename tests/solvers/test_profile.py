@@ -249,6 +249,13 @@ def test_real_pixels(training, shared, brute_force, regularization):
     check_against(brute_force, problem, solution, [3, 37])
 
 
+def blocks_of_eight(monkeypatch):
+    """From here on, and of each the two slowest pixels come last."""
+    monkeypatch.setattr(profile, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(profile, "SMALLEST_BLOCK", 8)
+    monkeypatch.setattr(profile, "LEFT", 4)
+
+
 @pytest.mark.parametrize("lambdas", [(30.0,), (0.0, 30.0, 300.0)])
 def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas):
     """Blocks of eight leave their two slowest at each strength; the optima are those of one block."""
@@ -256,9 +263,7 @@ def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas):
     strengths = [np.full(problem.n_pixels, value) for value in lambdas]
     arguments = {"exponents": QUADRATIC.exponents, "x": training.x}
     expected = profile.solve_path(problem, strengths, **arguments)
-    monkeypatch.setattr(profile, "BLOCK_NUMBERS", 1)
-    monkeypatch.setattr(profile, "SMALLEST_BLOCK", 8)
-    monkeypatch.setattr(profile, "LEFT", 4)
+    blocks_of_eight(monkeypatch)
     calls, newton = [], joint.joint_newton
 
     def recorded(*args):
@@ -274,29 +279,27 @@ def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas):
     for solution, other, strength in zip(solutions, expected, strengths, strict=True):
         assert_allclose(solution.theta, other.theta, atol=1e-9 if len(lambdas) == 1 else 1e-6)
         assert_allclose(solution.s2, other.s2, rtol=1e-6 if len(lambdas) == 1 else 1e-4, atol=1e-12)
+        assert ((solution.theta == 0) == (other.theta == 0)).all()
         assert (solution.status == other.status).all()
         _, gap, _ = certify(replace(problem, regularization=strength), solution.theta, solution.s2)
         assert max(gap.max(), solution.duality_gap.max()) < 1.01 * joint.PATH_TOLERANCES.penalized
 
 
-def test_steps_of_pixels_that_come_last_are_counted_together(training, monkeypatch):
+def test_certificate_and_steps_of_pixels_that_come_last(training, monkeypatch):
     problem = training.problem(30.0)
-    expected = solve(problem, training.x).iterations
-    monkeypatch.setattr(profile, "BLOCK_NUMBERS", 1)
-    monkeypatch.setattr(profile, "SMALLEST_BLOCK", 8)
-    monkeypatch.setattr(profile, "LEFT", 4)
-    iterations = solve(problem, training.x).iterations
-    assert (np.abs(iterations - expected) <= 1).all()
-    assert iterations.min() > 0
+    expected = solve(problem, training.x)
+    blocks_of_eight(monkeypatch)
+    solution = solve(problem, training.x)
+    check_certificate(problem, solution)
+    assert (np.abs(solution.iterations - expected.iterations) <= 1).all()
+    assert solution.iterations.min() > 0
 
 
 def test_pixels_whose_search_was_lost_are_scanned_exactly(training, monkeypatch):
     """Where an interpolated matrix is not positive definite a step is NaN, which no further step mends."""
     problem = training.problem(30.0)
     expected = solve(problem, training.x)
-    monkeypatch.setattr(profile, "BLOCK_NUMBERS", 1)
-    monkeypatch.setattr(profile, "SMALLEST_BLOCK", 8)
-    monkeypatch.setattr(profile, "LEFT", 4)
+    blocks_of_eight(monkeypatch)
     newton, lost = joint.joint_newton, []
 
     def lost_in_first(*args):
