@@ -80,7 +80,7 @@ def padded_stars(array: np.ndarray) -> np.ndarray:
 
 def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
     """The data of some pixels, repeated up to the fixed size so that no other shape is ever compiled."""
-    contiguous = len(pixels) == size and pixels[-1] - pixels[0] == size - 1
+    contiguous = len(pixels) == size and bool((np.diff(pixels) == 1).all())
     index = slice(pixels[0], pixels[-1] + 1) if contiguous else np.resize(pixels, size)
     n_stars = len(problem.flux)
     flux, ivar = _aligned_zeros(2, size, padded_size(n_stars))

@@ -35,6 +35,7 @@ def relative_gap(
     projected: PerTermMask | None = None,
     delta: PerTerm | None = None,
     first: PerTerm | None = None,
+    errors: tuple[Scalar, Scalar] = (0.0, 0.0),
 ) -> Array:
     """Duality gap of theta at fixed s2, relative to ``sum w r^2 + Lambda |theta|_1``.
 
@@ -55,7 +56,11 @@ def relative_gap(
         By default all active terms are tried, which is best near the optimum, and the unpenalized ones alone; the
         smaller gap counts.
     first
-        First column of the Gram matrix, shape (term,), where that of ``gram`` is not exact.
+        First row and column of the Gram matrix, shape (term,), where those of ``gram`` are not exact.
+    errors
+        The largest relative error of the weights that ``gram`` is made with, and the largest of its rounding in units
+        of ``sqrt(G_dd G_ee)``; together less than 1. The gap is then the largest that such errors would leave, with
+        ``first`` and what ``projected`` says for exact.
 
     Returns
     -------
@@ -73,27 +78,36 @@ def relative_gap(
         gaps = [relative_gap(*point, projected=p, delta=d, first=first) for p, d in zip(choices, deltas, strict=True)]
         return jnp.minimum(*gaps)
 
-    def product(vector: Array) -> Array:
-        # To set the column would copy the matrix.
-        return gram @ vector + (0.0 if first is None else (first - gram[:, 0]) * vector[0])
-
-    fitted = product(delta)
+    given = (jnp.arange(len(delta)) == 0) & (first is not None)
+    rest, length = jnp.where(given, 0.0, delta), jnp.sqrt(jnp.abs(jnp.diagonal(gram)))
+    fitted = gram @ rest
+    square = jnp.dot(rest, fitted)
+    if first is not None:
+        fitted = jnp.where(given, jnp.dot(first, delta), fitted + first * delta[0])
     z = jnp.where(projected, wanted, gradient - fitted)
+
+    # By Cauchy and Schwarz, |(dG rest)_d| <= |A_d| (error of the weights |A rest| + rounding sum_e |A_e| |rest_e|).
+    by_weights, rounding = errors
+    reach = jnp.dot(length, jnp.abs(rest))
+    norm = jnp.sqrt(jnp.maximum(square, 0.0) + rounding * reach**2)
+    error = (by_weights * norm + rounding * reach) / (1 - by_weights - rounding)
+    radius = jnp.where(projected | given, 0.0, error * length)
 
     # A conjugate with an open side is finite only up to lam on that side.
     over = jnp.where(jnp.isinf(upper), z, 0.0), jnp.where(jnp.isinf(lower), -z, 0.0)
-    excess = jnp.where((lower == upper) | projected, 0.0, jnp.maximum(*over))
+    excess = jnp.where((lower == upper) | projected, 0.0, jnp.maximum(*over) + radius)
     shrink = jnp.min(jnp.where(excess > lam, lam / jnp.where(excess > 0, excess, 1.0), 1.0))
-    z = shrink * z
 
     # |r - u|^2 for u = shrink (r - A delta)
-    along, length = jnp.dot(gradient, delta), jnp.dot(delta, fitted)
-    distance = (1 - shrink) ** 2 * chi_squared + 2 * (1 - shrink) * shrink * along + shrink**2 * length
+    along, size = jnp.dot(gradient, delta), jnp.dot(delta, fitted) + error * reach
+    distance = (1 - shrink) ** 2 * chi_squared + 2 * (1 - shrink) * shrink * along + shrink**2 * size
     penalty = lam * jnp.abs(theta)
-    fenchel = jnp.where(projected & (lam == 0), 0.0, penalty + _conjugate(z, lam, lower, upper) - z * theta)
-    gap = 0.5 * distance + jnp.sum(jnp.maximum(fenchel, 0.0))
-    square = chi_squared + 2 * jnp.dot(theta, gradient) + jnp.dot(theta, product(theta))
-    scale = jnp.maximum(chi_squared + 2 * jnp.sum(penalty), 1e-12 * jnp.abs(square))
+    # Convex in z, hence largest at an end of where z can be.
+    ends = (shrink * (z - radius), shrink * (z + radius))
+    fenchel = jnp.maximum(*(penalty + _conjugate(z, lam, lower, upper) - z * theta for z in ends))
+    gap = 0.5 * distance + jnp.sum(jnp.maximum(jnp.where(projected & (lam == 0), 0.0, fenchel), 0.0))
+    flux_squared = chi_squared + 2 * jnp.dot(theta, gradient) + jnp.dot(theta, gram @ theta)
+    scale = jnp.maximum(chi_squared + 2 * jnp.sum(penalty), 1e-12 * jnp.abs(flux_squared))
     return 2 * gap / jnp.maximum(scale, jnp.finfo(theta.dtype).tiny)
 
 
@@ -143,7 +157,8 @@ def _masked_factor(gram: TermTerm, mask: PerTermMask, ridge: float = 1e-13) -> t
     """Cholesky factor of the masked matrix, its diagonal scaled to one, and what scales each term: zero elsewhere."""
     scale = jnp.where(mask & (jnp.diagonal(gram) > 0), jnp.sqrt(jnp.abs(jnp.diagonal(gram))), 1.0)
     unit = mask / scale
-    scaled = jnp.where(mask[:, None] & mask[None, :], gram * (unit[:, None] * unit[None, :]), 0.0)
+    # Transposed, which changes nothing but that LAPACK takes it as it lies, its columns one after the other.
+    scaled = jnp.where(mask[:, None] & mask[None, :], gram.T * (unit[:, None] * unit[None, :]), 0.0)
     system = scaled + jnp.eye(len(scale), dtype=gram.dtype) * jnp.where(mask, ridge, 1.0)
     # Only one triangle is read. To make the matrix symmetric, which it is, would cost a transposed copy.
     return jnp.linalg.cholesky(system, symmetrize_input=False), unit

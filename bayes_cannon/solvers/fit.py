@@ -28,11 +28,16 @@ class Fit(NamedTuple):
     steps: np.ndarray
     done: np.ndarray
 
+    def where(self, some: np.ndarray) -> "Fit":
+        """Of some pixels, by mask or index."""
+        return Fit(*(array[some] for array in self))
+
 
 class Start(NamedTuple):
-    """Pixels with a place to start from, and the steps that led there."""
+    """Pixels, the points of the path that they are at, a place to start from, and the steps that led there."""
 
     pixels: np.ndarray
+    points: np.ndarray
     theta: np.ndarray
     s2: np.ndarray
     steps: np.ndarray
@@ -59,19 +64,19 @@ class Unsettled(NamedTuple):
     late
         Where the search of those goes on that the block did not wait for.
     hard
-        Pixels that want exact matrices.
+        Those that want exact matrices, from anywhere.
 
     """
 
     fit: Fit
     rivals: Start
     late: Start
-    hard: np.ndarray
+    hard: Start
 
     @property
     def settled(self) -> bool:
         """Whether nothing is left to be done."""
-        return not (len(self.rivals.pixels) or len(self.late.pixels) or len(self.hard))
+        return not (len(self.rivals.pixels) or len(self.late.pixels) or len(self.hard.pixels))
 
 
 def fit_of(pixels: np.ndarray, end: Point | Refined, pivot: Array) -> Fit:
@@ -83,7 +88,7 @@ def fit_of(pixels: np.ndarray, end: Point | Refined, pivot: Array) -> Fit:
 def keep(solution: PixelSolution, fit: Fit) -> None:
     """Write those results that are lower than what is there, or as low and converged where that is not."""
     some = solution.status[fit.pixels] != PixelStatus.TOO_FEW_STARS
-    fit = Fit(*(array[some] for array in fit))
+    fit = fit.where(some)
     index, there = fit.pixels, solution.objective[fit.pixels]
     unfinished = solution.status[index] == PixelStatus.MAX_ITERATIONS
     better = ~(there <= fit.objective) | (unfinished & fit.done & (fit.objective <= there + 1e-9 * np.abs(there)))

@@ -14,11 +14,13 @@ up to the first term that would change its sign; that of s^2 is bent by the thir
 which most pixels would want another pass for s^2 alone. A few sweeps of coordinate descent decide the active set, so
 that a step costs one factor; where terms are many there are sweeps after the step, too, and a second factor.
 
-The certificate belongs to the point that is returned. Where terms are penalized it needs one column of the Gram matrix,
-which the pass gives. Where nothing is, the gap is :math:`g^T G^{-1} g` relative to chi^2, with the exact g. As no
-interpolated weight is off by more than a known share (`scan.Interpolated.bound`), the interpolated matrix lies between
-multiples of G, and twice what it gives is a bound. Where that share is large, a matrix nearly singular or a term
-bounded, it is computed with the exact G (`certified`).
+The certificate belongs to the point that is returned, and is made of the exact g and the interpolated Gram matrix. No
+interpolated weight is off by more than a known share (`scan.Interpolated.bound`). Where terms are penalized, the most
+that this share and rounding could change is counted into the gap (`certificate.relative_gap`); only the first column,
+of the constant, whose gradient has to vanish, has to be exact, and the pass gives it. Where nothing is penalized, the
+gap is :math:`g^T G^{-1} g` relative to chi^2; as the interpolated matrix lies between multiples of G, twice what it
+gives is a bound. Where the share is large, a matrix nearly singular or a term bounded, it is computed with the exact G
+(`certified`).
 """
 
 from functools import partial
@@ -38,7 +40,7 @@ from bayes_cannon.solvers.certificate import (
     solve_masked,
 )
 from bayes_cannon.solvers.halley import halley_s2
-from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, newton_move
+from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, newton_move, symmetric_product
 from bayes_cannon.solvers.scan import Interpolated
 
 
@@ -48,10 +50,10 @@ class Tolerances(NamedTuple):
     Attributes
     ----------
     gap
-        On the relative duality gap where nothing is penalized: it is the square of the error of theta.
+        On the relative duality gap, the square of the error of theta.
     penalized
-        On the gap where terms are penalized: it is a bound, and as large as the error of theta itself, whose square the
-        excess of the objective is.
+        Where terms are penalized, on the gap that projecting on the constant alone gives, which is as large as the
+        error of theta itself, and suffices, too.
     gradient
         On the derivative by s^2 over the sum of the weights.
 
@@ -63,8 +65,9 @@ class Tolerances(NamedTuple):
 
 
 TOLERANCES = Tolerances(1e-13, 1e-10, 1e-8)
-PATH_TOLERANCES = Tolerances(1e-9, 1e-9, 1e-6)
-"""For a path, where every step counts: theta is right to a thousandth of its error, s^2 to a millionth."""
+PATH_TOLERANCES = Tolerances(5e-9, 5e-9, 3e-5)
+"""For a path, where every step counts. Most of the gap is what the interpolation might be wrong by: with seven nodes
+the excess itself is some 1e-12. Theta and s^2 are right to a hundredth of their errors for up to 100,000 stars."""
 MANY_TERMS = 64
 """From so many terms on a step looks for the active set three times, as more passes over the data would cost more."""
 INTERPOLATED_STEPS = 2
@@ -73,6 +76,8 @@ TRUST, TRUSTED_ERROR, TRUSTED_PIVOT = 2.0, 0.1, 1e-2
 """Without penalties and bounds the gap with the exact Gram matrix is at most this factor times that with the
 interpolated one, if no interpolated weight is off by more than this share, and no squared pivot of the scaled matrix,
 whose sums are right to 1e-6 in float32, is smaller than this."""
+ROUNDING = 2e-6
+"""Of a sum in float32, relative to what it would be of absolute values: three times the largest that was seen."""
 MAX_STEPS = 16
 """Steps at most; what has not converged by then goes to `solvers.refine`."""
 
@@ -160,19 +165,18 @@ def residual_sums(training: Training, pixel: Pixels, theta: Array, s2: Array) ->
 
 def interpolated_sums(training: Training, sums: Interpolated, theta: Array, s2: Array) -> Residuals:
     """The same for all pixels of a block, without a pass: right to what the interpolation is."""
-    beyond, total = theta - sums.reference.T, sums.centre + s2
-    moments, right, square = (array.astype(theta.dtype) for array in sums.derivatives(s2))
-    moments, right = moments.swapaxes(1, 2), right.swapaxes(1, 2)
-    gradient = right - jnp.einsum("ipde,pe->ipd", gram_matrix(training, moments), beyond)
-    weight = moments[:, :, 0]
-    chi_squared = square - jnp.sum((right + gradient) * beyond, axis=2)
+    beyond, total = theta.T - sums.reference, sums.centre + s2
+    moments, right, square = sums.derivatives(s2)
+    right, weight = right.astype(theta.dtype), moments[0].astype(theta.dtype)
+    gradient = right - symmetric_product(jax.lax.optimization_barrier(moments[training.pairs]), beyond)
+    chi_squared = square - jnp.sum((right + gradient) * beyond[:, None], axis=0)
     # By ln(c + s2): the second derivative is that by s2, times (c + s2)^2, plus the first.
     return Residuals(
         chi_squared=chi_squared[0],
         weight=weight[0],
-        terms=moments[0][:, training.pairs[0]],
-        gradient=gradient[0],
-        cross=-gradient[1] / total[:, None],
+        terms=moments[training.pairs[0], 0].T.astype(theta.dtype),
+        gradient=gradient[:, 0].T,
+        cross=-(gradient[:, 1] / total).T,
         slope=chi_squared[1] / total + weight[0],
         bend=(chi_squared[2] - chi_squared[1]) / total**2 + weight[1] / total,
     )
@@ -213,13 +217,15 @@ def joint_newton(
         found, gram = jax.lax.optimization_barrier((found, gram_matrix(training, moments.T)))
         turned = None if many else jax.lax.optimization_barrier(moments[training.pairs])
         new_s2, new_theta, whole, pivot = _newton(gram, turned, found, block, theta, s2, sums, sweeps)
-        gap = jnp.where(penalized, 1.0, TRUST) * jax.vmap(_gap)(gram, found, block, theta, whole)
+        known = gram, found, block, theta, whole, sums.bound(s2)
+        gap, first = jax.lax.cond(exact, jax.vmap(_gaps), lambda *_: (jnp.full_like(s2, jnp.inf),) * 2, *known)
         stationary = (jnp.abs(found.slope) <= tolerances.gradient * found.weight) | ((s2 == 0) & (found.slope >= 0))
         after = Point(
             s2=s2, theta=theta, next_s2=new_s2, next_theta=new_theta,
             objective=found.chi_squared + 2 * jnp.sum(block.lam * jnp.abs(theta), axis=1), gap=gap,
             gradient=found.slope / found.weight, chi_squared=found.chi_squared, score=found.gradient, pivot=pivot,
-            steps=point.steps + exact, done=exact & stationary & (gap <= tolerance),
+            steps=point.steps + exact,
+            done=stationary & ((gap <= tolerances.gap) | (first <= tolerance)),
         )  # fmt: skip
         kept = (jnp.where(_along(point.done, new), old, new) for old, new in zip(point, after, strict=True))
         return count + 1, Point(*kept)
@@ -252,15 +258,32 @@ def _along(mask: Array, array: Array) -> Array:
     return mask.reshape(-1, *[1] * (array.ndim - 1))
 
 
-def _gap(gram: Array, at: Residuals, pixel: Pixels, theta: Array, delta: Array) -> Array:
-    """Relative duality gap of a pixel; ``delta`` solves the normal equations on its active terms."""
-    # Penalized pixels are projected on the constant alone, whose column is exact; others on all active terms.
+def _gaps(
+    gram: Array, at: Residuals, pixel: Pixels, theta: Array, delta: Array, by_weights: Array
+) -> tuple[Array, Array]:
+    """A bound on the relative duality gap of a pixel, and one of first order in delta where terms are penalized.
+
+    ``delta`` solves the normal equations on the active terms; ``by_weights`` is the relative error of the weights.
+    """
+    gap = partial(
+        relative_gap, gram, at.gradient, at.chi_squared, theta, pixel.lam, pixel.lower, pixel.upper, first=at.terms
+    )
+    penalized = pixel.regularization > 0
+    # Of penalized pixels the constant alone has a conjugate that wants an exact zero, and its column is exact.
     projected = active_terms(theta, pixel.lam, pixel.lower, pixel.upper) & (pixel.lam == 0)
-    constant = jnp.zeros_like(theta).at[0].set(jnp.where(projected[0], at.gradient[0] / at.terms[0], 0.0))
-    return relative_gap(
-        gram, at.gradient, at.chi_squared, theta, pixel.lam, pixel.lower, pixel.upper,
-        projected=projected, delta=jnp.where(pixel.regularization > 0, constant, delta), first=at.terms,
-    )  # fmt: skip
+
+    constant = jnp.arange(len(theta)) == 0
+
+    def with_constant(rest: Array) -> Array:
+        wanted = (at.gradient[0] - jnp.dot(at.terms, rest)) / at.terms[0]
+        return rest + jnp.where(constant & projected, wanted, 0.0)
+
+    first = gap(projected=projected, delta=with_constant(jnp.zeros_like(theta)))
+    whole = jnp.where(penalized, with_constant(jnp.where(constant, 0.0, delta)), delta)
+    errors = jnp.where(penalized, jnp.minimum(by_weights, 0.5), 0.0), jnp.where(penalized, ROUNDING, 0.0)
+    second = gap(projected=projected, delta=whole, errors=errors)
+    free = TRUST * second
+    return jnp.where(penalized, jnp.where(second < first, second, first), free), jnp.where(penalized, first, free)
 
 
 def _newton(

@@ -24,6 +24,7 @@ Blocks are independent; each core works on one or two.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 
 import jax
@@ -47,7 +48,16 @@ from bayes_cannon.solvers.joint import (
 )
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.refine import refine
-from bayes_cannon.solvers.scan import NODES, PATH_NODES, Interpolated, exact_scan, scan, sums_at_nodes
+from bayes_cannon.solvers.scan import (
+    NODES,
+    PATH_NODES,
+    Grid,
+    Interpolated,
+    exact_scan,
+    scan,
+    sums_at_nodes,
+    sums_on_grid,
+)
 
 BLOCK_NUMBERS = 3 * 2**15
 """Numbers in one (pixel, star) array of a block: 768 KiB, so that a pass stays in the cache and few pixels of a block
@@ -144,10 +154,10 @@ def solve_path(
         earlier (`solvers.joint.PATH_TOLERANCES`).
 
     """
-    problems = [replace(problem, regularization=lam) for lam in regularizations]
-    solutions = [PixelSolution.empty(one.n_pixels, one.design.shape[1]) for one in problems]
-    for one, solution in zip(problems, solutions, strict=True):
-        solution.status[:] = one.unsolvable()
+    strengths = np.stack([np.broadcast_to(lam, problem.n_pixels) for lam in regularizations])
+    solutions = [PixelSolution.empty(problem.n_pixels, problem.design.shape[1]) for _ in strengths]
+    for lam, solution in zip(strengths, solutions, strict=True):
+        solution.status[:] = replace(problem, regularization=lam).unsolvable()
     solvable = np.any([solution.status == PixelStatus.CONVERGED for solution in solutions], axis=0)
     todo = np.flatnonzero(solvable)
     report = progress or (lambda _: None)
@@ -155,20 +165,21 @@ def solve_path(
     if not len(todo):
         return solutions
     basis = MomentBasis.from_terms(exponents)
-    n_nodes = NODES if len(problems) == 1 else PATH_NODES
+    n_nodes = NODES if len(strengths) == 1 else PATH_NODES
     size = _block_size(len(problem.design), basis, len(todo), n_nodes, max_memory)
     # To leave some of a single block would cost a second one.
     leave = size // LEFT if len(todo) > size else 0
-    work = _Work(problems, exponents, basis, x, theta, size, n_nodes, leave)
+    work = _Work(problem, strengths, exponents, basis, x, theta, size, n_nodes, leave)
     work.compile()
-    rest: list[list[Unsettled]] = [[] for _ in problems]
+    rest: list[Unsettled] = []
     for pixels, path in in_parallel(work.joint, work.blocks(todo)):
-        for solution, unsettled, end in zip(solutions, rest, path, strict=True):
+        for solution, end in zip(solutions, path, strict=True):
             keep(solution, end.fit)
-            unsettled.append(end)
+        rest += path
         report(len(pixels))
-    for step, fit in work.second_looks(rest):
-        keep(solutions[step], fit)
+    for points, fit in work.second_looks(rest):
+        for point in np.unique(points):
+            keep(solutions[point], fit.where(points == point))
     return solutions
 
 
@@ -179,6 +190,7 @@ class _Search:
     pixels: np.ndarray
     block: Pixels
     sums: Interpolated
+    grid: Grid
     theta: Array
     ends: list[Unsettled] = field(default_factory=list)
 
@@ -200,7 +212,8 @@ class _Work:
 
     def __init__(
         self,
-        problems: list[PixelProblem],
+        problem: PixelProblem,
+        strengths: np.ndarray,
         exponents: np.ndarray,
         basis: MomentBasis,
         x: np.ndarray,
@@ -209,9 +222,9 @@ class _Work:
         n_nodes: int,
         leave: int,
     ):
-        self.problems, self.size, self.n_nodes, self.leave = problems, size, n_nodes, leave
-        self.tolerances = TOLERANCES if len(problems) == 1 else PATH_TOLERANCES
-        shape = problems[0].n_pixels, len(exponents)
+        self.problem, self.strengths, self.size, self.n_nodes, self.leave = problem, strengths, size, n_nodes, leave
+        self.tolerances = TOLERANCES if len(strengths) == 1 else PATH_TOLERANCES
+        shape = problem.n_pixels, len(exponents)
         self.theta = np.zeros(shape) if theta is None else np.nan_to_num(theta)
         with jax.enable_x64(True):
             design, moments = (padded_stars(monomials(x, powers)) for powers in (exponents, basis.exponents))
@@ -229,20 +242,24 @@ class _Work:
             return
         spectra, bounds, one = np.zeros((self.size, n_stars)), np.zeros((self.size, n_terms)), np.zeros(self.size)
         block = Pixels(spectra, spectra, one, bounds, bounds)
-        widths = (shapes[3],), (n_terms,), ()
-        moments, right, square = (np.zeros((self.n_nodes, *width, self.size), np.float32) for width in widths)
-        count, kinds = np.zeros(self.size, int), np.zeros((self.n_nodes, self.size))
-        sums = Interpolated(moments, right, square, bounds.T, one, count, kinds, kinds, one, square[0])
+
+        def like[**P, T](program: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+            shapes = jax.eval_shape(program, *args, **kwargs)
+            return jax.tree.map(lambda array: np.zeros(array.shape, array.dtype), shapes)
 
         def call[**P](program: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
             with jax.enable_x64(True):
                 jax.block_until_ready(program(*args, **kwargs))
 
+        with jax.enable_x64(True):
+            sums = like(partial(sums_at_nodes, n_nodes=self.n_nodes), self.training, block)
+            grid = like(sums_on_grid, block, sums)
         with ThreadPoolExecutor(n_threads()) as pool:
             done = [
                 pool.submit(call, joint_newton, self.training, block, sums, bounds, one, self.tolerances, 0, 0),
-                pool.submit(call, scan, self.training, block, sums, bounds),
+                pool.submit(call, scan, self.training, block, sums, grid, bounds),
                 pool.submit(call, sums_at_nodes, self.training, block, self.n_nodes),
+                pool.submit(call, sums_on_grid, block, sums),
             ]
             for future in done:
                 future.result()
@@ -256,94 +273,100 @@ class _Work:
         """Optima of a block from the lowest minimum of the scan, for every regularization in turn."""
         with jax.enable_x64(True):
             search = self._search(pixels)
-            for problem in self.problems:
-                search.ends.append(
-                    search.ends[-1] if search.stays(problem.regularization) else self._end(search, problem)
-                )
+            for point, lam in enumerate(self.strengths):
+                search.ends.append(search.ends[-1] if search.stays(lam) else self._end(search, point))
         return pixels, search.ends
 
     def _search(self, pixels: np.ndarray) -> _Search:
-        block = pixel_block(self.problems[0], pixels, self.size)
+        block = pixel_block(self.problem, pixels, self.size)
         sums = sums_at_nodes(self.training, block, self.n_nodes)
-        return _Search(pixels, block, sums, self.theta[np.resize(pixels, self.size)])
+        grid = sums_on_grid(block, sums)
+        return _Search(pixels, block, sums, grid, self.theta[np.resize(pixels, self.size)])
 
-    def _end(self, search: _Search, problem: PixelProblem) -> Unsettled:
-        """The fit with its certificate at one regularization, and which pixels need a second look."""
+    def _end(self, search: _Search, point: int) -> Unsettled:
+        """The fit with its certificate at one point of the path, and which pixels need a second look."""
         pixels, n = search.pixels, len(search.pixels)
-        search.block = search.block._replace(regularization=problem.regularization[np.resize(pixels, self.size)])
-        low = scan(self.training, search.block, search.sums, search.theta)
+        search.block = search.block._replace(regularization=np.resize(self.strengths[point, pixels], self.size))
+        low = scan(self.training, search.block, search.sums, search.grid, search.theta)
         s2, objective, theta = (np.asarray(array) for array in low)
         start, steps = (theta[:, 0], s2[:, 0]), INTERPOLATED_STEPS
-        point = joint_newton(self.training, search.block, search.sums, *start, self.tolerances, self.leave, steps)
-        search.theta = point.theta
-        fit = self._certified(pixels, search.block, point)
-        ahead = Start(pixels, *(np.asarray(array)[:n] for array in (point.next_theta, point.next_s2, point.steps)))
+        end = joint_newton(self.training, search.block, search.sums, *start, self.tolerances, self.leave, steps)
+        search.theta = end.theta
+        fit = self._certified(pixels, search.block, end)
+        points, none = np.full(n, point), np.zeros(n, int)
+        ahead = Start(pixels, points, *(np.asarray(array)[:n] for array in (end.next_theta, end.next_s2, end.steps)))
+        rivals = Start(pixels, points, theta[:n, 1], s2[:n, 1], none)
         lost = (fit.steps == MAX_STEPS) | ~np.isfinite(ahead.s2) | ~np.isfinite(ahead.theta).all(axis=1)
         hard = (lost & ~fit.done) | (np.asarray(search.sums.error)[:n] > INTERPOLATION_ERROR)
-        rivals = Start(pixels, theta[:n, 1], s2[:n, 1], np.zeros(n, int))
         second = np.isfinite(objective[:n, 1]) & ~hard
-        return Unsettled(fit, rivals.where(second), ahead.where(~fit.done & ~hard), pixels[hard])
+        return Unsettled(fit, rivals.where(second), ahead.where(~fit.done & ~hard), rivals.where(hard))
 
-    def _certified(self, pixels: np.ndarray, block: Pixels, point: Point) -> Fit:
+    def _certified(self, pixels: np.ndarray, block: Pixels, end: Point) -> Fit:
         """The fit of some pixels; where nothing is penalized and the gap is not to be trusted, with the exact one."""
         free = block.regularization == 0
-        gap, pivot = np.asarray(point.gap), np.where(free, point.pivot, np.inf)
+        gap, pivot = np.asarray(end.gap), np.where(free, end.pivot, np.inf)
         if (pivot == 0).any():
-            exact = certified(self.training, block, point)
+            exact = certified(self.training, block, end)
             gap, pivot = (np.where(free, one, other) for one, other in zip(exact, (gap, pivot), strict=True))
-        return fit_of(pixels, point._replace(gap=gap), pivot)
+        return fit_of(pixels, end._replace(gap=gap), pivot)
 
-    def second_looks(self, rest: list[list[Unsettled]]) -> Iterator[tuple[int, Fit]]:
+    def second_looks(self, rest: list[Unsettled]) -> Iterator[tuple[np.ndarray, Fit]]:
         """Optima from the second minima, of the slow pixels, and, of hard ones, from all minima of an exact scan.
 
-        ``rest`` holds what the blocks returned at each point of the path, whose number comes with each fit.
+        The points of the path that they are at come with each fit: those of all points share blocks.
         """
-        steps = list(enumerate(rest))
-        starts = [(step, Start.joined(end.rivals for end in ends), INTERPOLATED_STEPS) for step, ends in steps]
-        starts += [(step, Start.joined(end.late for end in ends), 0) for step, ends in steps]
-        tasks = (
-            (step, start.where(some), interpolated)
-            for step, start, interpolated in starts
-            for some in self.blocks(np.arange(len(start.pixels)))
+        rivals, late, hard = (
+            Start.joined(starts) for starts in zip(*((end.rivals, end.late, end.hard) for end in rest), strict=True)
         )
-        slow = []
-        for step, start, fit in in_parallel(self._again, tasks):
-            yield step, Fit(*(array[fit.done] for array in fit))
-            slow.append((step, start.where(~fit.done)))
-        hard = ((step, some) for step, ends in steps for some in self.blocks(np.concatenate([e.hard for e in ends])))
-        slow += chain.from_iterable(in_parallel(self._exact_minima, hard))
-        yield from in_parallel(self._refined, ((step, start) for step, start in slow if len(start.pixels)))
+        # Those of a list are of different pixels, or at different points.
+        left: list[list[Start]] = [[], []]
+        tasks = ((kind, start) for kind, starts in enumerate((rivals, late)) for start in self._cut(starts))
+        for kind, start, fit in in_parallel(self._again, tasks):
+            yield start.points[fit.done], fit.where(fit.done)
+            left[kind].append(start.where(~fit.done))
+        left += zip(*in_parallel(self._exact_minima, self._cut(hard)), strict=True)
+        starts = (Start.joined(starts) for starts in left if starts)
+        yield from in_parallel(self._refined, chain.from_iterable(map(self._cut, starts)))
 
-    def _again(self, task: tuple[int, Start, int]) -> tuple[int, Start, Fit]:
-        """Local optimum from given places, and those places."""
-        step, start, interpolated = task
+    def _cut(self, start: Start) -> Iterator[Start]:
+        """In blocks of at most the fixed size."""
+        return (start.where(some) for some in self.blocks(np.arange(len(start.pixels))))
+
+    def _block(self, start: Start) -> tuple[Pixels, np.ndarray]:
+        """The data, each pixel with the penalty at its point of the path, and the index of what the block holds."""
+        block, index = (
+            pixel_block(self.problem, start.pixels, self.size),
+            np.resize(np.arange(len(start.pixels)), self.size),
+        )
+        return block._replace(regularization=self.strengths[start.points, start.pixels][index]), index
+
+    def _again(self, task: tuple[int, Start]) -> tuple[int, Start, Fit]:
+        """Local optimum from second minima, kind 0, or from where a slow search was, and what it started from."""
+        kind, start = task
         with jax.enable_x64(True):
-            block = pixel_block(self.problems[step], start.pixels, self.size)
-            index = np.resize(np.arange(len(start.pixels)), self.size)
+            block, index = self._block(start)
             sums = sums_at_nodes(self.training, block, self.n_nodes)
             place = start.theta[index], start.s2[index]
-            point = joint_newton(self.training, block, sums, *place, self.tolerances, 0, interpolated)
-            fit = self._certified(start.pixels, block, point)
-            return step, start, fit._replace(steps=start.steps + fit.steps)
+            end = joint_newton(self.training, block, sums, *place, self.tolerances, 0, (INTERPOLATED_STEPS, 0)[kind])
+            fit = self._certified(start.pixels, block, end)
+            return kind, start, fit._replace(steps=start.steps + fit.steps)
 
-    def _exact_minima(self, task: tuple[int, np.ndarray]) -> list[tuple[int, Start]]:
-        """Where to start from in pixels whose noise defies interpolation."""
-        step, pixels = task
+    def _exact_minima(self, start: Start) -> list[Start]:
+        """Where to start from in pixels whose noise defies interpolation, wherever their search has been."""
         with jax.enable_x64(True):
-            block = pixel_block(self.problems[step], pixels, self.size)
-            minima = exact_scan(self.training, block, self.theta[np.resize(pixels, self.size)])
-            s2, objective, theta = (np.asarray(array)[: len(pixels)] for array in minima)
-        found, steps = np.isfinite(objective), np.zeros(len(pixels), int)
-        return [(step, Start(pixels, theta[:, k], s2[:, k], steps).where(f)) for k, f in enumerate(found.T)]
+            block, index = self._block(start)
+            minima = exact_scan(self.training, block, self.theta[start.pixels][index])
+            s2, objective, theta = (np.asarray(array)[: len(start.pixels)] for array in minima)
+        found = np.isfinite(objective).T
+        return [start._replace(theta=theta[:, k], s2=s2[:, k]).where(f) for k, f in enumerate(found)]
 
-    def _refined(self, task: tuple[int, Start]) -> tuple[int, Fit]:
-        """Local optimum from given places, with exact matrices and a bracket."""
-        step, start = task
+    def _refined(self, start: Start) -> tuple[np.ndarray, Fit]:
+        """Local optimum from given places, with exact matrices and a bracket, and the points of the path."""
         with jax.enable_x64(True):
-            block = pixel_block(self.problems[step], start.pixels, self.size)
-            index = np.resize(np.arange(len(start.pixels)), self.size)
+            block, index = self._block(start)
             end = refine(self.training, block, start.theta[index], start.s2[index])
-            return step, fit_of(start.pixels, end, jnp.where(block.regularization == 0, end.pivot, jnp.inf))
+            free = block.regularization == 0
+            return start.points, fit_of(start.pixels, end, jnp.where(free, end.pivot, jnp.inf))
 
 
 def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, n_nodes: int, max_memory: float | None) -> int:

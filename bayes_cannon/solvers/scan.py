@@ -36,7 +36,7 @@ from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
 from bayes_cannon.solvers.certificate import solve_masked
-from bayes_cannon.solvers.lasso import coordinate_descent
+from bayes_cannon.solvers.lasso import coordinate_descent, symmetric_product
 
 NODES, PATH_NODES = 5, 7
 """Chebyshev nodes in t. A path takes more, which spare it an exact step at each of its points: an interpolated Gram
@@ -104,13 +104,16 @@ class Interpolated(NamedTuple):
         return moments, right, square
 
     def derivatives(self, s2: Array) -> tuple[Array, Array, Array]:
-        """The sums of `at` and their first two derivatives by ``ln(c + s2)``, on a new first axis, good to `STEP`^2."""
+        """The sums of `at` and their first two derivatives by ``ln(c + s2)``, good to `STEP`^2.
+
+        The three are side by side on a new axis before that of the pixels.
+        """
         total = self.centre + s2
         below, here, above = (_shares(self.excess, self.centre / x) / x for x in (total / _GROW, total, total * _GROW))
         shares = jnp.stack([here, (above - below) / (2 * STEP), (above - 2 * here + below) / STEP**2], axis=1)
         finished = jax.lax.optimization_barrier(shares.astype(jnp.float32))
-        matrices = _combined(finished[:, :, None], self.moments), _combined(finished[:, :, None], self.right)
-        return *matrices, _combined(finished, self.square)
+        moments, right = (_combined(finished[:, None], array[:, :, None]) for array in (self.moments, self.right))
+        return moments, right, _combined(finished, self.square[:, None])
 
     def bound(self, s2: Array) -> Array:
         """Largest relative error of the interpolated weight of any star."""
@@ -127,6 +130,30 @@ class Interpolated(NamedTuple):
         """``sum_n ln((sigma_n^2 + s2) / sigma_n^2)``, shape (pixel,)."""
         variances = self.centre * (1 + self.excess)
         return jnp.sum(self.kinds * jnp.log1p(s2 / variances), axis=0)
+
+
+class Grid(NamedTuple):
+    """The sums where the scan looks, none of which depends on the regularization or the bounds.
+
+    Attributes
+    ----------
+    s2
+        From 0 to beyond the variance of the flux, nearly logarithmic, shape (grid, pixel).
+    smallest
+        Below this the values are nearly even, shape (pixel,).
+    moments, right, square
+        Shape (grid, moment, pixel), (grid, term, pixel), (grid, pixel), float32.
+    log_variances
+        ``sum_n ln((sigma_n^2 + s2) / sigma_n^2)``, shape (grid, pixel).
+
+    """
+
+    s2: Array
+    smallest: Array
+    moments: Array
+    right: Array
+    square: Array
+    log_variances: Array
 
 
 def _nodes(n_nodes: int) -> np.ndarray:
@@ -167,29 +194,6 @@ def _combined(share: Array, array: Array) -> Array:
     It is finished before the Gram matrix reads it, which would compute each moment as often as it occurs there.
     """
     return jax.lax.optimization_barrier(reduce(add, (share[k] * array[k] for k in range(len(share)))))
-
-
-class Exact(NamedTuple):
-    """The same sums from the data themselves, a pass for every s2: slow, for noise that defies interpolation.
-
-    Attributes are those of `Interpolated`, as far as they are needed, and where the sums come from.
-    """
-
-    training: Training
-    block: Pixels
-    reference: Array
-    centre: Array
-    n_stars: Array
-
-    def at(self, s2: Array) -> tuple[Array, Array, Array]:
-        """Sums of moments (moment, pixel), flux times terms (term, pixel) and squared flux (pixel,)."""
-        w, flux = weights(self.block.ivar, s2[:, None]), known_flux(self.block)[1]
-        weighted = w * flux
-        return (w @ self.training.moments).T, (weighted @ self.training.design).T, jnp.sum(weighted * flux, axis=1)
-
-    def log_variances(self, s2: Array) -> Array:
-        """``sum_n ln((sigma_n^2 + s2) / sigma_n^2)``, shape (pixel,)."""
-        return jnp.sum(jnp.log1p(self.block.ivar * s2[:, None]), axis=1)
 
 
 class Minima(NamedTuple):
@@ -260,51 +264,74 @@ def sums_at_nodes(training: Training, block: Pixels, n_nodes: int) -> Interpolat
 
 
 @jax.jit
-def scan(training: Training, block: Pixels, sums: Interpolated, theta: Array) -> Minima:
+def sums_on_grid(block: Pixels, sums: Interpolated) -> Grid:
+    """The interpolated sums where the scan looks. Nothing in them depends on the regularization or the bounds."""
+    s2, smallest = _places(block, sums.centre, GRID)
+    at = jax.lax.map(lambda s2: (*sums.at(s2), sums.log_variances(s2)), s2)
+    return Grid(s2, smallest, *at)
+
+
+@jax.jit
+def scan(training: Training, block: Pixels, sums: Interpolated, grid: Grid, theta: Array) -> Minima:
     """Lowest minima of the profile along s^2 of every pixel of a block, from theta, shape (pixel, term)."""
-    minima = _minima(training, block, sums, theta, grid_size=GRID, sweeps=SWEEPS, keep=2)
+    at = grid.moments, grid.right, grid.square, grid.log_variances
+    profile, thetas = _along(training, block, sums.reference, at, lambda sums: sums, theta, sweeps=SWEEPS)
+    minima = _minima(profile, thetas, grid.s2, grid.smallest, keep=2)
     low_enough = minima.objective <= minima.objective[:, :1] + MARGIN * sums.n_stars[:, None]
     return minima._replace(objective=jnp.where(low_enough, minima.objective, jnp.inf))
 
 
 @jax.jit
 def exact_scan(training: Training, block: Pixels, theta: Array) -> Minima:
-    """As `scan`, with a pass over the data for every s2 of the grid."""
-    n_stars = jnp.sum(block.ivar > 0, axis=1)
-    sums = Exact(training, block, jnp.zeros_like(theta.T), n_stars / jnp.sum(block.ivar, axis=1), n_stars)
-    return _minima(training, block, sums, theta, grid_size=EXACT_GRID, sweeps=EXACT_SWEEPS, keep=EXACT_MINIMA)
+    """As `scan`, with a pass over the data for every s2 of the grid: slow, for noise that defies interpolation."""
+    flux = known_flux(block)[1]
+
+    def sums(s2: Array) -> tuple[Array, ...]:
+        w = weights(block.ivar, s2[:, None])
+        weighted = w * flux
+        moments, right = (w @ training.moments).T, (weighted @ training.design).T
+        return moments, right, jnp.sum(weighted * flux, axis=1), jnp.sum(jnp.log1p(block.ivar * s2[:, None]), axis=1)
+
+    s2, smallest = _places(block, jnp.sum(block.ivar > 0, axis=1) / jnp.sum(block.ivar, axis=1), EXACT_GRID)
+    profile, thetas = _along(training, block, jnp.zeros_like(theta.T), s2, sums, theta, sweeps=EXACT_SWEEPS)
+    return _minima(profile, thetas, s2, smallest, keep=EXACT_MINIMA)
 
 
-def _minima(
+def _along[T](
     training: Training,
     block: Pixels,
-    sums: Interpolated | Exact,
+    reference: Array,
+    places: T,
+    sums: Callable[[T], tuple[Array, ...]],
     theta: Array,
     *,
-    grid_size: int,
     sweeps: int,
-    keep: int,
-) -> Minima:
-    dtype = sums.at(sums.centre)[2].dtype
-    lam, lower, upper, theta = (array.T.astype(dtype) for array in (block.lam, block.lower, block.upper, theta))
-    reference = sums.reference.astype(dtype)
-    steps = jnp.linspace(0.0, 1.0, grid_size)
-    between = _between(block, sums.centre)
+) -> tuple[Array, Array]:
+    """Profile (grid, pixel) and coefficients (grid, term, pixel), from theta (pixel, term) at the first place on.
 
-    def step(theta: jax.Array, at: tuple[Array, Array]) -> tuple[jax.Array, tuple[Array, Array]]:
-        u, n_sweeps = at
-        s2 = between(u)
-        moments, right, square = sums.at(s2)
+    ``sums`` gives, at one of the places, the sums of moments (moment, pixel), of the residual from the reference times
+    terms (term, pixel) and squared (pixel,), and of the logarithms (pixel,).
+    """
+    dtype = jax.eval_shape(sums, jax.tree.map(lambda array: array[0], places))[2].dtype
+    lam, lower, upper, theta = (array.T.astype(dtype) for array in (block.lam, block.lower, block.upper, theta))
+    reference = reference.astype(dtype)
+
+    def step(theta: jax.Array, at: tuple[T, Array]) -> tuple[jax.Array, tuple[Array, Array]]:
+        place, n_sweeps = at
+        moments, right, square, log_variances = sums(place)
         gram = moments[training.pairs]
-        gradient = right - jnp.einsum("dep,ep->dp", gram, theta - reference)
+        gradient = right - symmetric_product(gram, theta - reference)
         theta, gradient = coordinate_descent(gram, gradient, lam, lower, upper, theta, sweeps=n_sweeps)
         # chi^2 = r'Wr - (b + g) . (theta - reference), since g = b - G (theta - reference).
         chi_squared = square - jnp.sum((right + gradient) * (theta - reference), axis=0)
-        penalty = 2 * jnp.sum(lam * jnp.abs(theta), axis=0)
-        return theta, (chi_squared + penalty + sums.log_variances(s2), theta)
+        return theta, (chi_squared + 2 * jnp.sum(lam * jnp.abs(theta), axis=0) + log_variances, theta)
 
-    all_sweeps = jnp.full(grid_size, sweeps).at[0].set(FIRST_SWEEPS)
-    _, (profile, thetas) = jax.lax.scan(step, jnp.clip(theta, lower, upper), (steps, all_sweeps))
+    all_sweeps = jnp.full(len(jax.tree.leaves(places)[0]), sweeps).at[0].set(FIRST_SWEEPS)
+    _, (profile, thetas) = jax.lax.scan(step, jnp.clip(theta, lower, upper), (places, all_sweeps))
+    return profile, thetas
+
+
+def _minima(profile: Array, thetas: Array, s2: Array, smallest: Array, *, keep: int) -> Minima:
     padded = jnp.pad(profile, ((1, 1), (0, 0)), constant_values=jnp.inf)
     is_minimum = (profile <= padded[:-2]) & (profile <= padded[2:])
     order = jnp.argsort(jnp.where(is_minimum, profile, jnp.inf), axis=0)[:keep]
@@ -312,17 +339,19 @@ def _minima(
     left, right = (jnp.take_along_axis(padded, order + shift, axis=0) - lowest for shift in (0, 2))
     bend = left + right
     offset = jnp.where(jnp.isfinite(bend) & (bend > 0), 0.5 * (left - right) / jnp.where(bend > 0, bend, 1.0), 0.0)
-    s2 = between(steps[order] + offset * steps[1])
+    u = (order + offset) / (len(s2) - 1)
+    between = smallest * jnp.expm1(u * jnp.log1p(s2[-1] / smallest))
     moved = jnp.where(offset > 0, order + 1, order - 1)
     near, far = (jnp.take_along_axis(thetas, index[:, None], axis=0) for index in (order, moved))
     theta = jnp.where((near == 0) | (offset == 0)[:, None], near, near + jnp.abs(offset)[:, None] * (far - near))
-    return Minima(s2.T, lowest.T, jnp.moveaxis(theta, -1, 0).astype(block.lower.dtype))
+    return Minima(between.T, lowest.T, jnp.moveaxis(theta, -1, 0).astype(smallest.dtype))
 
 
-def _between(block: Pixels, centre: Array) -> Callable[[Array], Array]:
-    """Values of s2 (..., pixel) from 0 at u = 0 to beyond the variance of the flux at u = 1, nearly logarithmic."""
+def _places(block: Pixels, centre: Array, size: int) -> tuple[Array, Array]:
+    """Values of s2 (grid, pixel) from 0 to beyond the variance of the flux, nearly logarithmic from ``smallest`` on."""
     known, flux = known_flux(block)
     mean = jnp.sum(flux, axis=1, keepdims=True) / jnp.sum(known, axis=1, keepdims=True)
     largest = 2 * jnp.max(jnp.where(known, (flux - mean) ** 2, 0.0), axis=1) + 1e-3 * centre
     smallest = 1 / jnp.max(block.ivar, axis=1)
-    return lambda u: smallest * jnp.expm1(u * jnp.log1p(largest / smallest))
+    u = jnp.linspace(0.0, 1.0, size)[:, None]
+    return smallest * jnp.expm1(u * jnp.log1p(largest / smallest)), smallest

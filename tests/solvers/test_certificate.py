@@ -94,6 +94,65 @@ def test_gap_is_the_textbook_gap_of_the_lasso():
     assert_allclose(gap(design, target, theta, penalty, -free, free), expected, rtol=1e-9)
 
 
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.floats(-6, 0), st.floats(-6, -0.5), st.sampled_from([1.0, 20.0]), st.booleans())
+def test_gap_with_a_gram_matrix_of_wrong_weights_bounds_the_excess(seed, log_distance, log_error, lam, bounded):
+    """Every weight wrong by as much as is said, all entries rounded by as much, but for the first row and column."""
+    design, target = regression(seed)
+    rng = np.random.default_rng(seed + 1)
+    lower, upper = np.full(D, -np.inf), np.full(D, np.inf)
+    if bounded:
+        lower[2:5], upper[4:7] = -0.3, 0.2
+    penalty = np.where(np.arange(D) > 0, lam, 0.0)
+    best = reference(design, target, penalty, lower, upper)
+    theta = np.clip(best + 10**log_distance * rng.normal(size=D) * (best != 0), lower, upper)
+    residual = target - design @ theta
+    exact, gradient = design.T @ design, design.T @ residual
+    errors = 10**log_error, 1e-6
+    wrong = (design.T * (1 + errors[0] * rng.choice([-1, 1], size=N))) @ design
+    length = np.sqrt(np.diag(exact))
+    rounding = rng.choice([-1, 1], size=(D, D))
+    wrong += errors[1] * np.outer(length, length) * (np.tril(rounding) + np.tril(rounding, -1).T)
+    active = (best != 0) & (theta > lower) & (theta < upper)
+    delta = np.zeros(D)
+    delta[active] = np.linalg.solve(wrong[np.ix_(active, active)], (gradient - penalty * np.sign(theta))[active])
+    constant = np.arange(D) == 0
+    delta[0] = (gradient[0] - exact[0, 1:] @ delta[1:]) / exact[0, 0]
+    with jax.enable_x64(True):
+        bound = _gap(
+            wrong, gradient, residual @ residual, theta, penalty, lower, upper,
+            projected=constant, delta=delta, first=exact[0], errors=errors,
+        )  # fmt: skip
+    size = scalar(design, target, theta, penalty)
+    excess = (size - scalar(design, target, best, penalty)) / size
+    assert float(bound) >= excess - 1e-12
+
+
+def test_gap_with_nearly_right_weights_is_of_second_order():
+    """Where projecting on the constant alone leaves the error of theta, the excess itself is its square."""
+    design, target = regression(3)
+    rng = np.random.default_rng(4)
+    penalty, free = np.where(np.arange(D) > 0, 20.0, 0.0), np.full(D, np.inf)
+    best = reference(design, target, penalty, -free, free)
+    theta = best + 1e-5 * rng.normal(size=D) * (best != 0)
+    residual = target - design @ theta
+    gradient, wrong = design.T @ residual, (design.T * (1 + 1e-6 * rng.choice([-1, 1], size=N))) @ design
+    delta = np.zeros(D)
+    active = np.ix_(best != 0, best != 0)
+    delta[best != 0] = np.linalg.solve(wrong[active], (gradient - penalty * np.sign(theta))[best != 0])
+    constant, first = np.arange(D) == 0, design.T @ design[:, 0]
+    point = wrong, gradient, residual @ residual, theta, penalty, -free, free
+
+    def bound(rest):
+        delta = np.where(constant, 0.0, rest)
+        delta[0] = (gradient[0] - first[1:] @ delta[1:]) / first[0]
+        with jax.enable_x64(True):
+            return float(_gap(*point, projected=constant, delta=delta, first=first, errors=(1e-6, 0.0)))
+
+    assert bound(np.zeros(D)) > 1e-6
+    assert bound(delta) < 1e-9
+
+
 def test_gap_of_least_squares_is_the_whole_excess():
     design, target = regression(2)
     free, theta = np.full(D, np.inf), np.full(D, 0.1)

@@ -16,7 +16,7 @@ from bayes_cannon.solvers.joint import (
     joint_newton,
     residual_sums,
 )
-from bayes_cannon.solvers.scan import NODES, scan, sums_at_nodes
+from bayes_cannon.solvers.scan import NODES, scan, sums_at_nodes, sums_on_grid
 from bayes_cannon.vectorizer import PolynomialVectorizer
 
 N_STARS, N_PIXELS, SCATTER = 320, 8, 0.01
@@ -99,7 +99,7 @@ def test_gap_is_a_bound_on_that_with_the_exact_matrix(terms):
     block = block_with_noise(terms, 16.0)
     with jax.enable_x64(True):
         sums = sums_at_nodes(terms, block, NODES)
-        minima = scan(terms, block, sums, np.zeros((N_PIXELS, QUADRATIC.n_terms)))
+        minima = scan(terms, block, sums, sums_on_grid(block, sums), np.zeros((N_PIXELS, QUADRATIC.n_terms)))
         anywhere = Tolerances(np.inf, np.inf, np.inf)
         point = joint_newton(terms, block, sums, minima.theta[:, 0], minima.s2[:, 0], anywhere, 0, 0)
         gap, pivot = map(np.asarray, certified(terms, block, point))
@@ -116,7 +116,7 @@ def test_gap_is_exact_where_the_noise_defies_interpolation(terms):
     block = block_with_noise(terms, 1e8)
     with jax.enable_x64(True):
         sums = sums_at_nodes(terms, block, NODES)
-        minima = scan(terms, block, sums, np.zeros((N_PIXELS, QUADRATIC.n_terms)))
+        minima = scan(terms, block, sums, sums_on_grid(block, sums), np.zeros((N_PIXELS, QUADRATIC.n_terms)))
         tolerances = Tolerances(1e-13, 1e-13, 1e-8)
         point = joint_newton(terms, block, sums, minima.theta[:, 0], minima.s2[:, 0], tolerances, 0, 2)
         trusted = sums.bound(point.s2) < 0.1
