@@ -95,9 +95,14 @@ def test_gap_is_the_textbook_gap_of_the_lasso():
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 2**32 - 1), st.floats(-6, 0), st.floats(-6, -0.5), st.sampled_from([1.0, 20.0]), st.booleans())
-def test_gap_with_a_gram_matrix_of_wrong_weights_bounds_the_excess(seed, log_distance, log_error, lam, bounded):
-    """Every weight wrong by as much as is said, all entries rounded by as much, but for the first row and column."""
+@given(
+    st.integers(0, 2**32 - 1), st.floats(-6, 0), st.floats(-6, -0.5), st.sampled_from([1.0, 20.0]), *2 * [st.booleans()]
+)
+def test_gap_with_a_gram_matrix_of_wrong_weights_bounds_the_excess(seed, log_distance, log_error, lam, bounded, alike):
+    """Every weight wrong by as much as is said, all entries rounded by as much, but for the first row and column.
+
+    Where all weights are too large alike, the steps are too short, and what they leave is what the errors are for.
+    """
     design, target = regression(seed)
     rng = np.random.default_rng(seed + 1)
     lower, upper = np.full(D, -np.inf), np.full(D, np.inf)
@@ -109,7 +114,7 @@ def test_gap_with_a_gram_matrix_of_wrong_weights_bounds_the_excess(seed, log_dis
     residual = target - design @ theta
     exact, gradient = design.T @ design, design.T @ residual
     errors = 10**log_error, 1e-6
-    wrong = (design.T * (1 + errors[0] * rng.choice([-1, 1], size=N))) @ design
+    wrong = (design.T * (1 + errors[0] * (1 if alike else rng.choice([-1, 1], size=N)))) @ design
     length = np.sqrt(np.diag(exact))
     rounding = rng.choice([-1, 1], size=(D, D))
     wrong += errors[1] * np.outer(length, length) * (np.tril(rounding) + np.tril(rounding, -1).T)
