@@ -188,6 +188,12 @@ def _kinds(excess: Array, weight: Array) -> Array:
     return numerator / jnp.prod(jnp.where(own > 0, 1.0, excess[:, None] - excess), axis=1)
 
 
+def _folded(combine: Callable[[jax.Array, jax.Array], jax.Array], array: jax.Array) -> jax.Array:
+    """The eighths of the last axis, which `padded_size` makes alike, combined: to reduce it all takes twice as long."""
+    first, *others = jnp.split(array, 8, axis=-1)
+    return jax.lax.optimization_barrier(reduce(combine, others, first))
+
+
 def _combined(share: Array, array: Array) -> Array:
     """Sum over the first axis, written out, because a reduction over it is several times as slow.
 
@@ -239,7 +245,9 @@ def sums_at_nodes(training: Training, block: Pixels, n_nodes: int) -> Interpolat
     # All nodes at once, and finished before the products read them: a third less time than node after node.
     nodes = jnp.asarray(places, jnp.float32)[:, None, None]
     at_nodes = jax.lax.optimization_barrier(scaled(nodes))
-    moment_sums = jnp.einsum("kps,sm->kpm", at_nodes, training.single)
+    # Some devices multiply float32 with fewer digits, if they may.
+    product = partial(jnp.einsum, precision="highest")
+    moment_sums = product("kps,sm->kpm", at_nodes, training.single)
     gram = gram_matrix(training, moment_sums[middle_node].astype(jnp.float64))
     right = ((at_nodes[middle_node] * flux.astype(jnp.float32)) @ design).astype(jnp.float64)
     solve = jax.vmap(lambda gram, right: solve_masked(gram, right, jnp.ones(right.shape, bool), ridge=REFERENCE_RIDGE))
@@ -248,8 +256,9 @@ def sums_at_nodes(training: Training, block: Pixels, n_nodes: int) -> Interpolat
     fitted = jax.vmap(lambda reference: training.design @ reference)(jax.lax.optimization_barrier(reference))
     residual = jnp.where(known, flux - fitted, 0.0).astype(jnp.float32)
     weighted = jax.lax.optimization_barrier(at_nodes * residual)
-    right = jnp.moveaxis(jnp.einsum("kps,sd->kpd", weighted, design), 1, -1)
-    square = jnp.sum(at_nodes * residual * residual, axis=2)  # A batched product would be turned first.
+    right = jnp.moveaxis(product("kps,sd->kpd", weighted, design), 1, -1)
+    # A batched product would be turned first.
+    square = jnp.sum(_folded(add, at_nodes * residual * residual), axis=2)
     moment_sums = jnp.moveaxis(moment_sums, 1, -1)
 
     midway = places[:2].mean(), places[-2:].mean()
@@ -259,7 +268,7 @@ def sums_at_nodes(training: Training, block: Pixels, n_nodes: int) -> Interpolat
     error = jnp.max(jnp.abs(between / exact - 1), axis=0)
     kinds = _kinds(of_kinds, weight)
     apart = reduce(mul, (jnp.abs(e.astype(jnp.float32)[:, None] - excess) for e in of_kinds))
-    worst = jnp.max(reduce(mul, at_nodes) * apart, axis=1)
+    worst = jnp.max(_folded(jnp.maximum, reduce(mul, at_nodes) * apart), axis=1)
     return Interpolated(moment_sums, right, square, reference.T, centre, n_stars, of_kinds, kinds, error, worst)
 
 
