@@ -265,25 +265,23 @@ def _gaps(
 
     ``delta`` solves the normal equations on the active terms; ``by_weights`` is the relative error of the weights.
     """
-    gap = partial(
-        relative_gap, gram, at.gradient, at.chi_squared, theta, pixel.lam, pixel.lower, pixel.upper, first=at.terms
-    )
-    penalized = pixel.regularization > 0
+    lam, penalized = pixel.lam, pixel.regularization > 0
     # Of penalized pixels the constant alone has a conjugate that wants an exact zero, and its column is exact.
-    projected = active_terms(theta, pixel.lam, pixel.lower, pixel.upper) & (pixel.lam == 0)
-
+    projected = active_terms(theta, lam, pixel.lower, pixel.upper) & (lam == 0)
     constant = jnp.arange(len(theta)) == 0
-
-    def with_constant(rest: Array) -> Array:
-        wanted = (at.gradient[0] - jnp.dot(at.terms, rest)) / at.terms[0]
-        return rest + jnp.where(constant & projected, wanted, 0.0)
-
-    first = gap(projected=projected, delta=with_constant(jnp.zeros_like(theta)))
-    whole = jnp.where(penalized, with_constant(jnp.where(constant, 0.0, delta)), delta)
     errors = jnp.where(penalized, jnp.minimum(by_weights, 0.5), 0.0), jnp.where(penalized, ROUNDING, 0.0)
-    second = gap(projected=projected, delta=whole, errors=errors)
-    free = TRUST * second
-    return jnp.where(penalized, jnp.where(second < first, second, first), free), jnp.where(penalized, first, free)
+
+    def gap(rest: Array) -> Array:
+        wanted = (at.gradient[0] - jnp.dot(at.terms, rest)) / at.terms[0]
+        return relative_gap(
+            gram, at.gradient, at.chi_squared, theta, lam, pixel.lower, pixel.upper, projected=projected,
+            delta=jnp.where(penalized, rest + jnp.where(constant & projected, wanted, 0.0), delta),
+            first=at.terms, errors=errors,
+        )  # fmt: skip
+
+    of_all, of_constant = jax.vmap(gap)(jnp.stack([jnp.where(constant, 0.0, delta), jnp.zeros_like(delta)]))
+    factor = jnp.where(penalized, 1.0, TRUST)
+    return factor * jnp.where(of_all < of_constant, of_all, of_constant), factor * of_constant
 
 
 def _newton(
