@@ -12,10 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.typing import Array
+from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.solvers.problem import PixelProblem
 
+BLOCK_NUMBERS = 2**17
+"""Numbers in one (pixel, star) array of a block: 1 MiB, so that a pass stays in the cache and few pixels of a block
+wait for the slowest."""
+SMALLEST_BLOCK = 32
+"""Pixels in a block however many stars there are."""
 _ALIGNMENT = 64
 """Bytes."""
+_STARS_AT_A_TIME = 4096
+"""Whose monomials are computed in float64, whatever they are kept in."""
 _AHEAD = 2
 """So many blocks a core are worked on, or wait to be taken."""
 
@@ -27,15 +35,15 @@ class Training(NamedTuple):
     ----------
     design
         Terms of each star, shape (star, term).
-    moments, single
-        Distinct products of two terms, shape (star, moment), in float64 and in float32.
+    single
+        Distinct products of two terms in float32, shape (star, moment). Few pixels want those in float64, which for
+        many terms are most of the memory: they are an argument of their own.
     pairs
         Index of the moment that two terms multiply to, shape (term, term).
 
     """
 
     design: Array
-    moments: Array
     single: Array
     pairs: Array
 
@@ -73,9 +81,21 @@ def padded_size(n: int) -> int:
     return -(-n // step) * step
 
 
-def padded_stars(array: np.ndarray) -> np.ndarray:
-    """Rows of zeros added up to `padded_size`: stars with ivar zero, which take no part."""
-    return np.pad(array, ((0, padded_size(len(array)) - len(array)), (0, 0)))
+def block_size(n_stars: int, n_pixels: int) -> int:
+    """Pixels in a block that runs fast."""
+    return min(max(BLOCK_NUMBERS // padded_size(n_stars), SMALLEST_BLOCK), padded_size(n_pixels))
+
+
+def padded_monomials(x: np.ndarray, exponents: np.ndarray, dtype: type[np.floating] = np.float64) -> Array:
+    """Monomials of each star, shape (star, monomial), on the device.
+
+    Rows of zeros up to `padded_size` are stars with ivar zero, which take no part.
+    """
+    values = _aligned_zeros(padded_size(len(x)), len(exponents), dtype=dtype)
+    for first in range(0, len(x), _STARS_AT_A_TIME):
+        some = x[first : first + _STARS_AT_A_TIME]
+        values[first : first + len(some)] = monomials(some, exponents)
+    return jax.device_put(values)
 
 
 def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
@@ -89,10 +109,10 @@ def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
     return Pixels(flux, ivar, problem.regularization[index], problem.lower[index], problem.upper[index])
 
 
-def _aligned_zeros(*shape: int) -> np.ndarray:
+def _aligned_zeros(*shape: int, dtype: type[np.floating] = np.float64) -> np.ndarray:
     """Zeros that begin where XLA wants an array to, so that a compiled program reads them in place."""
-    n, each = math.prod(shape), np.dtype(float).itemsize
-    room = np.zeros(n + _ALIGNMENT // each)
+    n, each = math.prod(shape), np.dtype(dtype).itemsize
+    room = np.zeros(n + _ALIGNMENT // each, dtype)
     first = -room.ctypes.data % _ALIGNMENT // each
     return room[first : first + n].reshape(shape)
 

@@ -31,8 +31,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 from bayes_cannon.core.moments import MomentBasis
-from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.solvers.block import Pixels, in_parallel, padded_size, padded_stars, pixel_block
+from bayes_cannon.solvers.block import Pixels, block_size, in_parallel, padded_monomials, pixel_block
 from bayes_cannon.solvers.factor_steps import (
     Latent,
     StarSums,
@@ -46,8 +45,6 @@ from bayes_cannon.solvers.factor_steps import (
 from bayes_cannon.solvers.principal import principal_factors, with_positive_peaks
 from bayes_cannon.solvers.problem import PixelProblem
 
-BLOCK_NUMBERS = 2**17
-"""Numbers in one (pixel, star) array of a block."""
 SMALLEST_NU, LARGEST_NU = 0.5, 1e6
 """Range of the degrees of freedom; beyond the larger the Student-t law counts as the normal one."""
 
@@ -248,15 +245,14 @@ class _Work:
     ):
         self.problem, self.theta, self.s2, self.factors = problem, theta, s2, factors
         basis = MomentBasis.from_terms(exponents)
-        design, moments = (padded_stars(monomials(x, powers)) for powers in (exponents, basis.exponents))
-        self.design, self.moments, self.pairs = jnp.asarray(design), jnp.asarray(moments), basis.pairs
+        self.design, self.moments = (padded_monomials(x, powers) for powers in (exponents, basis.exponents))
+        self.pairs = basis.pairs
         self.gradient = np.full(problem.n_pixels, np.inf)
         self.n_stars, self.nu = len(problem.design), np.inf
         self.log_noise = _log_noise(problem.ivar)
         self.free_mean = not problem.regularization.any() and bool(np.isinf(problem.lower).all())
         self.free_mean &= bool(np.isinf(problem.upper).all())
-        size = BLOCK_NUMBERS // padded_size(self.n_stars)
-        self.size = min(max(size, 32), padded_size(problem.n_pixels))
+        self.size = block_size(self.n_stars, problem.n_pixels)
 
     def iterate(self, heavy_tails: bool, tolerance: float, max_iterations: int) -> tuple[list[float], bool]:
         """Penalized log likelihood after each iteration, and whether the gain fell below the tolerance."""

@@ -341,11 +341,11 @@ def _newton(
 
 
 @jax.jit
-def certified(training: Training, block: Pixels, point: Point) -> tuple[Array, Array]:
+def certified(training: Training, moments: Array, block: Pixels, point: Point) -> tuple[Array, Array]:
     """Duality gap of unpenalized pixels with the exact Gram matrix, and its smallest pivot over terms that may move.
 
     Where nothing is penalized the gap is the normal equations' residual in the metric of the whole Gram matrix, which
-    the joint iteration knows only by interpolation. Both have shape (pixel,).
+    the joint iteration knows only by interpolation. Both have shape (pixel,). The moments are those in float64.
     """
 
     def one(gram: Array, pixel: Pixels, point: Point) -> tuple[Array, Array]:
@@ -357,5 +357,5 @@ def certified(training: Training, block: Pixels, point: Point) -> tuple[Array, A
         )
         return gap, smallest_pivot(gram, pixel.lower < pixel.upper)
 
-    gram = gram_matrix(training, weights(block.ivar, point.s2[:, None]) @ training.moments)
+    gram = gram_matrix(training, weights(block.ivar, point.s2[:, None]) @ moments)
     return jax.vmap(one)(jax.lax.optimization_barrier(gram), block, point)

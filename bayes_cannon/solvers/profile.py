@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from threading import Lock
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,16 @@ import numpy as np
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Array
-from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.solvers.block import Pixels, Training, in_parallel, n_threads, padded_size, padded_stars, pixel_block
+from bayes_cannon.solvers.block import (
+    Pixels,
+    Training,
+    block_size,
+    in_parallel,
+    n_threads,
+    padded_monomials,
+    padded_size,
+    pixel_block,
+)
 from bayes_cannon.solvers.fit import Fit, Start, Unsettled, fit_of, keep
 from bayes_cannon.solvers.joint import (
     INTERPOLATED_STEPS,
@@ -49,6 +58,7 @@ from bayes_cannon.solvers.joint import (
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.refine import refine
 from bayes_cannon.solvers.scan import (
+    GRID,
     NODES,
     PATH_NODES,
     Grid,
@@ -59,11 +69,6 @@ from bayes_cannon.solvers.scan import (
     sums_on_grid,
 )
 
-BLOCK_NUMBERS = 3 * 2**15
-"""Numbers in one (pixel, star) array of a block: 768 KiB, so that a pass stays in the cache and few pixels of a block
-wait for the slowest."""
-SMALLEST_BLOCK = 32
-"""Pixels in a block however many stars there are."""
 LEFT = 16
 """One pixel in so many may be slow, and is searched for last with those of other blocks."""
 ARRAYS_OF_STARS, ARRAYS_OF_TERMS = 10, 8
@@ -166,7 +171,7 @@ def solve_path(
         return solutions
     basis = MomentBasis.from_terms(exponents)
     n_nodes = NODES if len(strengths) == 1 else PATH_NODES
-    size = _block_size(len(problem.design), basis, len(todo), n_nodes, max_memory)
+    size = _size_within(len(problem.design), basis, len(todo), n_nodes, max_memory)
     # To leave some of a single block would cost a second one.
     leave = size // LEFT if len(todo) > size else 0
     work = _Work(problem, strengths, exponents, basis, x, theta, size, n_nodes, leave)
@@ -227,9 +232,17 @@ class _Work:
         shape = problem.n_pixels, len(exponents)
         self.theta = np.zeros(shape) if theta is None else np.nan_to_num(theta)
         with jax.enable_x64(True):
-            design, moments = (padded_stars(monomials(x, powers)) for powers in (exponents, basis.exponents))
-            single = jnp.asarray(moments, jnp.float32)
-            self.training = Training(jnp.asarray(design), jnp.asarray(moments), single, jnp.asarray(basis.pairs))
+            design, single = padded_monomials(x, exponents), padded_monomials(x, basis.exponents, np.float32)
+            self.training = Training(design, single, jnp.asarray(basis.pairs))
+        self._x, self._basis, self._lock = x, basis, Lock()
+        self._moments: Array | None = None
+
+    def moments(self) -> Array:
+        """Those in float64, made when they are first wanted."""
+        with self._lock:
+            if self._moments is None:
+                self._moments = padded_monomials(self._x, self._basis.exponents)
+        return self._moments
 
     def compile(self) -> None:
         """Compile the programs of a block side by side, on a block of zeros, if these shapes are new.
@@ -237,7 +250,7 @@ class _Work:
         Compiling is most of what a first training costs. A compiled program stays with JAX for as long as Python runs.
         """
         n_stars, n_terms = self.training.design.shape
-        shapes = self.size, n_stars, n_terms, self.training.moments.shape[1], self.n_nodes
+        shapes = self.size, n_stars, n_terms, self.training.single.shape[1], self.n_nodes
         if shapes in _COMPILED:
             return
         spectra, bounds, one = np.zeros((self.size, n_stars)), np.zeros((self.size, n_terms)), np.zeros(self.size)
@@ -306,7 +319,7 @@ class _Work:
         free = block.regularization == 0
         gap, pivot = np.asarray(end.gap), np.where(free, end.pivot, np.inf)
         if (pivot == 0).any():
-            exact = certified(self.training, block, end)
+            exact = certified(self.training, self.moments(), block, end)
             gap, pivot = (np.where(free, one, other) for one, other in zip(exact, (gap, pivot), strict=True))
         return fit_of(pixels, end._replace(gap=gap), pivot)
 
@@ -355,7 +368,7 @@ class _Work:
         """Where to start from in pixels whose noise defies interpolation, wherever their search has been."""
         with jax.enable_x64(True):
             block, index = self._block(start)
-            minima = exact_scan(self.training, block, self.theta[start.pixels][index])
+            minima = exact_scan(self.training, self.moments(), block, self.theta[start.pixels][index])
             s2, objective, theta = (np.asarray(array)[: len(start.pixels)] for array in minima)
         found = np.isfinite(objective).T
         return [start._replace(theta=theta[:, k], s2=s2[:, k]).where(f) for k, f in enumerate(found)]
@@ -364,19 +377,19 @@ class _Work:
         """Local optimum from given places, with exact matrices and a bracket, and the points of the path."""
         with jax.enable_x64(True):
             block, index = self._block(start)
-            end = refine(self.training, block, start.theta[index], start.s2[index])
+            end = refine(self.training, self.moments(), block, start.theta[index], start.s2[index])
             free = block.regularization == 0
             return start.points, fit_of(start.pixels, end, jnp.where(free, end.pivot, jnp.inf))
 
 
-def _block_size(n_stars: int, basis: MomentBasis, n_pixels: int, n_nodes: int, max_memory: float | None) -> int:
-    """Pixels in a block: as many as run fast, or as fit the memory with all blocks that are computed at a time."""
+def _size_within(n_stars: int, basis: MomentBasis, n_pixels: int, n_nodes: int, max_memory: float | None) -> int:
+    """As many pixels as run fast, or as fit the memory with all blocks that are computed at a time."""
     rows, n_terms = padded_size(n_stars), len(basis.pairs)
-    size = min(max(BLOCK_NUMBERS // rows, SMALLEST_BLOCK), padded_size(n_pixels))
+    size = block_size(n_stars, n_pixels)
     if max_memory is None:
         return size
     shared = 8 * rows * n_terms + 12 * rows * basis.n_moments
-    once = ARRAYS_OF_STARS * rows + (n_nodes + 2) * basis.n_moments + ARRAYS_OF_TERMS * n_terms**2
+    once = ARRAYS_OF_STARS * rows + (n_nodes + GRID // 2 + 2) * basis.n_moments + ARRAYS_OF_TERMS * n_terms**2
     each = 8 * once * n_threads()
     if shared + each > max_memory:
         raise ValueError(

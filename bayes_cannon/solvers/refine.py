@@ -61,12 +61,15 @@ class Refined(NamedTuple):
 
 
 @jax.jit
-def refine(training: Training, block: Pixels, theta: Array, s2: Array) -> Refined:
-    """Local optimum of the profile of every pixel, from (theta, s2), shape (pixel, term) and (pixel,)."""
-    return jax.vmap(partial(_refine, training))(block, theta, s2)
+def refine(training: Training, moments: Array, block: Pixels, theta: Array, s2: Array) -> Refined:
+    """Local optimum of the profile of every pixel, from (theta, s2), shape (pixel, term) and (pixel,).
+
+    The moments, shape (star, moment), are those in float64.
+    """
+    return jax.vmap(partial(_refine, training, moments))(block, theta, s2)
 
 
-def _refine(training: Training, pixel: Pixels, theta: Array, s2: Array) -> Refined:
+def _refine(training: Training, moments: Array, pixel: Pixels, theta: Array, s2: Array) -> Refined:
     known, flux = known_flux(pixel)
     n_stars = jnp.sum(known)
     centre = n_stars / jnp.sum(pixel.ivar)
@@ -75,7 +78,7 @@ def _refine(training: Training, pixel: Pixels, theta: Array, s2: Array) -> Refin
     def step(state: Refined) -> Refined:
         s2 = state.next_s2
         w = weights(pixel.ivar, s2)
-        gram = gram_matrix(training, w @ training.moments)
+        gram = gram_matrix(training, w @ moments)
         tolerance = LASSO_TOLERANCE * jnp.sqrt(n_stars)
         right = (w * flux) @ training.design
         theta = gram_lasso(gram, right, lam, *bounds, state.theta, tolerance=tolerance).theta

@@ -291,18 +291,21 @@ def scan(training: Training, block: Pixels, sums: Interpolated, grid: Grid, thet
 
 
 @jax.jit
-def exact_scan(training: Training, block: Pixels, theta: Array) -> Minima:
-    """As `scan`, with a pass over the data for every s2 of the grid: slow, for noise that defies interpolation."""
+def exact_scan(training: Training, moments: Array, block: Pixels, theta: Array) -> Minima:
+    """As `scan`, with a pass over the data for every s2 of the grid: slow, for noise that defies interpolation.
+
+    The moments, shape (star, moment), are those in float64.
+    """
     flux = known_flux(block)[1]
 
-    def sums(s2: Array) -> tuple[Array, ...]:
+    def sums_at(s2: Array) -> tuple[Array, ...]:
         w = weights(block.ivar, s2[:, None])
         weighted = w * flux
-        moments, right = (w @ training.moments).T, (weighted @ training.design).T
-        return moments, right, jnp.sum(weighted * flux, axis=1), jnp.sum(jnp.log1p(block.ivar * s2[:, None]), axis=1)
+        sums = (w @ moments).T, (weighted @ training.design).T
+        return *sums, jnp.sum(weighted * flux, axis=1), jnp.sum(jnp.log1p(block.ivar * s2[:, None]), axis=1)
 
     s2, smallest = _places(block, jnp.sum(block.ivar > 0, axis=1) / jnp.sum(block.ivar, axis=1), EXACT_GRID)
-    profile, thetas = _along(training, block, jnp.zeros_like(theta.T), s2, sums, theta, sweeps=EXACT_SWEEPS)
+    profile, thetas = _along(training, block, jnp.zeros_like(theta.T), s2, sums_at, theta, sweeps=EXACT_SWEEPS)
     return _minima(profile, thetas, s2, smallest, keep=EXACT_MINIMA)
 
 

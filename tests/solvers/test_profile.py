@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize_scalar
 
 from bayes_cannon.core.status import PixelStatus
-from bayes_cannon.solvers import joint, profile
+from bayes_cannon.solvers import block, joint, profile
 from bayes_cannon.solvers.certificate import certify
 from bayes_cannon.solvers.joint import TOLERANCES
 from bayes_cannon.solvers.problem import PixelProblem
@@ -251,8 +251,8 @@ def test_real_pixels(training, shared, brute_force, regularization):
 
 def blocks_of_eight(monkeypatch):
     """From here on, and of each the two slowest pixels come last."""
-    monkeypatch.setattr(profile, "BLOCK_NUMBERS", 1)
-    monkeypatch.setattr(profile, "SMALLEST_BLOCK", 8)
+    monkeypatch.setattr(block, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(block, "SMALLEST_BLOCK", 8)
     monkeypatch.setattr(profile, "LEFT", 4)
 
 

@@ -23,13 +23,15 @@ N_STARS, N_PIXELS, SCATTER = 320, 8, 0.01
 QUADRATIC = PolynomialVectorizer(("TEFF", "LOGG", "FE_H"), 2)
 
 
+BASIS = MomentBasis.from_terms(QUADRATIC.exponents)
+X = np.random.default_rng(0).uniform(-1, 1, (N_STARS, 3))
+MOMENTS = np.prod(X[:, None] ** BASIS.exponents, axis=2)
+
+
 @pytest.fixture
 def terms():
     """Terms and moments of the stars."""
-    basis = MomentBasis.from_terms(QUADRATIC.exponents)
-    x = np.random.default_rng(0).uniform(-1, 1, (N_STARS, 3))
-    moments = np.prod(x[:, None] ** basis.exponents, axis=2)
-    return Training(QUADRATIC(x).T, moments, moments.astype(np.float32), basis.pairs)
+    return Training(QUADRATIC(X).T, MOMENTS.astype(np.float32), BASIS.pairs)
 
 
 def block_with_noise(terms, ratio):
@@ -51,8 +53,8 @@ def test_interpolated_sums_against_the_data(terms, ratio, accuracy):
         for s2 in np.append(np.geomspace(1e-8, 1, 25), 0.0):
             here = np.full(N_PIXELS, s2)
             w = block.ivar / (1 + block.ivar * s2)
-            scale = np.sqrt(w.sum(axis=1) * (w @ terms.moments**2).T)
-            error = np.abs(sums.at(here)[0] - (w @ terms.moments).T) / scale
+            scale = np.sqrt(w.sum(axis=1) * (w @ MOMENTS**2).T)
+            error = np.abs(sums.at(here)[0] - (w @ MOMENTS).T) / scale
             assert error.max() < accuracy
             # No star's weight is further off than the bound says, so that no mean of them is; float32 apart.
             assert (error[0] < sums.bound(here) + 3e-6).all()
@@ -102,7 +104,7 @@ def test_gap_is_a_bound_on_that_with_the_exact_matrix(terms):
         minima = scan(terms, block, sums, sums_on_grid(block, sums), np.zeros((N_PIXELS, QUADRATIC.n_terms)))
         anywhere = Tolerances(np.inf, np.inf, np.inf)
         point = joint_newton(terms, block, sums, minima.theta[:, 0], minima.s2[:, 0], anywhere, 0, 0)
-        gap, pivot = map(np.asarray, certified(terms, block, point))
+        gap, pivot = map(np.asarray, certified(terms, MOMENTS, block, point))
         point = Point(*map(np.asarray, point))
     assert (point.steps == 1).all()
     assert (gap > 1e-12).all()
