@@ -96,6 +96,8 @@ class Point(NamedTuple):
         in `solvers.problem.PixelSolution`.
     chi_squared, score
         ``sum w r^2``, and ``sum w r v`` of each term.
+    mismatch
+        How far the interpolated chi^2 is from that at the last point; zero while the search runs.
     pivot
         Smallest squared pivot of the interpolated Gram matrix of the active terms; zero where the gap of a pixel
         without penalty wants the exact matrix.
@@ -113,6 +115,7 @@ class Point(NamedTuple):
     gradient: Array
     chi_squared: Array
     score: Array
+    mismatch: Array
     pivot: Array
     steps: Array
     done: Array
@@ -223,7 +226,8 @@ def joint_newton(
         after = Point(
             s2=s2, theta=theta, next_s2=new_s2, next_theta=new_theta,
             objective=found.chi_squared + 2 * jnp.sum(block.lam * jnp.abs(theta), axis=1), gap=gap,
-            gradient=found.slope / found.weight, chi_squared=found.chi_squared, score=found.gradient, pivot=pivot,
+            gradient=found.slope / found.weight, chi_squared=found.chi_squared, score=found.gradient,
+            mismatch=point.mismatch, pivot=pivot,
             steps=point.steps + exact,
             done=stationary & ((gap <= tolerances.gap) | (first <= tolerance)),
         )  # fmt: skip
@@ -233,15 +237,20 @@ def joint_newton(
     infinite, n = jnp.full_like(s2, jnp.inf), len(s2)
     none = jnp.zeros(n, int)
     first = Point(
-        s2, theta, s2, theta, infinite, infinite, infinite, infinite, theta, infinite, none, jnp.zeros(n, bool)
+        s2, theta, s2, theta, infinite, infinite, infinite, infinite, theta, 0 * s2, infinite, none, jnp.zeros(n, bool)
     )
     _, last = jax.lax.while_loop(
         lambda at: jnp.sum(~at[1].done & (at[1].steps < MAX_STEPS)) > leave, step, (jnp.asarray(0), first)
     )
     trusted = free & (sums.bound(last.s2) < TRUSTED_ERROR) & (last.pivot > TRUSTED_PIVOT)
+    moments, right, square = sums.at(last.s2)
+    beyond = last.theta.T - sums.reference
+    fitted = symmetric_product(jax.lax.optimization_barrier(moments[training.pairs]), beyond)
+    interpolated_chi_squared = square - jnp.sum((2 * right - fitted) * beyond, axis=0)
     return last._replace(
-        objective=last.objective + _log_variances(block.ivar, last.s2), pivot=jnp.where(trusted, last.pivot, 0.0)
-    )
+        objective=last.objective + _log_variances(block.ivar, last.s2), pivot=jnp.where(trusted, last.pivot, 0.0),
+        mismatch=jnp.abs(interpolated_chi_squared - last.chi_squared),
+    )  # fmt: skip
 
 
 def _log_variances(ivar: Array, s2: Array) -> Array:

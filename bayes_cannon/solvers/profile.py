@@ -13,8 +13,8 @@ the data against the penalty, which removes terms, which leaves larger residuals
 2. `solvers.joint` goes from the lowest to the optimum of (theta, s^2), with exact gradients, in a few passes, of which
    the slowest pixels of all blocks come last, together;
 3. where the scan cannot tell which of two minima is the lower the second step is taken from both; where the noise
-   varies too much between stars to interpolate, or that step did not converge, `solvers.refine` does the same with
-   exact Gram matrices and a bracket;
+   varies too much between stars to interpolate, as the chi^2 of the optimum shows, or that step did not converge,
+   `solvers.refine` does the same with exact Gram matrices and a bracket, from all minima of an exact scan;
 4. a bound on the duality gap of theta, and p', are computed at the very point that is returned.
 
 The work is matrix products of the weights of a block of pixels with the moments of the training set (`core.moments`).
@@ -59,6 +59,7 @@ from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.refine import refine
 from bayes_cannon.solvers.scan import (
     GRID,
+    MARGIN,
     NODES,
     PATH_NODES,
     Grid,
@@ -310,7 +311,8 @@ class _Work:
         ahead = Start(pixels, points, *(np.asarray(array)[:n] for array in (end.next_theta, end.next_s2, end.steps)))
         rivals = Start(pixels, points, theta[:n, 1], s2[:n, 1], none)
         lost = (fit.steps == MAX_STEPS) | ~np.isfinite(ahead.s2) | ~np.isfinite(ahead.theta).all(axis=1)
-        hard = (lost & ~fit.done) | (np.asarray(search.sums.error)[:n] > INTERPOLATION_ERROR)
+        misled = np.asarray(end.mismatch)[:n] > MARGIN * np.asarray(search.sums.n_stars)[:n]
+        hard = (lost & ~fit.done) | misled | (np.asarray(search.sums.error)[:n] > INTERPOLATION_ERROR)
         second = np.isfinite(objective[:n, 1]) & ~hard
         return Unsettled(fit, rivals.where(second), ahead.where(~fit.done & ~hard), rivals.where(hard))
 
@@ -347,11 +349,9 @@ class _Work:
 
     def _block(self, start: Start) -> tuple[Pixels, np.ndarray]:
         """The data, each pixel with the penalty at its point of the path, and the index of what the block holds."""
-        block, index = (
-            pixel_block(self.problem, start.pixels, self.size),
-            np.resize(np.arange(len(start.pixels)), self.size),
-        )
-        return block._replace(regularization=self.strengths[start.points, start.pixels][index]), index
+        block, index = pixel_block(self.problem, start.pixels, self.size), np.arange(len(start.pixels))
+        index, penalty = np.resize(index, self.size), self.strengths[start.points, start.pixels]
+        return block._replace(regularization=penalty[index]), index
 
     def _again(self, task: tuple[int, Start]) -> tuple[int, Start, Fit]:
         """Local optimum from second minima, kind 0, or from where a slow search was, and what it started from."""

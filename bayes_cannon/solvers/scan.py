@@ -48,7 +48,8 @@ SWEEPS, FIRST_SWEEPS = 4, 32
 EXACT_GRID, EXACT_SWEEPS, EXACT_MINIMA = 64, 12, 4
 """The same for pixels whose noise spans decades, and how many of their minima are kept, whatever their height."""
 MARGIN = 0.02
-"""A second minimum counts when it lies within this, times the number of stars, of the lowest."""
+"""A second minimum counts when it lies within this, times the number of stars, of the lowest; and a chi^2 that is not
+what it was interpolated to be by more means that the scan may have been misled."""
 REFERENCE_RIDGE = 1e-5
 """Of the reference fit, relative: above the rounding of a Gram matrix in float32."""
 

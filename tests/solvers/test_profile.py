@@ -90,7 +90,7 @@ def test_few_stars(training, brute_force, regularization):
     check_certificate(problem, solution)
 
 
-def two_groups(training):
+def two_groups(training, quiet=0.002, noisy=0.2):
     """Pixels with two minima of the profile over s2 near the Lambda where the one ceases and the other begins to win.
 
     Thirty stars without noise to speak of ask for all terms and no scatter; Lambda, and 170 noisy stars that the labels
@@ -98,7 +98,7 @@ def two_groups(training):
     """
     rng = np.random.default_rng(4)
     problem = training.problem()
-    sigma = np.where(np.arange(200) < 30, 0.002, 0.2)[:, None] * np.ones((200, 60))
+    sigma = np.where(np.arange(200) < 30, quiet, noisy)[:, None] * np.ones((200, 60))
     theta = np.where(np.arange(10) == 0, 1.0, 0.0) + np.where(np.arange(10) == 1, 0.05, 0.0)
     flux = (problem.design @ theta)[:, None] + sigma * rng.normal(size=sigma.shape)
     return replace(problem, flux=flux, ivar=1 / sigma**2, regularization=np.geomspace(1e2, 1e6, 60))
@@ -283,6 +283,27 @@ def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas):
         assert (solution.status == other.status).all()
         _, gap, _ = certify(replace(problem, regularization=strength), solution.theta, solution.s2)
         assert max(gap.max(), solution.duality_gap.max()) < 1.01 * joint.PATH_TOLERANCES.penalized
+
+
+@pytest.mark.parametrize(("noise", "look"), [((0.002, 0.2), "scan"), ((0.006, 0.06), (0, joint.INTERPOLATED_STEPS))])
+def test_pixels_of_several_strengths_share_a_block_in_their_second_looks(training, monkeypatch, noise, look):
+    """Those with two minima, or noise that defies interpolation, end where a training at each strength ends."""
+    problem = two_groups(training, *noise)
+    strengths = [factor * problem.regularization for factor in (0.5, 1.0, 2.0)]
+    expected = [solve(replace(problem, regularization=strength), training.x) for strength in strengths]
+    blocks_of_eight(monkeypatch)
+    calls, pixels = [], []
+    newton, exact, blocked = joint.joint_newton, profile.exact_scan, profile.pixel_block
+    monkeypatch.setattr(profile, "joint_newton", lambda *args: calls.append(args[-2:]) or newton(*args))
+    monkeypatch.setattr(profile, "exact_scan", lambda *args: calls.append("scan") or exact(*args))
+    monkeypatch.setattr(profile, "pixel_block", lambda *args: pixels.append(args[1]) or blocked(*args))
+    solutions = profile.solve_path(problem, strengths, exponents=QUADRATIC.exponents, x=training.x)
+    assert look in calls
+    assert any(len(np.unique(some)) < len(some) for some in pixels)
+    for solution, other in zip(solutions, expected, strict=True):
+        assert_allclose(solution.objective, other.objective, rtol=1e-8)
+        assert_allclose(solution.theta, other.theta, atol=1e-5)
+        assert (solution.status == other.status).all()
 
 
 def test_certificate_and_steps_of_pixels_that_come_last(training, monkeypatch):
