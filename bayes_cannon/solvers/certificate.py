@@ -34,7 +34,6 @@ def relative_gap(
     *,
     projected: PerTermMask | None = None,
     delta: PerTerm | None = None,
-    first: PerTerm | None = None,
     errors: tuple[Scalar, Scalar] = (0.0, 0.0),
 ) -> Array:
     """Duality gap of theta at fixed s2, relative to ``sum w r^2 + Lambda |theta|_1``.
@@ -55,12 +54,10 @@ def relative_gap(
         The columns to project on and the residual's coefficients there, shape (term,), where they are known already.
         By default all active terms are tried, which is best near the optimum, and the unpenalized ones alone; the
         smaller gap counts.
-    first
-        First row and column of the Gram matrix, shape (term,), where those of ``gram`` are not exact.
     errors
-        The largest relative error of the weights that ``gram`` is made with, and the largest of its rounding in units
-        of ``sqrt(G_dd G_ee)``; together less than 1. The gap is then the largest that such errors would leave, with
-        ``first`` and what ``projected`` says for exact.
+        The largest relative error epsilon of the weights that ``gram`` is made with, and the largest of its rounding in
+        units of ``sqrt(G_dd G_ee)``; small against 1. The gap is then the largest that such errors would leave. With a
+        rounding the constant alone may be unpenalized and without a bound.
 
     Returns
     -------
@@ -75,40 +72,41 @@ def relative_gap(
         choices = active, active & (lam == 0)
         deltas = (solve_masked(gram, gradient - wanted, columns) for columns in choices)
         point = (gram, gradient, chi_squared, theta, lam, lower, upper)
-        gaps = [relative_gap(*point, projected=p, delta=d, first=first) for p, d in zip(choices, deltas, strict=True)]
+        gaps = [relative_gap(*point, projected=p, delta=d) for p, d in zip(choices, deltas, strict=True)]
         return jnp.minimum(*gaps)
 
-    given = (jnp.arange(len(delta)) == 0) & (first is not None)
-    rest, length = jnp.where(given, 0.0, delta), jnp.sqrt(jnp.abs(jnp.diagonal(gram)))
-    fitted = gram @ rest
-    square = jnp.dot(rest, fitted)
-    if first is not None:
-        fitted = jnp.where(given, jnp.dot(first, delta), fitted + first * delta[0])
+    fitted, by_weights, rounding = gram @ delta, *errors
     z = jnp.where(projected, wanted, gradient - fitted)
 
-    # By Cauchy and Schwarz, |(dG rest)_d| <= |A_d| (error of the weights |A rest| + rounding sum_e |A_e| |rest_e|).
-    by_weights, rounding = errors
-    reach = jnp.dot(length, jnp.abs(rest))
-    norm = jnp.sqrt(jnp.maximum(square, 0.0) + rounding * reach**2)
-    error = (by_weights * norm + rounding * reach) / (1 - by_weights - rounding)
-    radius = jnp.where(projected | given, 0.0, error * length)
+    # What rounding may change of z, as |G_de| <= |A_d| |A_e|, and what of the constant's column undoes that of z_0.
+    length = jnp.sqrt(jnp.abs(jnp.diagonal(gram)))
+    reach = jnp.dot(length, jnp.abs(delta))
+    radius = jnp.where(projected, 0.0, (1 + jnp.sqrt((1 + by_weights) / (1 - by_weights))) * rounding * reach * length)
 
     # A conjugate with an open side is finite only up to lam on that side.
     over = jnp.where(jnp.isinf(upper), z, 0.0), jnp.where(jnp.isinf(lower), -z, 0.0)
     excess = jnp.where((lower == upper) | projected, 0.0, jnp.maximum(*over) + radius)
     shrink = jnp.min(jnp.where(excess > lam, lam / jnp.where(excess > 0, excess, 1.0), 1.0))
 
-    # |r - u|^2 for u = shrink (r - A delta)
-    along, size = jnp.dot(gradient, delta), jnp.dot(delta, fitted) + error * reach
-    distance = (1 - shrink) ** 2 * chi_squared + 2 * (1 - shrink) * shrink * along + shrink**2 * size
+    # |r - u|^2 for u = shrink (r - (1 + e) A delta), with the error e of each weight.
+    size = jnp.maximum(jnp.dot(delta, fitted), 0.0) + rounding * reach**2
+    along = jnp.dot(gradient, delta) + by_weights * jnp.sqrt(chi_squared * size / (1 - by_weights))
+    distance = (1 - shrink) ** 2 * chi_squared + 2 * (1 - shrink) * shrink * along
+    distance += shrink**2 * (1 + by_weights) * size
+    distance = (jnp.sqrt(jnp.maximum(distance, 0.0)) + 2 * rounding * reach) ** 2
     penalty = lam * jnp.abs(theta)
     # Convex in z, hence largest at an end of where z can be.
     ends = (shrink * (z - radius), shrink * (z + radius))
     fenchel = jnp.maximum(*(penalty + _conjugate(z, lam, lower, upper) - z * theta for z in ends))
     gap = 0.5 * distance + jnp.sum(jnp.maximum(jnp.where(projected & (lam == 0), 0.0, fenchel), 0.0))
+    return 2 * gap / gap_scale(gram, gradient, chi_squared, theta, lam)
+
+
+def gap_scale(gram: TermTerm, gradient: PerTerm, chi_squared: Scalar, theta: PerTerm, lam: PerTerm) -> Array:
+    """What a gap is relative to, as `relative_gap` has it."""
     flux_squared = chi_squared + 2 * jnp.dot(theta, gradient) + jnp.dot(theta, gram @ theta)
-    scale = jnp.maximum(chi_squared + 2 * jnp.sum(penalty), 1e-12 * jnp.abs(flux_squared))
-    return 2 * gap / jnp.maximum(scale, jnp.finfo(theta.dtype).tiny)
+    scale = jnp.maximum(chi_squared + 2 * jnp.sum(lam * jnp.abs(theta)), 1e-12 * jnp.abs(flux_squared))
+    return jnp.maximum(scale, jnp.finfo(theta.dtype).tiny)
 
 
 def active_terms(theta: PixelsTerm, lam: PixelsTerm, lower: PixelsTerm, upper: PixelsTerm) -> Array:

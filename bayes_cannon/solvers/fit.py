@@ -16,9 +16,12 @@ DEPENDENT_PIVOT = 1e-11
 
 
 class Fit(NamedTuple):
-    """What a block returns of its pixels, as NumPy arrays; `pivot` is infinite where terms are penalized."""
+    """What a block returns of its problems, as NumPy arrays; `pivot` is infinite where terms are penalized.
 
-    pixels: np.ndarray
+    A problem is a pixel at a point of the path: number ``point * n_pixels + pixel``.
+    """
+
+    problems: np.ndarray
     theta: np.ndarray
     s2: np.ndarray
     objective: np.ndarray
@@ -29,21 +32,20 @@ class Fit(NamedTuple):
     done: np.ndarray
 
     def where(self, some: np.ndarray) -> "Fit":
-        """Of some pixels, by mask or index."""
+        """Of some problems, by mask or index."""
         return Fit(*(array[some] for array in self))
 
 
 class Start(NamedTuple):
-    """Pixels, the points of the path that they are at, a place to start from, and the steps that led there."""
+    """Problems, a place to start from, and the steps that led there."""
 
-    pixels: np.ndarray
-    points: np.ndarray
+    problems: np.ndarray
     theta: np.ndarray
     s2: np.ndarray
     steps: np.ndarray
 
     def where(self, some: np.ndarray) -> "Start":
-        """Those of some pixels, by mask or index."""
+        """Those of some problems, by mask or index."""
         return Start(*(array[some] for array in self))
 
     @classmethod
@@ -53,7 +55,7 @@ class Start(NamedTuple):
 
 
 class Unsettled(NamedTuple):
-    """What a block returns of its pixels.
+    """What a block returns of its problems.
 
     Attributes
     ----------
@@ -73,23 +75,18 @@ class Unsettled(NamedTuple):
     late: Start
     hard: Start
 
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is left to be done."""
-        return not (len(self.rivals.pixels) or len(self.late.pixels) or len(self.hard.pixels))
 
-
-def fit_of(pixels: np.ndarray, end: Point | Refined, pivot: Array) -> Fit:
-    """Results on the host, without those of the padding."""
+def fit_of(problems: np.ndarray, end: Point | Refined, pivot: Array) -> Fit:
+    """Results on the host; the arrays may be longer than there are problems."""
     arrays = (end.theta, end.s2, end.objective, end.gap, end.gradient, pivot, end.steps, end.done)
-    return Fit(pixels, *(np.asarray(array)[: len(pixels)] for array in arrays))
+    return Fit(problems, *(np.asarray(array)[: len(problems)] for array in arrays))
 
 
 def keep(solution: PixelSolution, fit: Fit) -> None:
     """Write those results that are lower than what is there, or as low and converged where that is not."""
-    some = solution.status[fit.pixels] != PixelStatus.TOO_FEW_STARS
+    some = solution.status[fit.problems] != PixelStatus.TOO_FEW_STARS
     fit = fit.where(some)
-    index, there = fit.pixels, solution.objective[fit.pixels]
+    index, there = fit.problems, solution.objective[fit.problems]
     unfinished = solution.status[index] == PixelStatus.MAX_ITERATIONS
     better = ~(there <= fit.objective) | (unfinished & fit.done & (fit.objective <= there + 1e-9 * np.abs(there)))
     status = np.where(fit.s2 == 0, PixelStatus.ZERO_SCATTER, PixelStatus.CONVERGED)

@@ -24,6 +24,7 @@ gives is a bound. Where the share is large, a matrix nearly singular or a term b
 """
 
 from functools import partial
+from operator import add, mul
 from typing import NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ from bayes_cannon.core.typing import Array, Scalar
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
 from bayes_cannon.solvers.certificate import (
     active_terms,
+    gap_scale,
     relative_gap,
     smallest_pivot,
     solution_and_pivot,
@@ -41,7 +43,7 @@ from bayes_cannon.solvers.certificate import (
 )
 from bayes_cannon.solvers.halley import halley_s2
 from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, newton_move, symmetric_product
-from bayes_cannon.solvers.scan import Interpolated
+from bayes_cannon.solvers.scan import Interpolated, folded
 
 
 class Tolerances(NamedTuple):
@@ -49,35 +51,40 @@ class Tolerances(NamedTuple):
 
     Attributes
     ----------
-    gap
-        On the relative duality gap, the square of the error of theta.
-    penalized
-        Where terms are penalized, on the gap that projecting on the constant alone gives, which is as large as the
-        error of theta itself, and suffices, too.
+    free
+        On the relative duality gap where nothing is penalized.
+    excess, gap
+        Where terms are penalized, on what theta at this s^2 is still expected to gain, in the units of the gap, and on
+        the gap, which bounds it whatever the interpolation and rounding may hide.
     gradient
         On the derivative by s^2 over the sum of the weights.
 
     """
 
+    free: Scalar
+    excess: Scalar
     gap: Scalar
-    penalized: Scalar
     gradient: Scalar
 
 
-TOLERANCES = Tolerances(1e-13, 1e-10, 1e-8)
-PATH_TOLERANCES = Tolerances(5e-9, 5e-9, 3e-5)
-"""For a path, where every step counts. Most of the gap is what the interpolation might be wrong by: with seven nodes
-the excess itself is some 1e-12. Theta and s^2 are right to a hundredth of their errors for up to 100,000 stars."""
+TOLERANCES = Tolerances(1e-13, 1e-16, 1e-10, 1e-8)
+PATH_TOLERANCES = Tolerances(4e-10, 2e-10, 5e-9, 3e-5)
+"""For a path, where every step counts. Theta and s^2 are right to a hundredth of their errors for up to 100,000
+stars."""
 MANY_TERMS = 64
 """From so many terms on a step looks for the active set three times, as more passes over the data would cost more."""
-INTERPOLATED_STEPS = 2
-"""Steps on the interpolated problem, which cost no pass, before the first exact one."""
+INTERPOLATED_STEPS = 3
+"""Steps on the interpolated problem, which cost no pass, before the first exact one: one at least, so many at most."""
+SETTLED_SCATTER, SETTLED_THETA = 2e-3, 1e-4
+"""No more of them where the last moved ln(c + s^2) and chi^2, relative, by less than this."""
 TRUST, TRUSTED_ERROR, TRUSTED_PIVOT = 2.0, 0.1, 1e-2
 """Without penalties and bounds the gap with the exact Gram matrix is at most this factor times that with the
 interpolated one, if no interpolated weight is off by more than this share, and no squared pivot of the scaled matrix,
 whose sums are right to 1e-6 in float32, is smaller than this."""
 ROUNDING = 2e-6
 """Of a sum in float32, relative to what it would be of absolute values: three times the largest that was seen."""
+LONG = 0.05
+"""Of a step in ln(c + s^2): far from the optimum, where a change of sign may mean that the search goes to and fro."""
 MAX_STEPS = 16
 """Steps at most; what has not converged by then goes to `solvers.refine`."""
 
@@ -97,7 +104,7 @@ class Point(NamedTuple):
     chi_squared, score
         ``sum w r^2``, and ``sum w r v`` of each term.
     mismatch
-        How far the interpolated chi^2 is from that at the last point; zero while the search runs.
+        How far the interpolated chi^2 is from that.
     pivot
         Smallest squared pivot of the interpolated Gram matrix of the active terms; zero where the gap of a pixel
         without penalty wants the exact matrix.
@@ -122,14 +129,12 @@ class Point(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """Sums over the stars at one point (theta, s2), all exact.
+    """Sums over the stars at one point (theta, s2).
 
     Attributes
     ----------
     chi_squared, weight
         ``sum w r^2`` and ``sum w``.
-    terms
-        ``sum w v``, the first column of the Gram matrix, shape (term,).
     gradient, cross
         ``sum w r v`` and ``sum w^2 r v``, shape (term,).
     slope, bend
@@ -139,7 +144,6 @@ class Residuals(NamedTuple):
 
     chi_squared: Array
     weight: Array
-    terms: Array
     gradient: Array
     cross: Array
     slope: Array
@@ -154,15 +158,15 @@ def residual_sums(training: Training, pixel: Pixels, theta: Array, s2: Array) ->
     # Finished once, because each sum that reads them would compute them anew.
     w, residual, wr = jax.lax.optimization_barrier((w, residual, w * residual))
     wwr = jax.lax.optimization_barrier(w * wr)
-    weight, square = jnp.sum(w), jnp.dot(wr, wr)
+    eighths = tuple(folded(add, terms) for terms in (wr * residual, w, wr * wr, wwr * wr, w * w))
+    chi_squared, weight, square, cube, of_weights = map(jnp.sum, jax.lax.optimization_barrier(eighths))
     return Residuals(
-        chi_squared=jnp.dot(wr, residual),
+        chi_squared=chi_squared,
         weight=weight,
-        terms=w @ training.design,
         gradient=wr @ training.design,
         cross=wwr @ training.design,
         slope=weight - square,
-        bend=2 * jnp.dot(wwr, wr) - jnp.dot(w, w),
+        bend=2 * cube - of_weights,
     )
 
 
@@ -177,7 +181,6 @@ def interpolated_sums(training: Training, sums: Interpolated, theta: Array, s2: 
     return Residuals(
         chi_squared=chi_squared[0],
         weight=weight[0],
-        terms=moments[training.pairs[0], 0].T.astype(theta.dtype),
         gradient=gradient[:, 0].T,
         cross=-(gradient[:, 1] / total).T,
         slope=chi_squared[1] / total + weight[0],
@@ -199,10 +202,9 @@ def joint_newton(
     """Joint optima of a block from (theta, s2), shape (pixel, term) and (pixel,).
 
     A step takes as long for one pixel as for all: so many as ``leave`` says may be left unfinished, not `Point.done`.
-    The first steps, so many as ``interpolated`` says, are on the interpolated problem and cost no pass.
+    The first steps, ``interpolated`` at most, are on the interpolated problem and cost no pass.
     """
     penalized = block.regularization > 0
-    tolerance = jnp.where(penalized, tolerances.penalized, tolerances.gap)
     # Without penalties and bounds there is no active set to look for, and Newton's step is all.
     free = jnp.all((jnp.isneginf(block.lower) & jnp.isposinf(block.upper)) | (block.lower == block.upper), axis=1)
     sweeps = jnp.where(jnp.all(free & ~penalized), 0, SWEEPS)
@@ -212,27 +214,32 @@ def joint_newton(
         return jax.vmap(partial(residual_sums, training))(block, theta, s2)
 
     def step(at: tuple[jax.Array, Point]) -> tuple[jax.Array, Point]:
-        count, point = at
-        s2, theta, exact = point.next_s2, point.next_theta, count >= interpolated
-        moments = sums.at(s2)[0].astype(theta.dtype)
+        left, point = at
+        s2, theta, exact = point.next_s2, point.next_theta, left == 0
+        moments, *others = (array.astype(theta.dtype) for array in sums.at(s2))
         found = jax.lax.cond(exact, exact_sums, partial(interpolated_sums, training, sums), theta, s2)
         # Finished, before many others read them.
         found, gram = jax.lax.optimization_barrier((found, gram_matrix(training, moments.T)))
         turned = None if many else jax.lax.optimization_barrier(moments[training.pairs])
-        new_s2, new_theta, whole, pivot = _newton(gram, turned, found, block, theta, s2, sums, sweeps)
-        known = gram, found, block, theta, whole, sums.bound(s2)
-        gap, first = jax.lax.cond(exact, jax.vmap(_gaps), lambda *_: (jnp.full_like(s2, jnp.inf),) * 2, *known)
+        before = jnp.log((sums.centre + s2) / (sums.centre + point.s2))
+        new_s2, new_theta, whole, pivot, bent = _newton(gram, turned, found, block, theta, s2, sums, sweeps, before)
+        known = gram, found, block, theta, whole, bent, sums.bound(s2), others, sums.reference.T
+        unknown = jnp.full_like(s2, jnp.inf)
+        gap, excess, mismatch = jax.lax.cond(exact, _checks, lambda *_: (unknown, unknown, 0 * s2), *known)
+        small = excess <= tolerances.excess
         stationary = (jnp.abs(found.slope) <= tolerances.gradient * found.weight) | ((s2 == 0) & (found.slope >= 0))
         after = Point(
             s2=s2, theta=theta, next_s2=new_s2, next_theta=new_theta,
             objective=found.chi_squared + 2 * jnp.sum(block.lam * jnp.abs(theta), axis=1), gap=gap,
             gradient=found.slope / found.weight, chi_squared=found.chi_squared, score=found.gradient,
-            mismatch=point.mismatch, pivot=pivot,
+            mismatch=mismatch, pivot=pivot,
             steps=point.steps + exact,
-            done=stationary & ((gap <= tolerances.gap) | (first <= tolerance)),
+            done=stationary & jnp.where(penalized, (gap <= tolerances.gap) & small, gap <= tolerances.free),
         )  # fmt: skip
         kept = (jnp.where(_along(point.done, new), old, new) for old, new in zip(point, after, strict=True))
-        return count + 1, Point(*kept)
+        moved = jnp.abs(jnp.log((sums.centre + new_s2) / (sums.centre + s2)))
+        unsettled = (moved > SETTLED_SCATTER) | (bent > SETTLED_THETA * found.chi_squared)
+        return jnp.where(jnp.sum(unsettled) > leave, jnp.maximum(left - 1, 0), 0), Point(*kept)
 
     infinite, n = jnp.full_like(s2, jnp.inf), len(s2)
     none = jnp.zeros(n, int)
@@ -240,26 +247,18 @@ def joint_newton(
         s2, theta, s2, theta, infinite, infinite, infinite, infinite, theta, 0 * s2, infinite, none, jnp.zeros(n, bool)
     )
     _, last = jax.lax.while_loop(
-        lambda at: jnp.sum(~at[1].done & (at[1].steps < MAX_STEPS)) > leave, step, (jnp.asarray(0), first)
+        lambda at: jnp.sum(~at[1].done & (at[1].steps < MAX_STEPS)) > leave, step, (jnp.asarray(interpolated), first)
     )
     trusted = free & (sums.bound(last.s2) < TRUSTED_ERROR) & (last.pivot > TRUSTED_PIVOT)
-    moments, right, square = sums.at(last.s2)
-    beyond = last.theta.T - sums.reference
-    fitted = symmetric_product(jax.lax.optimization_barrier(moments[training.pairs]), beyond)
-    interpolated_chi_squared = square - jnp.sum((2 * right - fitted) * beyond, axis=0)
-    return last._replace(
-        objective=last.objective + _log_variances(block.ivar, last.s2), pivot=jnp.where(trusted, last.pivot, 0.0),
-        mismatch=jnp.abs(interpolated_chi_squared - last.chi_squared),
-    )  # fmt: skip
+    objective = last.objective + _log_ratios(block.ivar, last.s2, sums.centre) - sums.log_ivar
+    return last._replace(objective=objective, pivot=jnp.where(trusted, last.pivot, 0.0))
 
 
-def _log_variances(ivar: Array, s2: Array) -> Array:
-    """``sum_n ln(sigma_n^2 + s2)`` of every pixel; the logarithms are of products of four, in units of their mean."""
-    known, n = ivar > 0, jnp.sum(ivar > 0, axis=1)
-    unit = (n / jnp.sum(ivar, axis=1) + s2)[:, None]
-    ratio = jnp.where(known, (1 + ivar * s2[:, None]) / (jnp.where(known, ivar, 1.0) * unit), 1.0)
-    logarithms = jnp.log(jnp.prod(ratio.reshape(len(s2), 4, -1), axis=1))
-    return jnp.sum(logarithms, axis=1) + n * jnp.log(unit[:, 0])
+def _log_ratios(ivar: Array, s2: Array, centre: Array) -> Array:
+    """``sum_n ln(1 + ivar_n s2)`` of every pixel; the logarithms are of products of eight, in units of their mean."""
+    unit = 1 + s2 / centre
+    products = folded(mul, jnp.asarray((1 + ivar * s2[:, None]) / unit[:, None]))
+    return jnp.sum(jnp.log(products), axis=1) + ivar.shape[1] * jnp.log(unit)
 
 
 def _along(mask: Array, array: Array) -> Array:
@@ -267,30 +266,46 @@ def _along(mask: Array, array: Array) -> Array:
     return mask.reshape(-1, *[1] * (array.ndim - 1))
 
 
-def _gaps(
-    gram: Array, at: Residuals, pixel: Pixels, theta: Array, delta: Array, by_weights: Array
-) -> tuple[Array, Array]:
-    """A bound on the relative duality gap of a pixel, and one of first order in delta where terms are penalized.
+def _checks(
+    gram: Array,
+    at: Residuals,
+    block: Pixels,
+    theta: Array,
+    delta: Array,
+    bent: Array,
+    by_weights: Array,
+    others: list[Array],
+    reference: Array,
+) -> tuple[Array, Array, Array]:
+    """The bound on the gap of every pixel, the gap that is likely, and by how much chi^2 is not what is interpolated.
+
+    To the optimum of a quadratic the objective falls by ``bent``, half of its own slope along the way.
+    """
+    gap = jax.vmap(_gap)(gram, at, block, theta, delta, by_weights)
+    excess = bent / jax.vmap(gap_scale)(gram, at.gradient, at.chi_squared, theta, block.lam)
+    (right, square), beyond = others, theta - reference
+    interpolated = square - jnp.sum((2 * right.T - jnp.einsum("pde,pe->pd", gram, beyond)) * beyond, axis=1)
+    return gap, excess, jnp.abs(interpolated - at.chi_squared)
+
+
+def _gap(gram: Array, at: Residuals, pixel: Pixels, theta: Array, delta: Array, by_weights: Array) -> Array:
+    """A bound on the relative duality gap of a pixel.
 
     ``delta`` solves the normal equations on the active terms; ``by_weights`` is the relative error of the weights.
     """
     lam, penalized = pixel.lam, pixel.regularization > 0
-    # Of penalized pixels the constant alone has a conjugate that wants an exact zero, and its column is exact.
+    # Of penalized pixels the constant alone has a conjugate that wants an exact zero.
     projected = active_terms(theta, lam, pixel.lower, pixel.upper) & (lam == 0)
     constant = jnp.arange(len(theta)) == 0
     errors = jnp.where(penalized, jnp.minimum(by_weights, 0.5), 0.0), jnp.where(penalized, ROUNDING, 0.0)
 
-    def gap(rest: Array) -> Array:
-        wanted = (at.gradient[0] - jnp.dot(at.terms, rest)) / at.terms[0]
-        return relative_gap(
-            gram, at.gradient, at.chi_squared, theta, lam, pixel.lower, pixel.upper, projected=projected,
-            delta=jnp.where(penalized, rest + jnp.where(constant & projected, wanted, 0.0), delta),
-            first=at.terms, errors=errors,
-        )  # fmt: skip
-
-    of_all, of_constant = jax.vmap(gap)(jnp.stack([jnp.where(constant, 0.0, delta), jnp.zeros_like(delta)]))
-    factor = jnp.where(penalized, 1.0, TRUST)
-    return factor * jnp.where(of_all < of_constant, of_all, of_constant), factor * of_constant
+    rest = jnp.where(constant, 0.0, delta)
+    wanted = (at.gradient[0] - jnp.dot(gram[0], rest)) / gram[0, 0]
+    bound = relative_gap(
+        gram, at.gradient, at.chi_squared, theta, lam, pixel.lower, pixel.upper, projected=projected,
+        delta=jnp.where(penalized, rest + jnp.where(constant & projected, wanted, 0.0), delta), errors=errors,
+    )  # fmt: skip
+    return jnp.where(penalized, 1.0, TRUST) * bound
 
 
 def _newton(
@@ -302,13 +317,14 @@ def _newton(
     s2: Array,
     sums: Interpolated,
     sweeps: Array,
-) -> tuple[Array, Array, Array, Array]:
-    """Next s2 and theta, the Newton step from theta at fixed s2, ``G^-1 (g - lam sgn theta)`` on the active terms, and
-    the smallest pivot of G there.
+    before: Array,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Next s2 and theta, the Newton step from theta at fixed s2, ``G^-1 (g - lam sgn theta)`` on the active terms, the
+    smallest pivot of G there, and ``sum w (v . move)^2`` of the move to the optimum at this s2.
 
     ``turned`` is the matrix with its pixels last, where terms are few: sweeps over it take a third of the time.
     Three right-hand sides are solved for: what is left after the sweeps, what a change of s2 adds, and the step itself,
-    which changes in length with the weights.
+    which changes in length with the weights. ``before`` is what the last step added to ln(c + s2).
     """
     lam, bounds, centre = block.lam, (block.lower, block.upper), sums.centre
 
@@ -335,9 +351,13 @@ def _newton(
     solution, pivot = solve(gram, right, active)
     shift, drift, whole = jnp.moveaxis(solution, 2, 0)
 
-    slope = at.slope + 2 * jnp.sum(at.cross * (swept + shift - theta), axis=1)
+    # Of second order in the move, sum w^2 (v . move)^2, with the same w for all stars.
+    move_by_sweeps, squares, cubes = swept - theta, *sums.powers(s2)
+    bent = jnp.sum(move_by_sweeps * (at.gradient - gradient) + shift * (2 * at.gradient - gradient - pull), axis=1)
+    slope = at.slope + 2 * jnp.sum(at.cross * (move_by_sweeps + shift), axis=1)
+    slope -= squares / at.weight * bent
     bend = at.bend - 2 * jnp.sum(at.cross * drift, axis=1)
-    new_s2 = halley_s2(s2, slope, bend, at.bend, *sums.powers(s2), centre)
+    new_s2 = _damped(halley_s2(s2, slope, bend, at.bend, squares, cubes, centre), s2, centre, before)
 
     # All weights change by about this factor, exactly for equal noise; the new objective is divided by it.
     change, more = ((centre + s2) / (centre + new_s2))[:, None], (new_s2 - s2)[:, None]
@@ -346,7 +366,14 @@ def _newton(
     new_theta: Array = move(gram, ahead - product(swept - theta), swept, step, active, lam, *bounds)
     if turned is None:
         new_theta, _ = swept_from(new_theta, ahead - product(new_theta - theta), lam)
-    return new_s2, new_theta, whole, pivot
+    return new_s2, new_theta, whole, pivot, bent
+
+
+def _damped(new_s2: Array, s2: Array, centre: Array, before: Array) -> Array:
+    """The new s2, but of a long way back at most half of what the last step came: else some go to and fro for ever."""
+    ahead = jnp.log((centre + new_s2) / (centre + s2))
+    too_far = (ahead * before < 0) & (2 * jnp.abs(ahead) > jnp.abs(before)) & (jnp.abs(ahead) > LONG)
+    return jnp.where(too_far, jnp.maximum((centre + s2) * jnp.exp(-0.5 * before) - centre, 0.0), new_s2)
 
 
 @jax.jit

@@ -77,13 +77,17 @@ class PixelProblem:
         """The problem with some of the stars."""
         return replace(self, design=self.design[stars], flux=self.flux[stars], ivar=self.ivar[stars])
 
-    def unsolvable(self) -> np.ndarray:
-        """Status of pixels that have no solution, and ``CONVERGED`` for the others, shape (pixel,)."""
+    def unsolvable(self, regularization: np.ndarray | None = None) -> np.ndarray:
+        """Status of pixels that have no solution, and ``CONVERGED`` for the others, shape (pixel,).
+
+        For other strengths than its own, of shape (..., pixel), it has that shape.
+        """
+        regularization = self.regularization if regularization is None else regularization
         n_stars = (self.ivar > 0).sum(axis=0)
         n_free = self.free.sum(axis=1)
-        status = np.full(self.n_pixels, PixelStatus.CONVERGED, dtype=int)
-        status[(n_stars < n_free) & (self.regularization == 0)] = PixelStatus.TOO_FEW_STARS
-        status[n_stars == 0] = PixelStatus.NO_INFORMATION
+        status = np.full(regularization.shape, PixelStatus.CONVERGED, dtype=int)
+        status[(n_stars < n_free) & (regularization == 0)] = PixelStatus.TOO_FEW_STARS
+        status[..., n_stars == 0] = PixelStatus.NO_INFORMATION
         return status
 
 
@@ -137,6 +141,10 @@ class PixelSolution:
             status=np.full(n_pixels, PixelStatus.NO_INFORMATION, dtype=int),
             messages=np.full(n_pixels, "", dtype=object),
         )
+
+    def part(self, pixels: slice) -> "PixelSolution":
+        """The solution of some pixels, which shares its arrays with this one."""
+        return PixelSolution(*(getattr(self, field.name)[pixels] for field in fields(self)))
 
     def place(self, pixels: np.ndarray, other: "PixelSolution") -> None:
         """Write the solution of some pixels into this one, in place."""

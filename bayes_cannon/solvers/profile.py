@@ -23,9 +23,9 @@ Blocks are independent; each core works on one or two.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from operator import itemgetter
 from threading import Lock
 
 import jax
@@ -46,36 +46,25 @@ from bayes_cannon.solvers.block import (
     pixel_block,
 )
 from bayes_cannon.solvers.fit import Fit, Start, Unsettled, fit_of, keep
-from bayes_cannon.solvers.joint import (
-    INTERPOLATED_STEPS,
-    MAX_STEPS,
-    PATH_TOLERANCES,
-    TOLERANCES,
-    Point,
-    certified,
-    joint_newton,
-)
+from bayes_cannon.solvers.joint import INTERPOLATED_STEPS, PATH_TOLERANCES, TOLERANCES, Point, certified
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.solvers.refine import refine
 from bayes_cannon.solvers.scan import (
     GRID,
-    MARGIN,
     NODES,
     PATH_NODES,
     Grid,
     Interpolated,
     exact_scan,
-    scan,
     sums_at_nodes,
     sums_on_grid,
 )
+from bayes_cannon.solvers.search import Begin, search
 
 LEFT = 16
 """One pixel in so many may be slow, and is searched for last with those of other blocks."""
 ARRAYS_OF_STARS, ARRAYS_OF_TERMS = 10, 8
 """Arrays (pixel, star) and (pixel, term, term) that the compiled programs hold at once, counted generously."""
-INTERPOLATION_ERROR = 0.02
-"""Relative error of the interpolated weights above which a pixel is scanned with exact ones."""
 _COMPILED: set[tuple[int, ...]] = set()
 """Shapes of blocks whose programs have been compiled."""
 
@@ -161,56 +150,28 @@ def solve_path(
 
     """
     strengths = np.stack([np.broadcast_to(lam, problem.n_pixels) for lam in regularizations])
-    solutions = [PixelSolution.empty(problem.n_pixels, problem.design.shape[1]) for _ in strengths]
-    for lam, solution in zip(strengths, solutions, strict=True):
-        solution.status[:] = replace(problem, regularization=lam).unsolvable()
-    solvable = np.any([solution.status == PixelStatus.CONVERGED for solution in solutions], axis=0)
-    todo = np.flatnonzero(solvable)
+    whole = PixelSolution.empty(strengths.size, problem.design.shape[1])
+    status = problem.unsolvable(strengths)
+    whole.status[:] = status.ravel()
+    todo = np.flatnonzero((status == PixelStatus.CONVERGED).any(axis=0))
     report = progress or (lambda _: None)
     report(problem.n_pixels - len(todo))
-    if not len(todo):
-        return solutions
-    basis = MomentBasis.from_terms(exponents)
-    n_nodes = NODES if len(strengths) == 1 else PATH_NODES
-    size = _size_within(len(problem.design), basis, len(todo), n_nodes, max_memory)
-    # To leave some of a single block would cost a second one.
-    leave = size // LEFT if len(todo) > size else 0
-    work = _Work(problem, strengths, exponents, basis, x, theta, size, n_nodes, leave)
-    work.compile()
-    rest: list[Unsettled] = []
-    for pixels, path in in_parallel(work.joint, work.blocks(todo)):
-        for solution, end in zip(solutions, path, strict=True):
-            keep(solution, end.fit)
-        rest += path
-        report(len(pixels))
-    for points, fit in work.second_looks(rest):
-        for point in np.unique(points):
-            keep(solutions[point], fit.where(points == point))
-    return solutions
-
-
-@dataclass(eq=False)
-class _Search:
-    """A block with its sums at the nodes, where its search goes on from, and what it has found along the path."""
-
-    pixels: np.ndarray
-    block: Pixels
-    sums: Interpolated
-    grid: Grid
-    theta: Array
-    ends: list[Unsettled] = field(default_factory=list)
-
-    def stays(self, regularization: np.ndarray) -> bool:
-        """Whether the optima stay those of a stronger penalty, because every penalized term is zero already.
-
-        The profile at a stronger penalty is nowhere lower, and where these terms are zero it is the same; the gap there
-        can only shrink.
-        """
-        if not self.ends:
-            return False
-        end, before, after = self.ends[-1], self.block.regularization, regularization[self.pixels]
-        penalized = np.all(before > 0) and np.all(after >= before[: len(after)])
-        return bool(end.settled and penalized and not end.fit.theta[:, 1:].any())
+    if len(todo):
+        basis = MomentBasis.from_terms(exponents)
+        n_nodes = NODES if len(strengths) == 1 else PATH_NODES
+        size = _size_within(len(problem.design), basis, len(todo), n_nodes, max_memory)
+        # To leave some of a single block would cost a second one.
+        leave = size // LEFT if len(todo) > size else 0
+        work = _Work(problem, strengths, exponents, basis, x, theta, size, n_nodes, leave)
+        work.compile()
+        rest: list[Unsettled] = []
+        for pixels, found in in_parallel(work.first_look, work.blocks(todo)):
+            keep(whole, found.fit)
+            rest.append(found)
+            report(len(pixels))
+        for fit in work.second_looks(rest):
+            keep(whole, fit)
+    return [whole.part(slice(first, first + problem.n_pixels)) for first in range(0, strengths.size, problem.n_pixels)]
 
 
 class _Work:
@@ -251,7 +212,7 @@ class _Work:
         Compiling is most of what a first training costs. A compiled program stays with JAX for as long as Python runs.
         """
         n_stars, n_terms = self.training.design.shape
-        shapes = self.size, n_stars, n_terms, self.training.single.shape[1], self.n_nodes
+        shapes = self.size, n_stars, n_terms, self.training.single.shape[1], len(self.strengths)
         if shapes in _COMPILED:
             return
         spectra, bounds, one = np.zeros((self.size, n_stars)), np.zeros((self.size, n_terms)), np.zeros(self.size)
@@ -270,8 +231,7 @@ class _Work:
             grid = like(sums_on_grid, block, sums)
         with ThreadPoolExecutor(n_threads()) as pool:
             done = [
-                pool.submit(call, joint_newton, self.training, block, sums, bounds, one, self.tolerances, 0, 0),
-                pool.submit(call, scan, self.training, block, sums, grid, bounds),
+                pool.submit(call, search, *self._search(block, sums, grid, Begin(bounds, one, True), one[None], 0, 0)),
                 pool.submit(call, sums_at_nodes, self.training, block, self.n_nodes),
                 pool.submit(call, sums_on_grid, block, sums),
             ]
@@ -283,61 +243,78 @@ class _Work:
         """Pixels in blocks of at most the fixed size."""
         return (pixels[first : first + self.size] for first in range(0, len(pixels), self.size))
 
-    def joint(self, pixels: np.ndarray) -> tuple[np.ndarray, list[Unsettled]]:
+    def first_look(self, pixels: np.ndarray) -> tuple[np.ndarray, Unsettled]:
         """Optima of a block from the lowest minimum of the scan, for every regularization in turn."""
         with jax.enable_x64(True):
-            search = self._search(pixels)
-            for point, lam in enumerate(self.strengths):
-                search.ends.append(search.ends[-1] if search.stays(lam) else self._end(search, point))
-        return pixels, search.ends
+            block, sums = self._sums(pixels)
+            index = np.resize(pixels, self.size)
+            begin = Begin(self.theta[index], np.zeros(self.size), True)
+            rows = self.strengths[:, index]
+            grid = sums_on_grid(block, sums)
+            found = search(*self._search(block, sums, grid, begin, rows, self.leave, INTERPOLATED_STEPS))
+            found = jax.tree.map(np.asarray, found)
+            n, n_points = len(pixels), len(rows)
+            problems = (self.problem.n_pixels * np.arange(n_points)[:, None] + pixels).ravel()
+            fit = self._certified(problems, block, rows, found.end)
 
-    def _search(self, pixels: np.ndarray) -> _Search:
+        def start(theta: np.ndarray, s2: np.ndarray, steps: np.ndarray, some: np.ndarray) -> Start:
+            point, pixel = np.nonzero(some[:, :n])
+            return Start(problems.reshape(n_points, n)[some[:, :n]], *(x[point, pixel] for x in (theta, s2, steps)))
+
+        end, rival = found.end, (found.rival_theta, found.rival_s2, np.zeros_like(found.end.steps))
+        late = start(end.next_theta, end.next_s2, end.steps, ~end.done & ~found.hard)
+        return pixels, Unsettled(fit, start(*rival, found.is_rival), late, start(*rival, found.hard))
+
+    def _sums(self, pixels: np.ndarray) -> tuple[Pixels, Interpolated]:
         block = pixel_block(self.problem, pixels, self.size)
-        sums = sums_at_nodes(self.training, block, self.n_nodes)
-        grid = sums_on_grid(block, sums)
-        return _Search(pixels, block, sums, grid, self.theta[np.resize(pixels, self.size)])
+        return block, sums_at_nodes(self.training, block, self.n_nodes)
 
-    def _end(self, search: _Search, point: int) -> Unsettled:
-        """The fit with its certificate at one point of the path, and which pixels need a second look."""
-        pixels, n = search.pixels, len(search.pixels)
-        search.block = search.block._replace(regularization=np.resize(self.strengths[point, pixels], self.size))
-        low = scan(self.training, search.block, search.sums, search.grid, search.theta)
-        s2, objective, theta = (np.asarray(array) for array in low)
-        start, steps = (theta[:, 0], s2[:, 0]), INTERPOLATED_STEPS
-        end = joint_newton(self.training, search.block, search.sums, *start, self.tolerances, self.leave, steps)
-        search.theta = end.theta
-        fit = self._certified(pixels, search.block, end)
-        points, none = np.full(n, point), np.zeros(n, int)
-        ahead = Start(pixels, points, *(np.asarray(array)[:n] for array in (end.next_theta, end.next_s2, end.steps)))
-        rivals = Start(pixels, points, theta[:n, 1], s2[:n, 1], none)
-        lost = (fit.steps == MAX_STEPS) | ~np.isfinite(ahead.s2) | ~np.isfinite(ahead.theta).all(axis=1)
-        misled = np.asarray(end.mismatch)[:n] > MARGIN * np.asarray(search.sums.n_stars)[:n]
-        hard = (lost & ~fit.done) | misled | (np.asarray(search.sums.error)[:n] > INTERPOLATION_ERROR)
-        second = np.isfinite(objective[:n, 1]) & ~hard
-        return Unsettled(fit, rivals.where(second), ahead.where(~fit.done & ~hard), rivals.where(hard))
+    def _search(
+        self,
+        block: Pixels,
+        sums: Interpolated,
+        grid: Grid,
+        begin: Begin,
+        strengths: np.ndarray,
+        leave: int,
+        interpolated: int,
+    ) -> tuple:
+        """What `search` is called with: of one shape, however many strengths, shape (strength, pixel), there are."""
+        rows = np.zeros((len(self.strengths), self.size))
+        rows[: len(strengths)] = strengths
+        counts = len(strengths), self.tolerances, leave, interpolated
+        return self.training, block, sums, grid, begin, rows, *counts
 
-    def _certified(self, pixels: np.ndarray, block: Pixels, end: Point) -> Fit:
-        """The fit of some pixels; where nothing is penalized and the gap is not to be trusted, with the exact one."""
-        free = block.regularization == 0
-        gap, pivot = np.asarray(end.gap), np.where(free, end.pivot, np.inf)
-        if (pivot == 0).any():
-            exact = certified(self.training, self.moments(), block, end)
-            gap, pivot = (np.where(free, one, other) for one, other in zip(exact, (gap, pivot), strict=True))
-        return fit_of(pixels, end._replace(gap=gap), pivot)
+    def _certified(self, problems: np.ndarray, block: Pixels, strengths: np.ndarray, end: Point) -> Fit:
+        """The fit of some problems; where nothing is penalized and the gap is not to be trusted, with the exact one.
 
-    def second_looks(self, rest: list[Unsettled]) -> Iterator[tuple[np.ndarray, Fit]]:
+        Strengths have shape (strength, pixel), the arrays of ``end`` these axes at their front.
+        """
+        free, n = strengths == 0, len(problems) // len(strengths)
+        end = Point(*(array[: len(strengths)] for array in end))
+        gap, pivot = end.gap.copy(), np.where(free, end.pivot, np.inf)
+        for point in np.flatnonzero((pivot == 0).any(axis=1)):
+            here = block._replace(regularization=strengths[point])
+            exact = certified(self.training, self.moments(), here, jax.tree.map(itemgetter(int(point)), end))
+            for old, new in zip((gap, pivot), exact, strict=True):
+                old[point] = np.where(free[point], np.asarray(new), old[point])
+        flat = (array[:, :n].reshape(len(problems), *array.shape[2:]) for array in (*end._replace(gap=gap), pivot))
+        *fields, pivot = flat
+        return fit_of(problems, Point(*fields), pivot)
+
+    def second_looks(self, rest: list[Unsettled]) -> Iterator[Fit]:
         """Optima from the second minima, of the slow pixels, and, of hard ones, from all minima of an exact scan.
 
-        The points of the path that they are at come with each fit: those of all points share blocks.
+        Those of all points of the path share blocks.
         """
         rivals, late, hard = (
             Start.joined(starts) for starts in zip(*((end.rivals, end.late, end.hard) for end in rest), strict=True)
         )
-        # Those of a list are of different pixels, or at different points.
+        # Those of a list are of different problems.
         left: list[list[Start]] = [[], []]
         tasks = ((kind, start) for kind, starts in enumerate((rivals, late)) for start in self._cut(starts))
         for kind, start, fit in in_parallel(self._again, tasks):
-            yield start.points[fit.done], fit.where(fit.done)
+            yield fit.where(fit.done)
             left[kind].append(start.where(~fit.done))
         left += zip(*in_parallel(self._exact_minima, self._cut(hard)), strict=True)
         starts = (Start.joined(starts) for starts in left if starts)
@@ -345,41 +322,43 @@ class _Work:
 
     def _cut(self, start: Start) -> Iterator[Start]:
         """In blocks of at most the fixed size."""
-        return (start.where(some) for some in self.blocks(np.arange(len(start.pixels))))
+        return (start.where(some) for some in self.blocks(np.arange(len(start.problems))))
 
-    def _block(self, start: Start) -> tuple[Pixels, np.ndarray]:
-        """The data, each pixel with the penalty at its point of the path, and the index of what the block holds."""
-        block, index = pixel_block(self.problem, start.pixels, self.size), np.arange(len(start.pixels))
-        index, penalty = np.resize(index, self.size), self.strengths[start.points, start.pixels]
-        return block._replace(regularization=penalty[index]), index
+    def _pixels(self, start: Start) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pixels, index of what the block holds, and the penalty of each there."""
+        index = np.resize(np.arange(len(start.problems)), self.size)
+        return start.problems % self.problem.n_pixels, index, self.strengths.ravel()[start.problems][index]
 
     def _again(self, task: tuple[int, Start]) -> tuple[int, Start, Fit]:
         """Local optimum from second minima, kind 0, or from where a slow search was, and what it started from."""
         kind, start = task
         with jax.enable_x64(True):
-            block, index = self._block(start)
-            sums = sums_at_nodes(self.training, block, self.n_nodes)
-            place = start.theta[index], start.s2[index]
-            end = joint_newton(self.training, block, sums, *place, self.tolerances, 0, (INTERPOLATED_STEPS, 0)[kind])
-            fit = self._certified(start.pixels, block, end)
+            pixels, index, penalty = self._pixels(start)
+            block, sums = self._sums(pixels)
+            begin = Begin(start.theta[index], start.s2[index], False)
+            steps = (INTERPOLATED_STEPS, 0)[kind]
+            arguments = self._search(block, sums, sums_on_grid(block, sums), begin, penalty[None], 0, steps)
+            end = jax.tree.map(np.asarray, search(*arguments).end)
+            fit = self._certified(start.problems, block, penalty[None], end)
             return kind, start, fit._replace(steps=start.steps + fit.steps)
 
     def _exact_minima(self, start: Start) -> list[Start]:
         """Where to start from in pixels whose noise defies interpolation, wherever their search has been."""
         with jax.enable_x64(True):
-            block, index = self._block(start)
-            minima = exact_scan(self.training, self.moments(), block, self.theta[start.pixels][index])
-            s2, objective, theta = (np.asarray(array)[: len(start.pixels)] for array in minima)
+            pixels, index, penalty = self._pixels(start)
+            block = pixel_block(self.problem, pixels, self.size)._replace(regularization=penalty)
+            minima = exact_scan(self.training, self.moments(), block, self.theta[pixels][index])
+            s2, objective, theta = (np.asarray(array)[: len(pixels)] for array in minima)
         found = np.isfinite(objective).T
         return [start._replace(theta=theta[:, k], s2=s2[:, k]).where(f) for k, f in enumerate(found)]
 
-    def _refined(self, start: Start) -> tuple[np.ndarray, Fit]:
-        """Local optimum from given places, with exact matrices and a bracket, and the points of the path."""
+    def _refined(self, start: Start) -> Fit:
+        """Local optimum from given places, with exact matrices and a bracket."""
         with jax.enable_x64(True):
-            block, index = self._block(start)
+            pixels, index, penalty = self._pixels(start)
+            block = pixel_block(self.problem, pixels, self.size)._replace(regularization=penalty)
             end = refine(self.training, self.moments(), block, start.theta[index], start.s2[index])
-            free = block.regularization == 0
-            return start.points, fit_of(start.pixels, end, jnp.where(free, end.pivot, jnp.inf))
+            return fit_of(start.problems, end, jnp.where(block.regularization == 0, end.pivot, jnp.inf))
 
 
 def _size_within(n_stars: int, basis: MomentBasis, n_pixels: int, n_nodes: int, max_memory: float | None) -> int:

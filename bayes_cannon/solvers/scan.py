@@ -43,10 +43,12 @@ NODES, PATH_NODES = 5, 7
 matrix is ten times as good for each node more."""
 GRID = 16
 """Values of s^2 at which the profile is looked at."""
-SWEEPS, FIRST_SWEEPS = 4, 32
-"""Sweeps of coordinate descent from one value of s^2 to the next, and at the first."""
+SWEEPS, FIRST_SWEEPS, SWEEPS_AGAIN = 4, 16, 2
+"""Sweeps of coordinate descent from one value of s^2 to the next, at the first, and with another penalty."""
 EXACT_GRID, EXACT_SWEEPS, EXACT_MINIMA = 64, 12, 4
 """The same for pixels whose noise spans decades, and how many of their minima are kept, whatever their height."""
+WINDOW = 5
+"""Values of the grid whose polynomial says where between them a minimum is."""
 MARGIN = 0.02
 """A second minimum counts when it lies within this, times the number of stars, of the lowest; and a chi^2 that is not
 what it was interpolated to be by more means that the scan may have been misled."""
@@ -75,8 +77,8 @@ class Interpolated(NamedTuple):
         Weighted sums of the squared residual, shape (node, pixel), float32.
     reference
         Coefficients that the residuals are from, shape (term, pixel).
-    centre, n_stars
-        The variance c, and the number of stars with a positive ivar, shape (pixel,).
+    centre, n_stars, log_ivar
+        The variance c, the number of stars with a positive ivar, and the sum of its logarithms, shape (pixel,).
     excess, kinds
         The e_j and m_j, shape (node, pixel).
     error
@@ -92,6 +94,7 @@ class Interpolated(NamedTuple):
     reference: Array
     centre: Array
     n_stars: Array
+    log_ivar: Array
     excess: Array
     kinds: Array
     error: Array
@@ -189,7 +192,7 @@ def _kinds(excess: Array, weight: Array) -> Array:
     return numerator / jnp.prod(jnp.where(own > 0, 1.0, excess[:, None] - excess), axis=1)
 
 
-def _folded(combine: Callable[[jax.Array, jax.Array], jax.Array], array: jax.Array) -> jax.Array:
+def folded(combine: Callable[[jax.Array, jax.Array], jax.Array], array: jax.Array) -> jax.Array:
     """The eighths of the last axis, which `padded_size` makes alike, combined: to reduce it all takes twice as long."""
     first, *others = jnp.split(array, 8, axis=-1)
     return jax.lax.optimization_barrier(reduce(combine, others, first))
@@ -230,9 +233,9 @@ def sums_at_nodes(training: Training, block: Pixels, n_nodes: int) -> Interpolat
     known, flux = known_flux(block)
     n_stars = jnp.sum(known, axis=1)
     # Any centre will do, so that its logarithms may be in float32.
-    log_ivar = jnp.log(jnp.where(known, block.ivar, 1.0).astype(jnp.float32))
-    middle = jnp.sum(log_ivar, axis=1) / n_stars
-    beyond = jnp.where(known, middle[:, None] - log_ivar, 0.0)
+    logarithms = jnp.log(jnp.where(known, block.ivar, 1.0).astype(jnp.float32))
+    middle = jnp.sum(logarithms, axis=1) / n_stars
+    beyond = jnp.where(known, middle[:, None] - logarithms, 0.0)
     centre = jnp.exp(-middle.astype(jnp.float64))
     least, most = jnp.maximum(jnp.min(beyond, axis=1), -WIDEST), jnp.minimum(jnp.max(beyond, axis=1), WIDEST)
     half = jnp.maximum(most - least, 2 * NARROWEST) / 2
@@ -259,7 +262,7 @@ def sums_at_nodes(training: Training, block: Pixels, n_nodes: int) -> Interpolat
     weighted = jax.lax.optimization_barrier(at_nodes * residual)
     right = jnp.moveaxis(product("kps,sd->kpd", weighted, design), 1, -1)
     # A batched product would be turned first.
-    square = jnp.sum(_folded(add, at_nodes * residual * residual), axis=2)
+    square = jnp.sum(folded(add, at_nodes * residual * residual), axis=2)
     moment_sums = jnp.moveaxis(moment_sums, 1, -1)
 
     midway = places[:2].mean(), places[-2:].mean()
@@ -269,8 +272,12 @@ def sums_at_nodes(training: Training, block: Pixels, n_nodes: int) -> Interpolat
     error = jnp.max(jnp.abs(between / exact - 1), axis=0)
     kinds = _kinds(of_kinds, weight)
     apart = reduce(mul, (jnp.abs(e.astype(jnp.float32)[:, None] - excess) for e in of_kinds))
-    worst = jnp.max(_folded(jnp.maximum, reduce(mul, at_nodes) * apart), axis=1)
-    return Interpolated(moment_sums, right, square, reference.T, centre, n_stars, of_kinds, kinds, error, worst)
+    worst = jnp.max(folded(jnp.maximum, reduce(mul, at_nodes) * apart), axis=1)
+    ratios = folded(mul, jnp.where(known, block.ivar * centre[:, None], 1.0))
+    log_ivar = jnp.sum(jnp.log(ratios), axis=1) - n_stars * jnp.log(centre)
+    return Interpolated(
+        moment_sums, right, square, reference.T, centre, n_stars, log_ivar, of_kinds, kinds, error, worst
+    )
 
 
 @jax.jit
@@ -282,13 +289,24 @@ def sums_on_grid(block: Pixels, sums: Interpolated) -> Grid:
 
 
 @jax.jit
-def scan(training: Training, block: Pixels, sums: Interpolated, grid: Grid, theta: Array) -> Minima:
-    """Lowest minima of the profile along s^2 of every pixel of a block, from theta, shape (pixel, term)."""
+def scan(
+    training: Training, block: Pixels, sums: Interpolated, grid: Grid, theta: Array, before: Array | None = None
+) -> tuple[Minima, Array]:
+    """Lowest minima of the profile along s^2 of every pixel of a block, and theta on the grid, (grid, term, pixel).
+
+    It starts from theta, shape (pixel, term), or where that is zero from the reference, which solves the problem
+    without a penalty at one s^2. With theta on the grid from ``before``, for another penalty, what changed there from
+    one s2 to the next is expected again.
+    """
+    theta = jnp.where(theta.any(axis=1, keepdims=True), theta, sums.reference.T)
     at = grid.moments, grid.right, grid.square, grid.log_variances
-    profile, thetas = _along(training, block, sums.reference, at, lambda sums: sums, theta, sweeps=SWEEPS)
+    sweeps = jnp.full(GRID, SWEEPS).at[0].set(FIRST_SWEEPS)
+    if before is not None:
+        sweeps = jnp.where(before.any(), SWEEPS_AGAIN, sweeps)
+    profile, thetas = _along(training, block, sums.reference, at, lambda sums: sums, theta, sweeps, before)
     minima = _minima(profile, thetas, grid.s2, grid.smallest, keep=2)
     low_enough = minima.objective <= minima.objective[:, :1] + MARGIN * sums.n_stars[:, None]
-    return minima._replace(objective=jnp.where(low_enough, minima.objective, jnp.inf))
+    return minima._replace(objective=jnp.where(low_enough, minima.objective, jnp.inf)), thetas
 
 
 @jax.jit
@@ -306,7 +324,8 @@ def exact_scan(training: Training, moments: Array, block: Pixels, theta: Array) 
         return *sums, jnp.sum(weighted * flux, axis=1), jnp.sum(jnp.log1p(block.ivar * s2[:, None]), axis=1)
 
     s2, smallest = _places(block, jnp.sum(block.ivar > 0, axis=1) / jnp.sum(block.ivar, axis=1), EXACT_GRID)
-    profile, thetas = _along(training, block, jnp.zeros_like(theta.T), s2, sums_at, theta, sweeps=EXACT_SWEEPS)
+    sweeps = jnp.full(EXACT_GRID, EXACT_SWEEPS).at[0].set(FIRST_SWEEPS)
+    profile, thetas = _along(training, block, jnp.zeros_like(theta.T), s2, sums_at, theta, sweeps)
     return _minima(profile, thetas, s2, smallest, keep=EXACT_MINIMA)
 
 
@@ -317,20 +336,28 @@ def _along[T](
     places: T,
     sums: Callable[[T], tuple[Array, ...]],
     theta: Array,
-    *,
-    sweeps: int,
+    sweeps: Array,
+    before: Array | None = None,
 ) -> tuple[Array, Array]:
     """Profile (grid, pixel) and coefficients (grid, term, pixel), from theta (pixel, term) at the first place on.
 
     ``sums`` gives, at one of the places, the sums of moments (moment, pixel), of the residual from the reference times
-    terms (term, pixel) and squared (pixel,), and of the logarithms (pixel,).
+    terms (term, pixel) and squared (pixel,), and of the logarithms (pixel,). ``sweeps`` says how many at each place.
     """
     dtype = jax.eval_shape(sums, jax.tree.map(lambda array: array[0], places))[2].dtype
     lam, lower, upper, theta = (array.T.astype(dtype) for array in (block.lam, block.lower, block.upper, theta))
     reference = reference.astype(dtype)
 
-    def step(theta: jax.Array, at: tuple[T, Array]) -> tuple[jax.Array, tuple[Array, Array]]:
-        place, n_sweeps = at
+    start = jnp.clip(theta, lower, upper)
+    if before is None:
+        changes = jnp.zeros((len(sweeps), *theta.shape), dtype)
+    else:
+        changes = jnp.diff(before, axis=0, prepend=before[:1])
+        start = jnp.where(before.any(), before[0], start)
+
+    def step(theta: jax.Array, at: tuple[T, Array, Array]) -> tuple[jax.Array, tuple[Array, Array]]:
+        place, n_sweeps, change = at
+        theta = jnp.clip(theta + change, lower, upper)
         moments, right, square, log_variances = sums(place)
         gram = moments[training.pairs]
         gradient = right - symmetric_product(gram, theta - reference)
@@ -339,8 +366,7 @@ def _along[T](
         chi_squared = square - jnp.sum((right + gradient) * (theta - reference), axis=0)
         return theta, (chi_squared + 2 * jnp.sum(lam * jnp.abs(theta), axis=0) + log_variances, theta)
 
-    all_sweeps = jnp.full(len(jax.tree.leaves(places)[0]), sweeps).at[0].set(FIRST_SWEEPS)
-    _, (profile, thetas) = jax.lax.scan(step, jnp.clip(theta, lower, upper), (places, all_sweeps))
+    _, (profile, thetas) = jax.lax.scan(step, start, (places, sweeps, changes))
     return profile, thetas
 
 
@@ -349,15 +375,41 @@ def _minima(profile: Array, thetas: Array, s2: Array, smallest: Array, *, keep: 
     is_minimum = (profile <= padded[:-2]) & (profile <= padded[2:])
     order = jnp.argsort(jnp.where(is_minimum, profile, jnp.inf), axis=0)[:keep]
     lowest = jnp.take_along_axis(jnp.where(is_minimum, profile, jnp.inf), order, axis=0)
-    left, right = (jnp.take_along_axis(padded, order + shift, axis=0) - lowest for shift in (0, 2))
-    bend = left + right
-    offset = jnp.where(jnp.isfinite(bend) & (bend > 0), 0.5 * (left - right) / jnp.where(bend > 0, bend, 1.0), 0.0)
+    first = jnp.clip(order - WINDOW // 2, 0, len(profile) - WINDOW)
+    values = jnp.stack([jnp.take_along_axis(profile, first + k, axis=0) for k in range(WINDOW)])
+    offset = _lowest_point(values - lowest, order - first)
     u = (order + offset) / (len(s2) - 1)
     between = smallest * jnp.expm1(u * jnp.log1p(s2[-1] / smallest))
     moved = jnp.where(offset > 0, order + 1, order - 1)
     near, far = (jnp.take_along_axis(thetas, index[:, None], axis=0) for index in (order, moved))
     theta = jnp.where((near == 0) | (offset == 0)[:, None], near, near + jnp.abs(offset)[:, None] * (far - near))
     return Minima(between.T, lowest.T, jnp.moveaxis(theta, -1, 0).astype(smallest.dtype))
+
+
+def _lowest_point(values: Array, place: Array) -> jax.Array:
+    """How far from an evenly spaced place the minimum of the polynomial through all places is, in units of the spacing.
+
+    By Newton's steps from the place of the lowest value; zero where they lead away, or out of all places.
+
+    Parameters
+    ----------
+    values
+        At each place, less the lowest, shape (place, ...).
+    place
+        Where the lowest is, shape (...).
+
+    """
+    powers = np.arange(WINDOW)
+    to_coefficients = jnp.asarray(np.linalg.inv(powers[:, None] ** powers.astype(float)), values.dtype)
+    polynomial = jnp.tensordot(to_coefficients, values, 1)
+    slope = [m * polynomial[m] for m in powers[:0:-1]]
+    bend = [m * (m - 1) * polynomial[m] for m in powers[:1:-1]]
+    x = start = place.astype(values.dtype)
+    for _ in range(3):
+        downhill, curvature = (reduce(lambda total, c: total * x + c, terms) for terms in (slope, bend))
+        step = jnp.where(curvature > 0, -downhill / jnp.where(curvature > 0, curvature, 1.0), 0.0)
+        x = jnp.clip(x + step, jnp.maximum(start - 1, 0), jnp.minimum(start + 1, WINDOW - 1))
+    return jnp.where(jnp.isfinite(x), x - start, 0.0)
 
 
 def _places(block: Pixels, centre: Array, size: int) -> tuple[Array, Array]:

@@ -4,19 +4,23 @@ import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.optimize import minimize_scalar
 
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.solvers.block import Pixels, Training
 from bayes_cannon.solvers.joint import (
+    LONG,
+    TOLERANCES,
     TRUSTED_PIVOT,
     Point,
     Tolerances,
+    _damped,
     certified,
     interpolated_sums,
     joint_newton,
     residual_sums,
 )
-from bayes_cannon.solvers.scan import NODES, scan, sums_at_nodes, sums_on_grid
+from bayes_cannon.solvers.scan import NODES, WINDOW, _lowest_point, scan, sums_at_nodes, sums_on_grid
 from bayes_cannon.vectorizer import PolynomialVectorizer
 
 N_STARS, N_PIXELS, SCATTER = 320, 8, 0.01
@@ -101,8 +105,8 @@ def test_gap_is_a_bound_on_that_with_the_exact_matrix(terms):
     block = block_with_noise(terms, 16.0)
     with jax.enable_x64(True):
         sums = sums_at_nodes(terms, block, NODES)
-        minima = scan(terms, block, sums, sums_on_grid(block, sums), np.zeros((N_PIXELS, QUADRATIC.n_terms)))
-        anywhere = Tolerances(np.inf, np.inf, np.inf)
+        minima, _ = scan(terms, block, sums, sums_on_grid(block, sums), np.zeros((N_PIXELS, QUADRATIC.n_terms)))
+        anywhere = Tolerances(*[np.inf] * 4)
         point = joint_newton(terms, block, sums, minima.theta[:, 0], minima.s2[:, 0], anywhere, 0, 0)
         gap, pivot = map(np.asarray, certified(terms, MOMENTS, block, point))
         point = Point(*map(np.asarray, point))
@@ -118,9 +122,78 @@ def test_gap_is_exact_where_the_noise_defies_interpolation(terms):
     block = block_with_noise(terms, 1e8)
     with jax.enable_x64(True):
         sums = sums_at_nodes(terms, block, NODES)
-        minima = scan(terms, block, sums, sums_on_grid(block, sums), np.zeros((N_PIXELS, QUADRATIC.n_terms)))
-        tolerances = Tolerances(1e-13, 1e-13, 1e-8)
+        minima, _ = scan(terms, block, sums, sums_on_grid(block, sums), np.zeros((N_PIXELS, QUADRATIC.n_terms)))
+        tolerances = Tolerances(1e-13, 1e-13, 1e-13, 1e-8)
         point = joint_newton(terms, block, sums, minima.theta[:, 0], minima.s2[:, 0], tolerances, 0, 2)
         trusted = sums.bound(point.s2) < 0.1
     assert not trusted.all()
     assert (np.asarray(point.pivot)[~trusted] == 0).all()
+
+
+@pytest.mark.parametrize("place", range(WINDOW))
+def test_minimum_between_the_places(place):
+    """That of a polynomial of the same degree, near each of the places; none beyond the first and the last."""
+    rng = np.random.default_rng(place)
+    lowest = place + rng.uniform(-0.4, 0.4, 6)
+    curves = [lambda x, m=m: (x - m) ** 2 * (1 + 0.05 * (x - m) + 0.02 * (x - m) ** 2) for m in lowest]
+    values = np.array([[curve(x) for curve in curves] for x in range(WINDOW)])
+    with jax.enable_x64(True):
+        offset = np.asarray(_lowest_point(values - values[place], np.full(6, place)))
+    assert_allclose(offset, np.clip(lowest, 0, WINDOW - 1) - place, atol=1e-5)
+
+
+def test_scan_finds_the_minimum_of_the_profile_within_a_thousandth(terms):
+    """Of the exact profile, minimized by SciPy; grid values alone are a factor of 1.5 apart."""
+    block = block_with_noise(terms, 4.0)
+    with jax.enable_x64(True):
+        sums = sums_at_nodes(terms, block, NODES)
+        minima, _ = scan(terms, block, sums, sums_on_grid(block, sums), np.zeros((N_PIXELS, QUADRATIC.n_terms)))
+    for j in range(N_PIXELS):
+        known = block.ivar[j] > 0
+        design, flux, ivar = terms.design[known], block.flux[j, known], block.ivar[j, known]
+
+        def profile(log_s2, design=design, flux=flux, ivar=ivar):
+            w = ivar / (1 + ivar * np.exp(log_s2))
+            theta = np.linalg.lstsq(np.sqrt(w)[:, None] * design, np.sqrt(w) * flux, rcond=None)[0]
+            return np.sum(w * (flux - design @ theta) ** 2) - np.log(w).sum()
+
+        best = minimize_scalar(profile, bounds=np.log([1e-6, 1e-2]), method="bounded", options={"xatol": 1e-8}).x
+        assert_allclose(minima.s2[j, 0], np.exp(best), rtol=1e-3)
+
+
+@pytest.mark.parametrize("regularization", [0.0, 300.0])
+def test_scan_from_that_of_another_penalty_finds_the_same(terms, regularization):
+    block = block_with_noise(terms, 4.0)
+    with jax.enable_x64(True):
+        sums = sums_at_nodes(terms, block, NODES)
+        grid, zero = sums_on_grid(block, sums), np.zeros((N_PIXELS, QUADRATIC.n_terms))
+        _, before = scan(terms, block._replace(regularization=np.full(N_PIXELS, 200.0)), sums, grid, zero)
+        here = block._replace(regularization=np.full(N_PIXELS, regularization))
+        (alone, thetas), (again, others) = (scan(terms, here, sums, grid, zero, start) for start in (None, before))
+    assert_allclose(again.s2[:, 0], alone.s2[:, 0], rtol=2e-3)
+    assert_allclose(again.objective[:, 0], alone.objective[:, 0], atol=0.05)
+    assert np.abs(others - thetas).mean() < 2e-3
+
+
+def test_step_in_s2_knows_of_the_step_in_theta(terms):
+    """For equal noise: theta away from its optimum, whose own gain in chi^2 lowers the s2 that explains the rest."""
+    block = block_with_noise(terms, 1.0)
+    anywhere = Tolerances(*[np.inf] * 4)
+    with jax.enable_x64(True):
+        sums = sums_at_nodes(terms, block, NODES)
+        minima, _ = scan(terms, block, sums, sums_on_grid(block, sums), np.zeros((N_PIXELS, QUADRATIC.n_terms)))
+        end = joint_newton(terms, block, sums, minima.theta[:, 0], minima.s2[:, 0], TOLERANCES, 0, 2)
+        moved = end.theta + 3e-3 * np.random.default_rng(4).normal(size=end.theta.shape)
+        point = joint_newton(terms, block, sums, moved, end.s2, anywhere, 0, 0)
+        gain = np.asarray(point.chi_squared / end.chi_squared - 1)
+    # To first order s2 + sigma^2 would be too large by the gain.
+    assert gain.min() > 1e-2
+    assert_allclose(point.next_s2, end.s2, rtol=0.02 * gain.max())
+
+
+def test_a_search_that_goes_to_and_fro_is_damped():
+    centre, s2 = np.ones(4), np.full(4, 3.0)
+    before = np.array([0.8, 0.8, -0.8, 0.5 * LONG])
+    ahead = np.array([-0.7, -0.3, 2.0, -0.4 * LONG])
+    damped = _damped(4 * np.exp(ahead) - 1, s2, centre, before)
+    assert_allclose(np.log((1 + damped) / 4), [-0.4, -0.3, 0.4, -0.4 * LONG], rtol=1e-5)
