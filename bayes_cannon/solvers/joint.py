@@ -1,24 +1,24 @@
 r"""Newton's method on theta and Halley's on s^2, together, with the exact gradient and the interpolated Gram matrix.
 
-The first two steps are on the interpolated problem of `solvers.scan` and cost no pass. From there on the residuals, and
-from them the gradients by theta and s^2, come from the data; the curvature by theta is the interpolated Gram matrix,
-which is right to a thousandth, so every step gains about three digits, without another pass for a Gram matrix. On the
-free terms A the step solves, with :math:`g = \sum w r v - \lambda\,\mathrm{sgn}\,\theta` and
-:math:`c = \sum w^2 r v`,
+The first steps are on the interpolated problem of `solvers.interpolation` and cost no pass. From there on the
+residuals, and from them the gradients by theta and s^2, come from the data; the curvature by theta is the interpolated
+Gram matrix, which is right to a thousandth, so every step gains about three digits, without another pass for a Gram
+matrix. On the free terms A the step solves, with :math:`g = \sum w r v - \lambda\,\mathrm{sgn}\,\theta` and :math:`c =
+\sum w^2 r v`,
 
 .. math:: \begin{pmatrix} 2 G_{AA} & 2 c_A \\ 2 c_A^T & q'' \end{pmatrix}
           \begin{pmatrix} \delta\theta \\ \delta s^2 \end{pmatrix} = \begin{pmatrix} 2 g_A \\ -q' \end{pmatrix},
           \qquad q' = \sum w (1 - w r^2), \quad q'' = \sum w^2 (2 w r^2 - 1)
 
-up to the first term that would change its sign; that of s^2 is bent by the third derivative (`solvers.halley`), without
-which most pixels would want another pass for s^2 alone. A few sweeps of coordinate descent decide the active set, so
-that a step costs one factor; where terms are many there are sweeps after the step, too, and a second factor.
+up to the first term that would change its sign; q' is that after the step in theta, to second order, and the step in
+s^2 is bent by the third derivative (`solvers.halley`), without which most pixels would want another pass for s^2 alone.
+A few sweeps of coordinate descent decide the active set, so that a step costs one factor; where terms are many there
+are sweeps after the step, too, and a second factor.
 
 The certificate belongs to the point that is returned, and is made of the exact g and the interpolated Gram matrix. No
-interpolated weight is off by more than a known share (`scan.Interpolated.bound`). Where terms are penalized, the most
-that this share and rounding could change is counted into the gap (`certificate.relative_gap`); only the first column,
-of the constant, whose gradient has to vanish, has to be exact, and the pass gives it. Where nothing is penalized, the
-gap is :math:`g^T G^{-1} g` relative to chi^2; as the interpolated matrix lies between multiples of G, twice what it
+interpolated weight is off by more than a known share (`Interpolated.bound`). Where terms are penalized, the most that
+this share and rounding could change is counted into the gap (`certificate.relative_gap`). Where nothing is penalized,
+the gap is :math:`g^T G^{-1} g` relative to chi^2; as the interpolated matrix lies between multiples of G, twice what it
 gives is a bound. Where the share is large, a matrix nearly singular or a term bounded, it is computed with the exact G
 (`certified`).
 """
@@ -42,8 +42,8 @@ from bayes_cannon.solvers.certificate import (
     solve_masked,
 )
 from bayes_cannon.solvers.halley import halley_s2
+from bayes_cannon.solvers.interpolation import Interpolated, folded
 from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, newton_move, symmetric_product
-from bayes_cannon.solvers.scan import Interpolated, folded
 
 
 class Tolerances(NamedTuple):

@@ -45,28 +45,18 @@ from bayes_cannon.solvers.block import (
     padded_size,
     pixel_block,
 )
+from bayes_cannon.solvers.compiled import FAST, programs
 from bayes_cannon.solvers.fit import Fit, Start, Unsettled, fit_of, keep
-from bayes_cannon.solvers.joint import INTERPOLATED_STEPS, PATH_TOLERANCES, TOLERANCES, Point, certified
+from bayes_cannon.solvers.interpolation import NODES, PATH_NODES, Interpolated
+from bayes_cannon.solvers.joint import INTERPOLATED_STEPS, PATH_TOLERANCES, TOLERANCES, Point
 from bayes_cannon.solvers.problem import PixelProblem, PixelSolution, Progress
-from bayes_cannon.solvers.refine import refine
-from bayes_cannon.solvers.scan import (
-    GRID,
-    NODES,
-    PATH_NODES,
-    Grid,
-    Interpolated,
-    exact_scan,
-    sums_at_nodes,
-    sums_on_grid,
-)
-from bayes_cannon.solvers.search import Begin, search
+from bayes_cannon.solvers.scan import GRID, Grid
+from bayes_cannon.solvers.search import Begin
 
 LEFT = 16
 """One pixel in so many may be slow, and is searched for last with those of other blocks."""
 ARRAYS_OF_STARS, ARRAYS_OF_TERMS = 10, 8
 """Arrays (pixel, star) and (pixel, term, term) that the compiled programs hold at once, counted generously."""
-_COMPILED: set[tuple[int, ...]] = set()
-"""Shapes of blocks whose programs have been compiled."""
 
 
 def solve(
@@ -207,16 +197,19 @@ class _Work:
         return self._moments
 
     def compile(self) -> None:
-        """Compile the programs of a block side by side, on a block of zeros, if these shapes are new.
+        """Choose the programs of a block, and compile them side by side, on one of zeros, if these shapes are new.
 
         Compiling is most of what a first training costs. A compiled program stays with JAX for as long as Python runs.
         """
         n_stars, n_terms = self.training.design.shape
-        shapes = self.size, n_stars, n_terms, self.training.single.shape[1], len(self.strengths)
-        if shapes in _COMPILED:
+        n_moments, n_points = self.training.single.shape[1], len(self.strengths)
+        work = -(-self.problem.n_pixels // self.size) * self.size * n_stars * n_moments * n_points
+        self.programs, new = programs((self.size, n_stars, n_terms, n_moments, n_points), work)
+        if not new:
             return
         spectra, bounds, one = np.zeros((self.size, n_stars)), np.zeros((self.size, n_terms)), np.zeros(self.size)
         block = Pixels(spectra, spectra, one, bounds, bounds)
+        sums_at_nodes, sums_on_grid, search, *_ = self.programs
 
         def like[**P, T](program: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             shapes = jax.eval_shape(program, *args, **kwargs)
@@ -227,8 +220,8 @@ class _Work:
                 jax.block_until_ready(program(*args, **kwargs))
 
         with jax.enable_x64(True):
-            sums = like(partial(sums_at_nodes, n_nodes=self.n_nodes), self.training, block)
-            grid = like(sums_on_grid, block, sums)
+            sums = like(partial(FAST.sums_at_nodes, n_nodes=self.n_nodes), self.training, block)
+            grid = like(FAST.sums_on_grid, block, sums)
         with ThreadPoolExecutor(n_threads()) as pool:
             done = [
                 pool.submit(call, search, *self._search(block, sums, grid, Begin(bounds, one, True), one[None], 0, 0)),
@@ -237,7 +230,6 @@ class _Work:
             ]
             for future in done:
                 future.result()
-        _COMPILED.add(shapes)
 
     def blocks(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
         """Pixels in blocks of at most the fixed size."""
@@ -250,8 +242,8 @@ class _Work:
             index = np.resize(pixels, self.size)
             begin = Begin(self.theta[index], np.zeros(self.size), True)
             rows = self.strengths[:, index]
-            grid = sums_on_grid(block, sums)
-            found = search(*self._search(block, sums, grid, begin, rows, self.leave, INTERPOLATED_STEPS))
+            grid = self.programs.sums_on_grid(block, sums)
+            found = self.programs.search(*self._search(block, sums, grid, begin, rows, self.leave, INTERPOLATED_STEPS))
             found = jax.tree.map(np.asarray, found)
             n, n_points = len(pixels), len(rows)
             problems = (self.problem.n_pixels * np.arange(n_points)[:, None] + pixels).ravel()
@@ -267,7 +259,7 @@ class _Work:
 
     def _sums(self, pixels: np.ndarray) -> tuple[Pixels, Interpolated]:
         block = pixel_block(self.problem, pixels, self.size)
-        return block, sums_at_nodes(self.training, block, self.n_nodes)
+        return block, self.programs.sums_at_nodes(self.training, block, self.n_nodes)
 
     def _search(
         self,
@@ -292,15 +284,14 @@ class _Work:
         """
         free, n = strengths == 0, len(problems) // len(strengths)
         end = Point(*(array[: len(strengths)] for array in end))
-        gap, pivot = end.gap.copy(), np.where(free, end.pivot, np.inf)
+        gap, pivot = np.array(end.gap), np.where(free, end.pivot, np.inf)
         for point in np.flatnonzero((pivot == 0).any(axis=1)):
             here = block._replace(regularization=strengths[point])
-            exact = certified(self.training, self.moments(), here, jax.tree.map(itemgetter(int(point)), end))
-            for old, new in zip((gap, pivot), exact, strict=True):
-                old[point] = np.where(free[point], np.asarray(new), old[point])
-        flat = (array[:, :n].reshape(len(problems), *array.shape[2:]) for array in (*end._replace(gap=gap), pivot))
-        *fields, pivot = flat
-        return fit_of(problems, Point(*fields), pivot)
+            there = jax.tree.map(itemgetter(int(point)), end)
+            exact = self.programs.certified(self.training, self.moments(), here, there)
+            gap[point], pivot[point] = np.where(free[point], exact, (gap[point], pivot[point]))
+        flat = [array[:, :n].reshape(len(problems), *array.shape[2:]) for array in (*end._replace(gap=gap), pivot)]
+        return fit_of(problems, Point(*flat[:-1]), flat[-1])
 
     def second_looks(self, rest: list[Unsettled]) -> Iterator[Fit]:
         """Optima from the second minima, of the slow pixels, and, of hard ones, from all minima of an exact scan.
@@ -337,8 +328,10 @@ class _Work:
             block, sums = self._sums(pixels)
             begin = Begin(start.theta[index], start.s2[index], False)
             steps = (INTERPOLATED_STEPS, 0)[kind]
-            arguments = self._search(block, sums, sums_on_grid(block, sums), begin, penalty[None], 0, steps)
-            end = jax.tree.map(np.asarray, search(*arguments).end)
+            arguments = self._search(
+                block, sums, self.programs.sums_on_grid(block, sums), begin, penalty[None], 0, steps
+            )
+            end = jax.tree.map(np.asarray, self.programs.search(*arguments).end)
             fit = self._certified(start.problems, block, penalty[None], end)
             return kind, start, fit._replace(steps=start.steps + fit.steps)
 
@@ -347,7 +340,7 @@ class _Work:
         with jax.enable_x64(True):
             pixels, index, penalty = self._pixels(start)
             block = pixel_block(self.problem, pixels, self.size)._replace(regularization=penalty)
-            minima = exact_scan(self.training, self.moments(), block, self.theta[pixels][index])
+            minima = self.programs.exact_scan(self.training, self.moments(), block, self.theta[pixels][index])
             s2, objective, theta = (np.asarray(array)[: len(pixels)] for array in minima)
         found = np.isfinite(objective).T
         return [start._replace(theta=theta[:, k], s2=s2[:, k]).where(f) for k, f in enumerate(found)]
@@ -357,7 +350,7 @@ class _Work:
         with jax.enable_x64(True):
             pixels, index, penalty = self._pixels(start)
             block = pixel_block(self.problem, pixels, self.size)._replace(regularization=penalty)
-            end = refine(self.training, self.moments(), block, start.theta[index], start.s2[index])
+            end = self.programs.refine(self.training, self.moments(), block, start.theta[index], start.s2[index])
             return fit_of(start.problems, end, jnp.where(block.regularization == 0, end.pivot, jnp.inf))
 
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from bayes_cannon.core.typing import Array
 from bayes_cannon.solvers.block import Pixels, Training
+from bayes_cannon.solvers.interpolation import Interpolated
 from bayes_cannon.solvers.joint import MAX_STEPS, Point, Tolerances, joint_newton
-from bayes_cannon.solvers.scan import MARGIN, Grid, Interpolated, Minima, scan
+from bayes_cannon.solvers.scan import MARGIN, Grid, Minima, scan
 
 INTERPOLATION_ERROR = 0.02
 """Relative error of the interpolated weights above which a pixel is scanned with exact ones."""

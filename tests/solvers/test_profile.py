@@ -9,10 +9,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize_scalar
 
 from bayes_cannon.core.status import PixelStatus
-from bayes_cannon.solvers import block, joint, profile, search
+from bayes_cannon.solvers import block, compiled, joint, profile, search
 from bayes_cannon.solvers.certificate import certify
 from bayes_cannon.solvers.joint import TOLERANCES
 from bayes_cannon.solvers.problem import PixelProblem
+from bayes_cannon.solvers.scan import exact_scan
 from bayes_cannon.vectorizer import PolynomialVectorizer
 
 LAMBDAS = (0.0, 30.0, 1000.0)
@@ -250,16 +251,22 @@ def test_real_pixels(training, shared, brute_force, regularization):
     check_against(brute_force, problem, solution, [3, 37])
 
 
+def replace_programs(monkeypatch, **others):
+    """From here on, these are called, whatever the work is."""
+    changed = compiled.FAST._replace(**others)
+    monkeypatch.setattr(profile, "programs", lambda *_: (changed, False))
+
+
 def blocks_of_eight(monkeypatch):
-    """From here on, and of each the two slowest pixels come last."""
+    """From here on, and of each the four slowest pixels come last."""
     monkeypatch.setattr(block, "BLOCK_NUMBERS", 1)
     monkeypatch.setattr(block, "SMALLEST_BLOCK", 8)
-    monkeypatch.setattr(profile, "LEFT", 4)
+    monkeypatch.setattr(profile, "LEFT", 2)
 
 
 @pytest.mark.parametrize("lambdas", [(30.0,), (0.0, 30.0, 300.0)])
 def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas):
-    """Blocks of eight leave their two slowest at each strength; the optima are those of one block."""
+    """Blocks of eight leave their four slowest at each strength; the optima are those of one block."""
     problem = training.problem()
     strengths = [np.full(problem.n_pixels, value) for value in lambdas]
     arguments = {"exponents": QUADRATIC.exponents, "x": training.x}
@@ -271,10 +278,10 @@ def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas):
         calls.append(args[-2:])
         return searched(*args)
 
-    monkeypatch.setattr(profile, "search", recorded)
+    replace_programs(monkeypatch, search=recorded)
     solutions = profile.solve_path(problem, strengths, **arguments)
     n_blocks = -(-problem.n_pixels // 8)
-    assert calls.count((2, joint.INTERPOLATED_STEPS)) == n_blocks
+    assert calls.count((4, joint.INTERPOLATED_STEPS)) == n_blocks
     # What they left goes on where it was, without steps on the interpolated problem, in fewer blocks.
     assert 0 < calls.count((0, 0)) < n_blocks * len(lambdas)
     for solution, other, strength in zip(solutions, expected, strengths, strict=True):
@@ -294,9 +301,12 @@ def test_pixels_of_several_strengths_share_a_block_in_their_second_looks(trainin
     expected = [solve(replace(problem, regularization=strength), training.x) for strength in strengths]
     blocks_of_eight(monkeypatch)
     calls, pixels = [], []
-    searched, exact, blocked = search.search, profile.exact_scan, profile.pixel_block
-    monkeypatch.setattr(profile, "search", lambda *args: calls.append(args[-2:]) or searched(*args))
-    monkeypatch.setattr(profile, "exact_scan", lambda *args: calls.append("scan") or exact(*args))
+    blocked = profile.pixel_block
+    replace_programs(
+        monkeypatch,
+        search=lambda *args: calls.append(args[-2:]) or search.search(*args),
+        exact_scan=lambda *args: calls.append("scan") or exact_scan(*args),
+    )
     monkeypatch.setattr(profile, "pixel_block", lambda *args: pixels.append(args[1]) or blocked(*args))
     solutions = profile.solve_path(problem, strengths, exponents=QUADRATIC.exponents, x=training.x)
     assert look in calls
@@ -319,7 +329,7 @@ def test_certificate_and_steps_of_pixels_that_come_last(training, monkeypatch):
 
 def test_pixels_whose_search_was_lost_are_scanned_exactly(training, monkeypatch):
     """Where an interpolated matrix is not positive definite a step is NaN, which no further step mends."""
-    problem, scanned = training.problem(30.0), profile.exact_scan
+    problem = training.problem(30.0)
     expected = solve(problem, training.x)
     blocks_of_eight(monkeypatch)
     newton, lost, looks = joint.joint_newton, [], []
@@ -337,8 +347,7 @@ def test_pixels_whose_search_was_lost_are_scanned_exactly(training, monkeypatch)
     # The program is traced anew, with the loss in it.
     monkeypatch.setattr(search, "joint_newton", lost_in_first)
     searched = jax.jit(lambda *args: search.search.__wrapped__(*args))
-    monkeypatch.setattr(profile, "search", recorded)
-    monkeypatch.setattr(profile, "exact_scan", lambda *args: looks.append(1) or scanned(*args))
+    replace_programs(monkeypatch, search=recorded, exact_scan=lambda *args: looks.append(1) or exact_scan(*args))
     solution = solve(problem, training.x)
     assert sum(lost) == len(lost) >= -(-problem.n_pixels // 8)
     assert looks

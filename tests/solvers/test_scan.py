@@ -8,6 +8,7 @@ from scipy.optimize import minimize_scalar
 
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.solvers.block import Pixels, Training
+from bayes_cannon.solvers.interpolation import NODES, sums_at_nodes
 from bayes_cannon.solvers.joint import (
     LONG,
     TOLERANCES,
@@ -20,7 +21,7 @@ from bayes_cannon.solvers.joint import (
     joint_newton,
     residual_sums,
 )
-from bayes_cannon.solvers.scan import NODES, WINDOW, _lowest_point, scan, sums_at_nodes, sums_on_grid
+from bayes_cannon.solvers.scan import WINDOW, _lowest_point, scan, sums_on_grid
 from bayes_cannon.vectorizer import PolynomialVectorizer
 
 N_STARS, N_PIXELS, SCATTER = 320, 8, 0.01

@@ -1,0 +1,53 @@
+"""The programs of a block, compiled to run fast, or, for little work, compiled in little time.
+
+To optimize them takes most of a first training, and saves a training of few pixels some hundredths of a second. So
+such a training has them as they are, until it has been repeated so often that to optimize them would have paid.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from inspect import unwrap
+from typing import NamedTuple
+
+import jax
+
+from bayes_cannon.solvers.interpolation import sums_at_nodes
+from bayes_cannon.solvers.joint import certified
+from bayes_cannon.solvers.refine import refine
+from bayes_cannon.solvers.scan import exact_scan, sums_on_grid
+from bayes_cannon.solvers.search import search
+
+LITTLE = 2**25
+"""Multiplications for one node's sums of the moments, a tenth of a second's work without optimization at most."""
+PATIENCE = 64
+"""Trainings of one shape before its programs are optimized."""
+_UNOPTIMIZED = {"xla_backend_optimization_level": 0}
+
+
+class Programs(NamedTuple):
+    """Each is what the function of its name is."""
+
+    sums_at_nodes: Callable
+    sums_on_grid: Callable
+    search: Callable
+    certified: Callable
+    exact_scan: Callable
+    refine: Callable
+
+
+FAST = Programs(sums_at_nodes, sums_on_grid, search, certified, exact_scan, refine)
+QUICK = Programs(
+    jax.jit(unwrap(sums_at_nodes), static_argnames="n_nodes", compiler_options=_UNOPTIMIZED),
+    *(jax.jit(unwrap(program), compiler_options=_UNOPTIMIZED) for program in FAST[1:]),
+)
+_trainings: Counter[tuple[int, ...]] = Counter()
+
+
+def programs(shapes: tuple[int, ...], multiplications: int) -> tuple[Programs, bool]:
+    """Those for blocks of these shapes, and whether they are wanted for the first time."""
+    _trainings[shapes] += 1
+    times = _trainings[shapes]
+    # Other devices than the processor have compilers of their own, and work that pays for them.
+    if multiplications > LITTLE or jax.default_backend() != "cpu":
+        return FAST, times == 1
+    return (QUICK, times == 1) if times <= PATIENCE else (FAST, times == PATIENCE + 1)
