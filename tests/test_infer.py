@@ -13,7 +13,7 @@ from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
-from bayes_cannon.infer import WORKERS, LabelFit, fit_batches, fit_label_stream, fit_labels
+from bayes_cannon.infer import WORKERS, LabelFit, _medians, fit_batches, fit_label_stream, fit_labels
 from bayes_cannon.solvers.compressed import TrainedPixels, chi_squared_coefficients
 
 NAMES = ("TEFF", "LOGG", "FE_H")
@@ -374,3 +374,16 @@ REFUSED = {
 def test_bad_arguments_are_refused(data: dict, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fitted(data, **changes)
+
+
+@pytest.mark.parametrize("kind", ["even", "odd", "one number", "mostly one", "just half", "just less", "none"])
+def test_median_of_significance(kind):
+    """Also where one number is so frequent that nothing has to be sorted."""
+    row = np.random.default_rng(3).lognormal(1.0, 1.0, 50)
+    often = {"one number": 50, "mostly one": 27, "just half": 26, "just less": 25}.get(kind, 0)
+    row[:often] = 1e-3
+    row[50 - {"odd": 3, "none": 50}.get(kind, 0) :] = np.inf
+    used = row[np.isfinite(row)]
+    values = np.stack([np.random.default_rng(4).permutation(row)] * 2).astype(np.float32)
+    expected = np.median(used.astype(np.float32)) if used.size else np.nan
+    np.testing.assert_equal(_medians(values, np.full(2, used.size)), [expected, expected])
