@@ -132,8 +132,8 @@ def gram_matrix(training: Training, moment_sums: Array) -> jax.Array:
 
 
 def n_threads() -> int:
-    """Blocks that are computed at a time: one more than cores, so that none idles while Python has a block."""
-    return (os.cpu_count() or 1) + 1
+    """Blocks that are computed at a time: two more than cores, so that none idles while Python has a block."""
+    return (os.cpu_count() or 1) + 2
 
 
 def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S]) -> Iterator[T]:
