@@ -181,6 +181,8 @@ class _Work:
     ):
         self.problem, self.strengths, self.size, self.n_nodes, self.leave = problem, strengths, size, n_nodes, leave
         self.tolerances = TOLERANCES if len(strengths) == 1 else PATH_TOLERANCES
+        # So that paths of similar lengths share a program.
+        self.n_rows = 1 if len(strengths) == 1 else padded_size(len(strengths))
         shape = problem.n_pixels, len(exponents)
         self.theta = np.zeros(shape) if theta is None else np.nan_to_num(theta)
         with jax.enable_x64(True):
@@ -202,9 +204,9 @@ class _Work:
         Compiling is most of what a first training costs. A compiled program stays with JAX for as long as Python runs.
         """
         n_stars, n_terms = self.training.design.shape
-        n_moments, n_points = self.training.single.shape[1], len(self.strengths)
-        work = -(-self.problem.n_pixels // self.size) * self.size * n_stars * n_moments * n_points
-        self.programs, new = programs((self.size, n_stars, n_terms, n_moments, n_points), work)
+        n_moments = self.training.single.shape[1]
+        work = self.problem.n_pixels * n_stars * n_moments * len(self.strengths)
+        self.programs, new = programs((self.size, n_stars, n_terms, n_moments, self.n_rows), work)
         if not new:
             return
         spectra, bounds, one = np.zeros((self.size, n_stars)), np.zeros((self.size, n_terms)), np.zeros(self.size)
@@ -244,8 +246,8 @@ class _Work:
             rows = self.strengths[:, index]
             grid = self.programs.sums_on_grid(block, sums)
             found = self.programs.search(*self._search(block, sums, grid, begin, rows, self.leave, INTERPOLATED_STEPS))
-            found = jax.tree.map(np.asarray, found)
             n, n_points = len(pixels), len(rows)
+            found = jax.tree.map(lambda array: np.asarray(array)[:n_points], found)
             problems = (self.problem.n_pixels * np.arange(n_points)[:, None] + pixels).ravel()
             fit = self._certified(problems, block, rows, found.end)
 
@@ -272,7 +274,7 @@ class _Work:
         interpolated: int,
     ) -> tuple:
         """What `search` is called with: of one shape, however many strengths, shape (strength, pixel), there are."""
-        rows = np.zeros((len(self.strengths), self.size))
+        rows = np.zeros((self.n_rows, self.size))
         rows[: len(strengths)] = strengths
         counts = len(strengths), self.tolerances, leave, interpolated
         return self.training, block, sums, grid, begin, rows, *counts

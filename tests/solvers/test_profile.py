@@ -257,21 +257,21 @@ def replace_programs(monkeypatch, **others):
     monkeypatch.setattr(profile, "programs", lambda *_: (changed, False))
 
 
-def blocks_of_eight(monkeypatch):
-    """From here on, and of each the four slowest pixels come last."""
+def blocks_of_eight(monkeypatch, *, leave=2):
+    """From here on, and of each so many of the slowest pixels come last."""
     monkeypatch.setattr(block, "BLOCK_NUMBERS", 1)
     monkeypatch.setattr(block, "SMALLEST_BLOCK", 8)
-    monkeypatch.setattr(profile, "LEFT", 2)
+    monkeypatch.setattr(profile, "LEFT", 8 // leave)
 
 
-@pytest.mark.parametrize("lambdas", [(30.0,), (0.0, 30.0, 300.0)])
-def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas):
-    """Blocks of eight leave their four slowest at each strength; the optima are those of one block."""
+@pytest.mark.parametrize(("lambdas", "leave"), [((30.0,), 4), ((0.0, 30.0, 300.0), 2)])
+def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas, leave):
+    """Blocks of eight leave some of their slowest at each strength; the optima are those of one block."""
     problem = training.problem()
     strengths = [np.full(problem.n_pixels, value) for value in lambdas]
     arguments = {"exponents": QUADRATIC.exponents, "x": training.x}
     expected = profile.solve_path(problem, strengths, **arguments)
-    blocks_of_eight(monkeypatch)
+    blocks_of_eight(monkeypatch, leave=leave)
     calls, searched = [], search.search
 
     def recorded(*args):
@@ -281,7 +281,7 @@ def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas):
     replace_programs(monkeypatch, search=recorded)
     solutions = profile.solve_path(problem, strengths, **arguments)
     n_blocks = -(-problem.n_pixels // 8)
-    assert calls.count((4, joint.INTERPOLATED_STEPS)) == n_blocks
+    assert calls.count((leave, joint.INTERPOLATED_STEPS)) == n_blocks
     # What they left goes on where it was, without steps on the interpolated problem, in fewer blocks.
     assert 0 < calls.count((0, 0)) < n_blocks * len(lambdas)
     for solution, other, strength in zip(solutions, expected, strengths, strict=True):
