@@ -41,13 +41,15 @@ QUICK = Programs(
     *(jax.jit(unwrap(program), compiler_options=_UNOPTIMIZED) for program in FAST[1:]),
 )
 _trainings: Counter[tuple[int, ...]] = Counter()
+_wanted: set[tuple[bool, tuple[int, ...]]] = set()
 
 
 def programs(shapes: tuple[int, ...], multiplications: int) -> tuple[Programs, bool]:
     """Those for blocks of these shapes, and whether they are wanted for the first time."""
-    _trainings[shapes] += 1
-    times = _trainings[shapes]
     # Other devices than the processor have compilers of their own, and work that pays for them.
-    if multiplications > LITTLE or jax.default_backend() != "cpu":
-        return FAST, times == 1
-    return (QUICK, times == 1) if times <= PATIENCE else (FAST, times == PATIENCE + 1)
+    little = multiplications <= LITTLE and jax.default_backend() == "cpu"
+    _trainings[shapes] += little
+    quick = little and _trainings[shapes] <= PATIENCE
+    new = (quick, shapes) not in _wanted
+    _wanted.add((quick, shapes))
+    return QUICK if quick else FAST, new

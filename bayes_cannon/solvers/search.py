@@ -101,14 +101,20 @@ def search(
     def step(carry: tuple[Found, Array, Array], point: tuple[Array, Array]) -> tuple[tuple, Found]:
         (last, thetas, before), (number, lam) = carry, point
         stays = (number >= n_strengths) | ((number > 0) & _stays(last, before, lam))
-        theta = jnp.where(number == 0, begin.theta, last.end.theta)
-        found, thetas = jax.lax.cond(stays, lambda *_: (last, thetas), at, theta, thetas, lam)
+        # What was lost at one strength may be found at the next.
+        theta = _known(jnp.where(number == 0, begin.theta, last.end.theta))
+        found, thetas = jax.lax.cond(stays, lambda *_: (last, thetas), at, theta, _known(thetas), lam)
         return (found, thetas, lam), found
 
     thetas = jnp.zeros((len(grid.s2), *begin.theta.T.shape), grid.square.dtype)
     shapes, _ = jax.eval_shape(at, begin.theta, thetas, strengths[0])
     nothing = jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), shapes)
     return jax.lax.scan(step, (nothing, thetas, strengths[0]), (jnp.arange(len(strengths)), strengths))[1]
+
+
+def _known(array: Array) -> jax.Array:
+    """Zero in place of what is not finite."""
+    return jnp.where(jnp.isfinite(array), array, 0.0)
 
 
 def _only(theta: Array, s2: Array) -> Minima:

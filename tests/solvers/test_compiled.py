@@ -10,8 +10,14 @@ from bayes_cannon.solvers import compiled, profile
 from bayes_cannon.solvers.compiled import FAST, LITTLE, PATIENCE, QUICK, programs
 
 
-def test_little_work_has_unoptimized_programs_until_it_is_repeated_often(monkeypatch):
+@pytest.fixture
+def none_yet(monkeypatch):
+    """As in a process that has trained nothing."""
     monkeypatch.setattr(compiled, "_trainings", compiled.Counter())
+    monkeypatch.setattr(compiled, "_wanted", set())
+
+
+def test_little_work_has_unoptimized_programs_until_it_is_repeated_often(none_yet):
     seen = [programs((1, 2), LITTLE) for _ in range(PATIENCE + 2)]
     assert [new for _, new in seen] == [True, *[False] * (PATIENCE - 1), True, False]
     assert [chosen is QUICK for chosen, _ in seen] == [True] * PATIENCE + [False] * 2
@@ -19,9 +25,10 @@ def test_little_work_has_unoptimized_programs_until_it_is_repeated_often(monkeyp
     assert programs((1, 3), LITTLE)[1]
 
 
-def test_much_work_has_optimized_programs(monkeypatch):
-    monkeypatch.setattr(compiled, "_trainings", compiled.Counter())
-    assert [programs((1, 2), LITTLE + 1) for _ in range(2)] == [(FAST, True), (FAST, False)]
+def test_much_work_has_optimized_programs(none_yet):
+    assert [programs((1, 2), work) for work in (LITTLE + 1, LITTLE, LITTLE + 1, LITTLE)] == [
+        (FAST, True), (QUICK, True), (FAST, False), (QUICK, False),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("regularization", [0.0, 300.0])
