@@ -1,6 +1,7 @@
 """Cases A and B as arrays on disk, which every process of a benchmark maps into memory."""
 
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,6 +87,7 @@ def write_case(case: str, folder: Path, size: Size) -> dict:
                 for target, block in zip(maps, drawn, strict=True):
                     target[rows] = block
     np.save(folder / "exponents.npy", size.vectorizer.exponents)
+    os.sync()  # So that nothing is left to be written while others measure.
     return {}
 
 
