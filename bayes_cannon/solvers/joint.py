@@ -83,8 +83,8 @@ interpolated one, if no interpolated weight is off by more than this share, and 
 whose sums are right to 1e-6 in float32, is smaller than this."""
 ROUNDING = 2e-6
 """Of a sum in float32, relative to what it would be of absolute values: three times the largest that was seen."""
-LONG = 0.05
-"""Of a step in ln(c + s^2): far from the optimum, where a change of sign may mean that the search goes to and fro."""
+LONG, LONGEST = 0.05, 0.3
+"""Of a step in ln(c + s^2): from where on a change of sign may mean that the search goes to and fro, and at most."""
 MAX_STEPS = 16
 """Steps at most; what has not converged by then goes to `solvers.refine`."""
 
@@ -370,10 +370,15 @@ def _newton(
 
 
 def _damped(new_s2: Array, s2: Array, centre: Array, before: Array) -> Array:
-    """The new s2, but of a long way back at most half of what the last step came: else some go to and fro for ever."""
+    """The new s2, no further than the next value of the scan is, and of a long way back half at most.
+
+    Beyond, the scan knows better: where terms come and go the curvature at one s2 says little of that at another.
+    """
     ahead = jnp.log((centre + new_s2) / (centre + s2))
-    too_far = (ahead * before < 0) & (2 * jnp.abs(ahead) > jnp.abs(before)) & (jnp.abs(ahead) > LONG)
-    return jnp.where(too_far, jnp.maximum((centre + s2) * jnp.exp(-0.5 * before) - centre, 0.0), new_s2)
+    back = (ahead * before < 0) & (jnp.abs(ahead) > LONG)
+    most = jnp.where(back, jnp.minimum(0.5 * jnp.abs(before), LONGEST), LONGEST)
+    there = jnp.maximum((centre + s2) * jnp.exp(jnp.clip(ahead, -most, most)) - centre, 0.0)
+    return jnp.where(jnp.abs(ahead) > most, there, new_s2)
 
 
 @jax.jit

@@ -11,6 +11,7 @@ from bayes_cannon.solvers.block import Pixels, Training
 from bayes_cannon.solvers.interpolation import NODES, sums_at_nodes
 from bayes_cannon.solvers.joint import (
     LONG,
+    LONGEST,
     TOLERANCES,
     TRUSTED_PIVOT,
     Point,
@@ -192,9 +193,9 @@ def test_step_in_s2_knows_of_the_step_in_theta(terms):
     assert_allclose(point.next_s2, end.s2, rtol=0.02 * gain.max())
 
 
-def test_a_search_that_goes_to_and_fro_is_damped():
-    centre, s2 = np.ones(4), np.full(4, 3.0)
-    before = np.array([0.8, 0.8, -0.8, 0.5 * LONG])
-    ahead = np.array([-0.7, -0.3, 2.0, -0.4 * LONG])
+def test_steps_in_s2_are_neither_longer_than_the_scan_knows_nor_to_and_fro():
+    centre, s2 = np.ones(6), np.full(6, 3.0)
+    before = np.array([0.0, 0.2, 0.2, 0.2, -0.2, 0.5 * LONG])
+    ahead = np.array([-2.0, 0.2, -0.08, -0.2, 0.2, -0.4 * LONG])
     damped = _damped(4 * np.exp(ahead) - 1, s2, centre, before)
-    assert_allclose(np.log((1 + damped) / 4), [-0.4, -0.3, 0.4, -0.4 * LONG], rtol=1e-5)
+    assert_allclose(np.log((1 + damped) / 4), [-LONGEST, 0.2, -0.08, -0.1, 0.1, -0.4 * LONG], rtol=1e-5)
