@@ -17,9 +17,9 @@ from bayes_cannon.solvers.refine import refine
 from bayes_cannon.solvers.scan import exact_scan, sums_on_grid
 from bayes_cannon.solvers.search import search
 
-LITTLE = 2**25
-"""Multiplications for one node's sums of the moments, a tenth of a second's work without optimization at most."""
-PATIENCE = 64
+LITTLE = 2**18
+"""Numbers in the arrays (pixel, star) and (pixel, term, term): without optimization it costs up to 0.1 s more."""
+PATIENCE = 32
 """Trainings of one shape before its programs are optimized."""
 _UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
@@ -44,10 +44,10 @@ _trainings: Counter[tuple[int, ...]] = Counter()
 _wanted: set[tuple[bool, tuple[int, ...]]] = set()
 
 
-def programs(shapes: tuple[int, ...], multiplications: int) -> tuple[Programs, bool]:
+def programs(shapes: tuple[int, ...], numbers: int) -> tuple[Programs, bool]:
     """Those for blocks of these shapes, and whether they are wanted for the first time."""
     # Other devices than the processor have compilers of their own, and work that pays for them.
-    little = multiplications <= LITTLE and jax.default_backend() == "cpu"
+    little = numbers <= LITTLE and jax.default_backend() == "cpu"
     _trainings[shapes] += little
     quick = little and _trainings[shapes] <= PATIENCE
     new = (quick, shapes) not in _wanted

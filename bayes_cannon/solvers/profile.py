@@ -205,8 +205,8 @@ class _Work:
         """
         n_stars, n_terms = self.training.design.shape
         n_moments = self.training.single.shape[1]
-        work = self.problem.n_pixels * n_stars * n_moments * len(self.strengths)
-        self.programs, new = programs((self.size, n_stars, n_terms, n_moments, self.n_rows), work)
+        numbers = self.problem.n_pixels * (n_stars + n_terms**2) * len(self.strengths)
+        self.programs, new = programs((self.size, n_stars, n_terms, n_moments, self.n_rows), numbers)
         if not new:
             return
         spectra, bounds, one = np.zeros((self.size, n_stars)), np.zeros((self.size, n_terms)), np.zeros(self.size)
