@@ -41,7 +41,7 @@ def relative_gap(
     Parameters
     ----------
     gram
-        ``A^T A``, shape (term, term). Only the columns that the residual is projected on are used.
+        ``A^T A``, shape (term, term). Its columns on which ``delta`` is zero matter for the scale of the gap only.
     gradient
         ``A^T r``, shape (term,).
     chi_squared

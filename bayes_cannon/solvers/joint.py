@@ -3,8 +3,8 @@ r"""Newton's method on theta and Halley's on s^2, together, with the exact gradi
 The first steps are on the interpolated problem of `solvers.interpolation` and cost no pass. From there on the
 residuals, and from them the gradients by theta and s^2, come from the data; the curvature by theta is the interpolated
 Gram matrix, which is right to a thousandth, so every step gains about three digits, without another pass for a Gram
-matrix. On the free terms A the step solves, with :math:`g = \sum w r v - \lambda\,\mathrm{sgn}\,\theta` and :math:`c =
-\sum w^2 r v`,
+matrix. On the free terms A the step solves, with :math:`g = \sum w r v - \lambda\,\mathrm{sgn}\,\theta` and
+:math:`c = \sum w^2 r v`,
 
 .. math:: \begin{pmatrix} 2 G_{AA} & 2 c_A \\ 2 c_A^T & q'' \end{pmatrix}
           \begin{pmatrix} \delta\theta \\ \delta s^2 \end{pmatrix} = \begin{pmatrix} 2 g_A \\ -q' \end{pmatrix},
@@ -69,8 +69,7 @@ class Tolerances(NamedTuple):
 
 TOLERANCES = Tolerances(1e-13, 1e-16, 1e-10, 1e-8)
 PATH_TOLERANCES = Tolerances(4e-10, 2e-10, 5e-9, 3e-5)
-"""For a path, where every step counts. Theta and s^2 are right to a hundredth of their errors for up to 100,000
-stars."""
+"""For a path, where every step counts. Theta and s^2 are right to a hundredth of their errors for up to 1e5 stars."""
 MANY_TERMS = 64
 """From so many terms on a step looks for the active set three times, as more passes over the data would cost more."""
 INTERPOLATED_STEPS = 3
@@ -224,8 +223,7 @@ def joint_newton(
         before = jnp.log((sums.centre + s2) / (sums.centre + point.s2))
         new_s2, new_theta, whole, pivot, bent = _newton(gram, turned, found, block, theta, s2, sums, sweeps, before)
         known = gram, found, block, theta, whole, bent, sums.bound(s2), others, sums.reference.T
-        unknown = jnp.full_like(s2, jnp.inf)
-        gap, excess, mismatch = jax.lax.cond(exact, _checks, lambda *_: (unknown, unknown, 0 * s2), *known)
+        gap, excess, mismatch = jax.lax.cond(exact, _checks, lambda *_: (infinite, infinite, 0 * s2), *known)
         small = excess <= tolerances.excess
         stationary = (jnp.abs(found.slope) <= tolerances.gradient * found.weight) | ((s2 == 0) & (found.slope >= 0))
         after = Point(
@@ -241,11 +239,8 @@ def joint_newton(
         unsettled = (moved > SETTLED_SCATTER) | (bent > SETTLED_THETA * found.chi_squared)
         return jnp.where(jnp.sum(unsettled) > leave, jnp.maximum(left - 1, 0), 0), Point(*kept)
 
-    infinite, n = jnp.full_like(s2, jnp.inf), len(s2)
-    none = jnp.zeros(n, int)
-    first = Point(
-        s2, theta, s2, theta, infinite, infinite, infinite, infinite, theta, 0 * s2, infinite, none, jnp.zeros(n, bool)
-    )
+    infinite, none = jnp.full_like(s2, jnp.inf), jnp.zeros(len(s2), int)
+    first = Point(s2, theta, s2, theta, infinite, infinite, infinite, infinite, theta, 0 * s2, infinite, none, none > 0)
     _, last = jax.lax.while_loop(
         lambda at: jnp.sum(~at[1].done & (at[1].steps < MAX_STEPS)) > leave, step, (jnp.asarray(interpolated), first)
     )
