@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from bayes_cannon.core.batches import check_batch, native, padded_batch, raise_fault
+from bayes_cannon.core.compilation import make_room
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.status import StarStatus
@@ -255,6 +256,7 @@ def fit_batches(
     A batch is flux (star, pixel), ivar (star, pixel) and further starts (star, start, label) in *scaled* labels; the
     number of starts, which may be zero, is the same for all. Errors are those of `fit_labels`.
     """
+    make_room()
     running: deque[Future[LabelFit]] = deque()
     first = 0
     pool = ThreadPoolExecutor(WORKERS)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_cannon.core.compilation import make_room
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.solvers.problem import PixelProblem
@@ -141,6 +142,7 @@ def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S]) -> Iterator[T
 
     Results that nobody has taken yet are few, so that what is large need not be held for all blocks at once.
     """
+    make_room()
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(n_threads()) as pool:
         try:

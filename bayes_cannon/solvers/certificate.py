@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_cannon.core.compilation import make_room
 from bayes_cannon.core.likelihood import log_variance, masked, weights
 from bayes_cannon.core.typing import Array, PerTerm, PerTermMask, PixelsTerm, Scalar, TermTerm
 from bayes_cannon.solvers.problem import PixelProblem
@@ -192,6 +193,7 @@ def certify(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -> tuple[n
         Shape (pixel,) each, as in `PixelSolution`.
 
     """
+    make_room()
     with jax.enable_x64(True):
         out = _certify_block(
             problem.design, masked(problem.flux, problem.ivar), problem.ivar, problem.regularization,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 
+from bayes_cannon.core.compilation import make_room
 from bayes_cannon.solvers.interpolation import sums_at_nodes
 from bayes_cannon.solvers.joint import certified
 from bayes_cannon.solvers.refine import refine
@@ -41,15 +42,16 @@ QUICK = Programs(
     *(jax.jit(unwrap(program), compiler_options=_UNOPTIMIZED) for program in FAST[1:]),
 )
 _trainings: Counter[tuple[int, ...]] = Counter()
-_wanted: set[tuple[bool, tuple[int, ...]]] = set()
+_wanted: set[tuple[int, bool, tuple[int, ...]]] = set()
 
 
 def programs(shapes: tuple[int, ...], numbers: int) -> tuple[Programs, bool]:
-    """Those for blocks of these shapes, and whether they are wanted for the first time."""
+    """Those for blocks of these shapes, and whether they are wanted for the first time, or since all were dropped."""
     # Other devices than the processor have compilers of their own, and work that pays for them.
     little = numbers <= LITTLE and jax.default_backend() == "cpu"
     _trainings[shapes] += little
     quick = little and _trainings[shapes] <= PATIENCE
-    new = (quick, shapes) not in _wanted
-    _wanted.add((quick, shapes))
+    wanted = make_room(), quick, shapes
+    new = wanted not in _wanted
+    _wanted.add(wanted)
     return QUICK if quick else FAST, new

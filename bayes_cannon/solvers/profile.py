@@ -201,7 +201,7 @@ class _Work:
     def compile(self) -> None:
         """Choose the programs of a block, and compile them side by side, on one of zeros, if these shapes are new.
 
-        Compiling is most of what a first training costs. A compiled program stays with JAX for as long as Python runs.
+        Compiling is most of what a first training costs. A compiled program stays with JAX while there is room.
         """
         n_stars, n_terms = self.training.design.shape
         n_moments = self.training.single.shape[1]
