@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_cannon.core.blas import single_threaded_blas
 from bayes_cannon.core.compilation import make_room
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import monomials
@@ -144,7 +145,7 @@ def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S]) -> Iterator[T
     """
     make_room()
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(n_threads()) as pool:
+    with single_threaded_blas(), ThreadPoolExecutor(n_threads()) as pool:
         try:
             for block in blocks:
                 waiting.append(pool.submit(work, block))

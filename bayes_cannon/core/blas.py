@@ -1,0 +1,40 @@
+"""One thread for each BLAS and LAPACK call, while the package's own threads keep all cores busy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import scipy.linalg  # noqa: F401 - its library, which JAX uses, too, is then there to be found
+from threadpoolctl import ThreadpoolController
+
+_lock = Lock()
+_users = 0
+_limit: Any = None
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Limit BLAS to one thread a call, in the whole process, until the last of those who asked for it has left.
+
+    OpenBLAS factors a matrix of a hundred rows or more on all cores, which takes turns in doing so: two threads that
+    factor matrices of 171 rows then take twice as long as with one core each.
+    """
+    global _users, _limit
+    with _lock:
+        if _users == 0:
+            _limit = _libraries().limit(limits=1, user_api="blas")
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                _limit.restore_original_limits()
