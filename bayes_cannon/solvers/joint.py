@@ -32,15 +32,9 @@ import jax.numpy as jnp
 
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import Array, Scalar
+from bayes_cannon.solvers.active import MANY_TERMS, solve_on_active
 from bayes_cannon.solvers.block import Pixels, Training, gram_matrix, known_flux
-from bayes_cannon.solvers.certificate import (
-    active_terms,
-    gap_scale,
-    relative_gap,
-    smallest_pivot,
-    solution_and_pivot,
-    solve_masked,
-)
+from bayes_cannon.solvers.certificate import active_terms, gap_scale, relative_gap, smallest_pivot, solve_masked
 from bayes_cannon.solvers.halley import halley_s2
 from bayes_cannon.solvers.interpolation import Interpolated, folded
 from bayes_cannon.solvers.lasso import SWEEPS, coordinate_descent, newton_move, symmetric_product
@@ -70,8 +64,6 @@ class Tolerances(NamedTuple):
 TOLERANCES = Tolerances(1e-13, 1e-16, 1e-10, 1e-8)
 PATH_TOLERANCES = Tolerances(4e-10, 2e-10, 5e-9, 3e-5)
 """For a path, where every step counts. Theta and s^2 are right to a hundredth of their errors for up to 1e5 stars."""
-MANY_TERMS = 64
-"""From so many terms on a step looks for the active set three times, as more passes over the data would cost more."""
 INTERPOLATED_STEPS = 3
 """Steps on the interpolated problem, which cost no pass, before the first exact one: one at least, so many at most."""
 SETTLED_SCATTER, SETTLED_THETA = 2e-3, 1e-4
@@ -174,7 +166,11 @@ def interpolated_sums(training: Training, sums: Interpolated, theta: Array, s2: 
     beyond, total = theta.T - sums.reference, sums.centre + s2
     moments, right, square = sums.derivatives(s2)
     right, weight = right.astype(theta.dtype), moments[0].astype(theta.dtype)
-    gradient = right - symmetric_product(jax.lax.optimization_barrier(moments[training.pairs]), beyond)
+    if len(training.pairs) < MANY_TERMS:
+        gram = jax.lax.optimization_barrier(moments[training.pairs])
+        gradient = right - symmetric_product(lambda e: gram[e], beyond)
+    else:  # They are more than a cache holds.
+        gradient = right - symmetric_product(lambda e: moments[training.pairs[e]], beyond)
     chi_squared = square - jnp.sum((right + gradient) * beyond[:, None], axis=0)
     # By ln(c + s2): the second derivative is that by s2, times (c + s2)^2, plus the first.
     return Residuals(
@@ -207,6 +203,7 @@ def joint_newton(
     # Without penalties and bounds there is no active set to look for, and Newton's step is all.
     free = jnp.all((jnp.isneginf(block.lower) & jnp.isposinf(block.upper)) | (block.lower == block.upper), axis=1)
     sweeps = jnp.where(jnp.all(free & ~penalized), 0, SWEEPS)
+    # A step looks for the active set three times then, as more passes over the data would cost more.
     many = len(training.pairs) >= MANY_TERMS
 
     def exact_sums(theta: Array, s2: Array) -> Residuals:
@@ -333,17 +330,17 @@ def _newton(
     def product(vector: Array) -> Array:
         return jnp.einsum("pde,pe->pd", gram, vector)
 
-    move, solve = jax.vmap(newton_move), jax.vmap(solution_and_pivot)
+    move = jax.vmap(newton_move)
     swept, gradient = swept_from(theta, at.gradient, lam)
     if turned is None:
         active = active_terms(swept, lam, *bounds)
-        first, _ = solve(gram, gradient - lam * jnp.sign(swept), active)
-        moved = move(gram, gradient, swept, first, active, lam, *bounds)
+        first, _ = solve_on_active(gram, (gradient - lam * jnp.sign(swept))[:, :, None], active)
+        moved = move(gram, gradient, swept, first[:, :, 0], active, lam, *bounds)
         swept, gradient = swept_from(moved, at.gradient - product(moved - theta), lam)
     active = active_terms(swept, lam, *bounds)
     pull = lam * jnp.sign(swept)
     right = jnp.stack([gradient - pull, at.cross, at.gradient - pull], axis=2)
-    solution, pivot = solve(gram, right, active)
+    solution, pivot = solve_on_active(gram, right, active)
     shift, drift, whole = jnp.moveaxis(solution, 2, 0)
 
     # Of second order in the move, sum w^2 (v . move)^2, with the same w for all stars.

@@ -10,6 +10,7 @@ zeros are exact.
 (Coordinate descent: Friedman, Hastie & Tibshirani 2010, eq. 9; the active-set step as in Osborne et al. 2000.)
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -96,21 +97,23 @@ def coordinate_descent(
     return jax.lax.fori_loop(0, sweeps * len(lam), update, (jnp.asarray(theta), jnp.asarray(gradient)))
 
 
-def symmetric_product(gram: Array, vector: TermPixels) -> jax.Array:
+def symmetric_product(row: Callable[[Array], Array], vector: TermPixels) -> jax.Array:
     """``G v`` of many pixels, which lie side by side in memory, shape (term, ..., pixel).
 
     Column by column, because a batched product would be of one pixel after the other, and several times as slow.
 
     Parameters
     ----------
-    gram
-        Shape (term, term, ..., pixel), symmetric in its terms.
+    row
+        Gives a row of G, which is symmetric, shape (term, ..., pixel). Where terms are many it may be made when it is
+        asked for, because all of them are more than a cache holds.
     vector
         Shape (term, pixel).
 
     """
-    first = jnp.zeros(gram.shape[1:], jnp.result_type(gram, vector))
-    return jax.lax.fori_loop(0, len(vector), lambda e, total: total + gram[e] * vector[e], first, unroll=3)
+    one = jax.eval_shape(row, jnp.asarray(0))
+    first = jnp.zeros(one.shape, jnp.result_type(one, vector))
+    return jax.lax.fori_loop(0, len(vector), lambda e, total: total + row(e) * vector[e], first, unroll=3)
 
 
 def newton_move(
@@ -136,11 +139,10 @@ def newton_move(
     partly = jnp.where(active, jnp.where(room <= length, ahead, theta + length * step), theta)
     wholly = jnp.where(active, jnp.where(room <= 1.0, ahead, theta + step), theta)
 
-    def objective(moved: Array) -> Array:
-        change = moved - theta
-        return jnp.dot(change, 0.5 * (gram @ change) - gradient) + jnp.sum(lam * jnp.abs(moved))
-
-    return jnp.where(objective(wholly) <= objective(partly), wholly, partly)
+    # What the second has more than the first, by one product with their difference: nothing cancels.
+    between, beyond = 0.5 * (partly + wholly) - theta, wholly - partly
+    more = jnp.dot(beyond, gram @ between - gradient) + jnp.sum(lam * (jnp.abs(wholly) - jnp.abs(partly)))
+    return jnp.where(more <= 0, wholly, partly)
 
 
 def gram_lasso(

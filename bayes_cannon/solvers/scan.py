@@ -153,7 +153,7 @@ def _along[T](
         theta = jnp.clip(theta + change, lower, upper)
         moments, right, square, log_variances = sums(place)
         gram = moments[training.pairs]
-        gradient = right - symmetric_product(gram, theta - reference)
+        gradient = right - symmetric_product(lambda e: gram[e], theta - reference)
         theta, gradient = coordinate_descent(gram, gradient, lam, lower, upper, theta, sweeps=n_sweeps)
         # chi^2 = r'Wr - (b + g) . (theta - reference), since g = b - G (theta - reference).
         chi_squared = square - jnp.sum((right + gradient) * (theta - reference), axis=0)
