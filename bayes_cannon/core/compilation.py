@@ -27,12 +27,20 @@ def _listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
 
 def n_mappings() -> int:
     """Memory mappings of this process; none where the system does not say."""
-    return _MAPPINGS.read_bytes().count(b"\n") if _MAPPINGS.exists() else 0
+    return _read(_MAPPINGS).count(b"\n")
 
 
 def limit() -> float:
     """Memory mappings that a process may have; infinite where the system does not say."""
-    return int(_LIMIT.read_text()) if _LIMIT.exists() else math.inf
+    return float(_read(_LIMIT) or math.inf)
+
+
+def _read(path: Path) -> bytes:
+    """The file, or nothing where there is none, or none that may be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def make_room() -> int:
