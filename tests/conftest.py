@@ -28,7 +28,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 # Before the package is imported: the shapes in the annotations of compiled code are then checked while it is traced.
 # Not where users hand over what they have, because there the package's own errors are wanted, and not in what SciPy
 # calls a million times.
-_CHECKED = ("block", "certificate", "joint", "lasso", "problem", "profile", "refine", "scan", "scatter")
+_CHECKED = ("active", "block", "certificate", "joint", "lasso", "problem", "profile", "refine", "scan", "scatter")
 install_import_hook([f"bayes_cannon.solvers.{name}" for name in _CHECKED], "beartype.beartype")
 
 import bayes_cannon as tc  # noqa: E402

@@ -21,10 +21,11 @@ def _libraries() -> ThreadpoolController:
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Limit BLAS to one thread a call, in the whole process, until the last of those who asked for it has left.
+    """Limit BLAS to one thread a call, until the last of those who asked for it has left.
 
-    OpenBLAS factors a matrix of a hundred rows or more on all cores, which takes turns in doing so: two threads that
-    factor matrices of 171 rows then take twice as long as with one core each.
+    The limit is that of the whole process, but for OpenBLAS built with OpenMP, which has one for each thread. OpenBLAS
+    factors a matrix of a hundred rows or more on all cores, which takes turns in doing so: two threads that factor
+    matrices of 171 rows then take twice as long as with one core each.
     """
     global _users, _limit
     with _lock:

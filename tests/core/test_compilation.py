@@ -61,12 +61,12 @@ def test_nothing_is_counted_where_nothing_was_compiled(room, monkeypatch):
 
 
 def test_mappings_of_something_else_do_not_drop_programs_again_and_again(room, monkeypatch):
-    room(-1)
+    room(-50)
     compiled(9)
     before = make_room()
     others = n_mappings()
     monkeypatch.setattr(compilation, "limit", lambda: others + 200)
-    room(-1)
+    room(-50)
     compiled(10)
     assert make_room() == before + 1
     function, taken = compiled(11)

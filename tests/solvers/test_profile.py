@@ -92,6 +92,26 @@ def test_few_stars(training, brute_force, regularization):
     check_certificate(problem, solution)
 
 
+@pytest.mark.parametrize("regularization", LAMBDAS)
+def test_many_terms(brute_force, regularization):
+    """Ten labels, 66 terms, of which the truth has one in six: where terms are penalized the systems are smaller."""
+    rng = np.random.default_rng(5)
+    names = tuple(f"X{k}_H" for k in range(10))
+    vectorizer = PolynomialVectorizer(names, 2)
+    x = rng.normal(0, 0.3, (250, 10))
+    design = vectorizer(x).T
+    theta = rng.normal(0, 0.05, (8, 66)) * (rng.random((8, 66)) < 1 / 6)
+    theta[:, 0] = 1
+    sigma = rng.uniform(0.003, 0.015, (250, 8))
+    flux = design @ theta.T + np.hypot(sigma, 0.005) * rng.normal(size=sigma.shape)
+    problem = PixelProblem.unbounded(design, flux, 1 / sigma**2, regularization)
+    solution = profile.solve(problem, exponents=vectorizer.exponents, x=x)
+    check_certificate(problem, solution)
+    check_against(brute_force, problem, solution, [0, 5])
+    n_active = (solution.theta != 0).sum(axis=1)
+    assert n_active.max() < 66 if regularization else n_active.min() == 66
+
+
 def two_groups(training, quiet=0.002, noisy=0.2):
     """Pixels with two minima of the profile over s2 near the Lambda where the one ceases and the other begins to win.
 
