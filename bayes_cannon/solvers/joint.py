@@ -166,11 +166,7 @@ def interpolated_sums(training: Training, sums: Interpolated, theta: Array, s2: 
     beyond, total = theta.T - sums.reference, sums.centre + s2
     moments, right, square = sums.derivatives(s2)
     right, weight = right.astype(theta.dtype), moments[0].astype(theta.dtype)
-    if len(training.pairs) < MANY_TERMS:
-        gram = jax.lax.optimization_barrier(moments[training.pairs])
-        gradient = right - symmetric_product(lambda e: gram[e], beyond)
-    else:  # They are more than a cache holds.
-        gradient = right - symmetric_product(lambda e: moments[training.pairs[e]], beyond)
+    gradient = right - symmetric_product(lambda e: moments[jnp.asarray(training.pairs)[e]], beyond)
     chi_squared = square - jnp.sum((right + gradient) * beyond[:, None], axis=0)
     # By ln(c + s2): the second derivative is that by s2, times (c + s2)^2, plus the first.
     return Residuals(

@@ -105,8 +105,8 @@ def symmetric_product(row: Callable[[Array], Array], vector: TermPixels) -> jax.
     Parameters
     ----------
     row
-        Gives a row of G, which is symmetric, shape (term, ..., pixel). Where terms are many it may be made when it is
-        asked for, because all of them are more than a cache holds.
+        Gives a row of G, which is symmetric, shape (term, ..., pixel). It may be made when it is asked for: all rows
+        of many terms are more than a cache holds.
     vector
         Shape (term, pixel).
 
