@@ -8,8 +8,8 @@ _PUBLIC = {
     "load_model": "bayes_cannon.model",
 }
 _MODULES = (
-    "censoring", "cli", "continuum", "core", "families", "infer", "io", "model", "plot", "posterior", "programs",
-    "restricted", "scatter", "solvers", "train", "training_set", "validate", "vectorizer",
+    "calibration", "censoring", "cli", "continuum", "core", "execution", "io", "labelling", "model", "plot",
+    "posterior", "programs", "restricted", "scatter", "training", "training_set", "validate", "vectorizer",
 )  # fmt: skip
 
 __all__ = [*_PUBLIC, *_MODULES]

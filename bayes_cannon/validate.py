@@ -13,11 +13,15 @@ figures are those of the other stars; the number of failed stars stands beside t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy.table import Table
 
+from bayes_cannon.core.folds import folds
 from bayes_cannon.core.typing import PerLabel, StarLabel, StarPixel
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 Infer = Callable[[np.ndarray, np.ndarray], tuple]
 """Flux and ivar (star, pixel) to labels (star, label), their covariance (star, label, label) or None, anything more."""
@@ -138,13 +142,6 @@ def log_scores(inferred: StarLabel, reference: StarLabel, covariance: np.ndarray
     return scores
 
 
-def folds(n_stars: int, k: int = 5, seed: int = 0) -> np.ndarray:
-    """Fold of each star, ``numpy.random.default_rng(seed).integers(0, k, n_stars)``, shape (star,)."""
-    if not 2 <= k <= n_stars:
-        raise ValueError(f"the number of folds must be from 2 to the number of stars, {n_stars}; got {k}")
-    return np.random.default_rng(seed).integers(0, k, n_stars)
-
-
 def cross_validate(
     fit: Fit,
     labels: StarLabel,
@@ -216,7 +213,7 @@ def summary_table(
     label_names: Sequence[str],
     units: Mapping[str, str] | None = None,
     reference_error: StarLabel | float = 0.0,
-) -> Table:
+) -> "Table":
     """One row a label: bias, scatters, median error, scatters of the pulls, and how many stars failed.
 
     Parameters
@@ -261,6 +258,8 @@ def summary_table(
             "robust_pull": robust_scatter(pull),
             "plain_pull": plain_scatter(pull),
         }
+    from astropy.table import Table  # Half a second that training need not wait for.
+
     table = Table(columns)
     table.meta["pulls_include_reference_errors"] = bool(np.any(np.asarray(reference_error) != 0))
     for column in table.itercols():

@@ -16,10 +16,10 @@ from scatter import NAMES, Row, miles
 
 import bayes_cannon as tc
 from bayes_cannon import validate
-from bayes_cannon.core.calibration import Calibration
+from bayes_cannon.calibration.calibrated_errors import Calibration
+from bayes_cannon.calibration.fit import calibrate
 from bayes_cannon.io.gaia_xp import GIANTS, read_gaia_xp
 from bayes_cannon.io.recipe import read_recipe
-from bayes_cannon.posterior.calibration import calibrate
 from bayes_cannon.scatter import Full, LowRank, Scatter
 
 LEVELS = (0.68, 0.95)

@@ -6,14 +6,14 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
-from bayes_cannon.solvers.problem import PixelProblem
+from bayes_cannon.training.problem import PixelProblem
 
 SCRIPT = Path(__file__).resolve().parents[2] / "shared/cases.py"
 ROWS = 1000
@@ -96,10 +96,9 @@ def load(folder: Path, name: str) -> np.ndarray:
     return np.load(folder / f"{name}.npy", mmap_mode="r")
 
 
-def training_problem(folder: Path, size: Size, regularization: float) -> tuple[PixelProblem, dict[str, Any]]:
-    """The problem, its spectra still mapped, and the keywords that `train` wants beside it."""
+def training_problem(folder: Path, size: Size, regularization: float) -> PixelProblem:
+    """The problem, its spectra still mapped."""
     flux, ivar, labels = (load(folder, f"training_{name}") for name in ("flux", "ivar", "labels"))
     x = LabelScaling.from_labels(labels, size.vectorizer.label_names).scaled(labels)
-    design = size.vectorizer(x).T
-    empty = PixelProblem.unbounded(design, flux[:0], ivar[:0], regularization)
-    return replace(empty, flux=flux, ivar=ivar), {"exponents": size.vectorizer.exponents, "x": x}
+    empty = PixelProblem.unbounded(Terms(size.vectorizer.exponents, x), flux[:0], ivar[:0], regularization)
+    return replace(empty, flux=flux, ivar=ivar)

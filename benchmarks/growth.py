@@ -13,7 +13,7 @@ from data import Size, write_case
 from labelling import ours as label
 from training import ours as train
 
-from bayes_cannon.solvers import compressed
+from bayes_cannon.labelling import compressed
 
 BASE, LAMBDA = Size(stars=1_000, pixels=1_000, spectra=2_000, labels=5), 1000.0
 VARIED = {

@@ -15,17 +15,17 @@ from data import FULL, Size, load, training_problem, write_case
 
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import StarStatus
-from bayes_cannon.infer import LabelFit, fit_labels
-from bayes_cannon.solvers import compressed
-from bayes_cannon.train import train
+from bayes_cannon.labelling import compressed
+from bayes_cannon.labelling.fit import LabelFit, fit_labels
+from bayes_cannon.training.train import train
 
 CHI_SQUARED_TOLERANCE = 1e-6
 
 
 def write_theta(folder: Path, size: Size) -> dict:
     """Train at Lambda = 0 for case A, whose truth is no polynomial."""
-    problem, keywords = training_problem(folder, size, 0.0)
-    solution = train(problem, **keywords)
+    problem = training_problem(folder, size, 0.0)
+    solution = train(problem)
     np.save(folder / "theta.npy", solution.theta)
     np.save(folder / "s2.npy", solution.s2)
     return {}

@@ -12,14 +12,14 @@ from common import arguments, machine, measured, median_seconds, number, publish
 from data import FULL, Size, training_problem, write_case
 from training import certificates
 
-from bayes_cannon.train import train, train_path
+from bayes_cannon.training.train import train, train_path
 
 
 def path(folder: Path, size: Size, lambdas: np.ndarray, repeats: int) -> dict:
     """Time of all Lambdas in one call, and what was found at each."""
-    problem, keywords = training_problem(folder, size, 0.0)
-    first, _ = seconds(lambda: train_path(problem, lambdas, **keywords))
-    time, solutions = median_seconds(lambda: train_path(problem, lambdas, **keywords), repeats)
+    problem = training_problem(folder, size, 0.0)
+    first, _ = seconds(lambda: train_path(problem, lambdas))
+    time, solutions = median_seconds(lambda: train_path(problem, lambdas), repeats)
     found = [
         certificates(solution)
         | {
@@ -35,9 +35,9 @@ def path(folder: Path, size: Size, lambdas: np.ndarray, repeats: int) -> dict:
 
 def single(folder: Path, size: Size, lam: float, repeats: int) -> dict:
     """One training."""
-    problem, keywords = training_problem(folder, size, lam)
-    first, _ = seconds(lambda: train(problem, **keywords))
-    time, solution = median_seconds(lambda: train(problem, **keywords), repeats)
+    problem = training_problem(folder, size, lam)
+    first, _ = seconds(lambda: train(problem))
+    time, solution = median_seconds(lambda: train(problem), repeats)
     return {"seconds": time, "first": first, "objective": float(np.nansum(solution.objective))}
 
 

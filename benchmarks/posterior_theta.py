@@ -19,10 +19,10 @@ import bayes_cannon as tc
 from bayes_cannon.io.gaia_xp import read_gaia_xp
 from bayes_cannon.io.recipe import read_recipe
 from bayes_cannon.posterior.chains import ChainSettings
-from bayes_cannon.posterior.density import Setup
 from bayes_cannon.posterior.diagnostics import R_HAT_LIMIT, convergence
-from bayes_cannon.posterior.pixels import sample_pixels
-from bayes_cannon.posterior.priors import ThetaPriors
+from bayes_cannon.posterior.theta.density import Setup
+from bayes_cannon.posterior.theta.priors import ThetaPriors
+from bayes_cannon.posterior.theta.sample import sample_pixels
 from bayes_cannon.programs.pixel import PixelPriors, pixel
 
 REGULARIZATION = 1000.0
@@ -52,7 +52,7 @@ def setup_of(case: str, n_pixels: int, method: str) -> tuple[Setup, int]:
     model.train()
     problem = model._problem()
     setup = Setup.from_problem(
-        problem, theta=model.theta, s2=model.s2, exponents=vectorizer.exponents, x=model.scaling.scaled(labels),
+        problem, theta=model.theta, s2=model.s2,
         priors=ThetaPriors.weak(problem), method=method,
     )  # fmt: skip
     return setup, total

@@ -15,9 +15,9 @@ from data import FULL, Size, load, spread, training_problem, write_case
 from sklearn.linear_model import Lasso
 
 from bayes_cannon.core.status import PixelStatus
-from bayes_cannon.solvers.certificate import certify
-from bayes_cannon.solvers.problem import PixelSolution
-from bayes_cannon.train import train
+from bayes_cannon.training.certificate import certify
+from bayes_cannon.training.problem import PixelSolution
+from bayes_cannon.training.train import train
 
 WARM_PIXELS = 64
 """Pixels that the programs of case B are compiled with; as many as a block has, or more."""
@@ -37,9 +37,9 @@ def certificates(solution: PixelSolution) -> dict:
 
 def ours(folder: Path, size: Size, regularization: float, repeats: int, warm_pixels: int) -> dict:
     """Train, after a first run on some of the pixels that compiles; theta and s2 go into the folder."""
-    problem, keywords = training_problem(folder, size, regularization)
-    first, _ = seconds(lambda: train(problem.at(slice(warm_pixels)), **keywords))
-    time, solution = median_seconds(lambda: train(problem, **keywords), repeats)
+    problem = training_problem(folder, size, regularization)
+    first, _ = seconds(lambda: train(problem.at(slice(warm_pixels))))
+    time, solution = median_seconds(lambda: train(problem), repeats)
     np.save(folder / "theta.npy", solution.theta)
     np.save(folder / "s2.npy", solution.s2)
     np.save(folder / "objective.npy", solution.objective)
@@ -48,7 +48,7 @@ def ours(folder: Path, size: Size, regularization: float, repeats: int, warm_pix
 
 def theirs_lower(folder: Path, size: Size, regularization: float, pixels: np.ndarray) -> dict:
     """How many of the pixels have a training scalar at the original's theta and s2 that is below ours."""
-    problem, _ = training_problem(folder, size, regularization)
+    problem = training_problem(folder, size, regularization)
     with np.load(folder / "original_training.npz") as result:
         objective, _, _ = certify(problem.at(pixels), result["theta"], result["s2"])
     mine = load(folder, "objective")[pixels]
@@ -57,7 +57,7 @@ def theirs_lower(folder: Path, size: Size, regularization: float, pixels: np.nda
 
 def scikit_learn(folder: Path, size: Size, regularization: float, pixels: np.ndarray) -> dict:
     """One Lasso a pixel at our s2: less work, as s2 is given."""
-    problem, _ = training_problem(folder, size, regularization)
+    problem = training_problem(folder, size, regularization)
     some, s2, design = problem.at(pixels), load(folder, "s2")[pixels], problem.design[:, 1:]
 
     def solve() -> list[Lasso]:

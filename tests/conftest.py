@@ -28,11 +28,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 # Before the package is imported: the shapes in the annotations of compiled code are then checked while it is traced.
 # Not where users hand over what they have, because there the package's own errors are wanted, and not in what SciPy
 # calls a million times.
-_CHECKED = ("active", "block", "certificate", "joint", "lasso", "problem", "profile", "refine", "scan", "scatter")
-install_import_hook([f"bayes_cannon.solvers.{name}" for name in _CHECKED], "beartype.beartype")
+_CHECKED = ("certificate", "lasso", "problem", "profile", "reml")
+install_import_hook([f"bayes_cannon.training.{name}" for name in _CHECKED], "beartype.beartype")
 
 import bayes_cannon as tc  # noqa: E402
-from bayes_cannon.solvers.problem import PixelProblem  # noqa: E402
+from bayes_cannon.core.terms import Terms  # noqa: E402
+from bayes_cannon.training.problem import PixelProblem  # noqa: E402
 
 # The first call of a compiled function takes seconds, and a test that fails has to fail again.
 settings.register_profile("bayes_cannon", deadline=None, derandomize=True, database=None)
@@ -61,7 +62,7 @@ class Simulation:
 
     def problem(self, regularization: float | np.ndarray = 0.0) -> PixelProblem:
         """The training problem of all pixels."""
-        return PixelProblem.unbounded(self.model().design_matrix, self.flux, self.ivar, regularization)
+        return PixelProblem.unbounded(Terms(self.vectorizer.exponents, self.x), self.flux, self.ivar, regularization)
 
     @property
     def x(self) -> np.ndarray:
@@ -120,8 +121,8 @@ def trained(training: Simulation) -> tc.CannonModel:
 
 @pytest.fixture(scope="session")
 def brute_force() -> Callable[..., tuple[float, np.ndarray, float]]:
-    """The independent optimum of a pixel, `tests/solvers/brute_force.py`."""
-    return _module("brute_force", Path(__file__).parent / "solvers/brute_force.py").brute_force
+    """The independent optimum of a pixel, `tests/training/brute_force.py`."""
+    return _module("brute_force", Path(__file__).parent / "training/brute_force.py").brute_force
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import bayes_cannon as tc
 from bayes_cannon.core.likelihood import training_scalar
 from bayes_cannon.core.status import PixelStatus, StarStatus
-from bayes_cannon.solvers import profile
+from bayes_cannon.training.profile import solver as profile
 from bayes_cannon.vectorizer import PolynomialVectorizer
 
 QUADRATIC = PolynomialVectorizer(("TEFF", "LOGG", "FE_H"), 2)
@@ -273,7 +273,7 @@ def test_training_has_more_than_one_start(training):
     problem = training.problem(300.0)
     rng = np.random.default_rng(0)
     ends = [
-        profile.solve(problem, exponents=QUADRATIC.exponents, x=training.x, theta=theta).objective
+        profile.solve(problem, theta=theta).objective
         for theta in (None, rng.normal(size=(60, 10)), 100 * rng.normal(size=(60, 10)))
     ]
     assert_allclose(ends[1], ends[0], rtol=1e-11)

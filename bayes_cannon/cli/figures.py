@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from bayes_cannon.infer import LabelFit
 from bayes_cannon.io.atomic import atomic_path
+from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel
 from bayes_cannon.plot.comparison import one_to_one
 from bayes_cannon.plot.training import scatter, theta

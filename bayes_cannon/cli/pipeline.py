@@ -14,10 +14,8 @@ from astropy.table import Table
 
 from bayes_cannon.cli.figures import FIGURES, write_figures
 from bayes_cannon.core.censoring import create_inverse_mask, create_mask
-from bayes_cannon.core.scatter import LowRank
 from bayes_cannon.core.status import PixelStatus, StarStatus
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
-from bayes_cannon.infer import LabelFit
 from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
 from bayes_cannon.io.model_file import read_model
@@ -26,8 +24,10 @@ from bayes_cannon.io.recipe import Recipe, read_recipe
 from bayes_cannon.io.recipe_values import Limits
 from bayes_cannon.io.spectra import Spectra, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, join_labels, label_table, read_table, write_table
+from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel, RestrictedCannonModel
 from bayes_cannon.model.label_errors import CalibratedFit
+from bayes_cannon.scatter.settings import LowRank
 from bayes_cannon.validate import folds, summary_table
 
 _SHOWN_COLUMNS = ("label", "unit", "stars", "failed", "bias", "robust_scatter", "median_error", "robust_pull")

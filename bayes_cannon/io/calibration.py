@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.calibration import Calibration
+from bayes_cannon.calibration.calibrated_errors import Calibration
 
 _PREFIX = "calibration_"
 _ARRAYS = {"log_scale": "label", "slope": "label", "floor": ("label", "other_label"), "power": "label"}

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.label_posterior import LabelPosterior
-from bayes_cannon.core.posterior import QUANTILES
 from bayes_cannon.core.status import PosteriorStatus
+from bayes_cannon.posterior.labels.summary import LabelPosterior
+from bayes_cannon.posterior.theta.summary import QUANTILES
 
 _AXES = {
     "mean": ("star", "label"),
@@ -38,7 +38,7 @@ def label_tree(
     Returns
     -------
     tree
-        The summary has one variable for each field of `core.label_posterior.LabelPosterior`; the meaning of the
+        The summary has one variable for each field of `posterior.labels.summary.LabelPosterior`; the meaning of the
         numbers in ``status`` is among its attributes. ``reached_max_tree_depth`` is about the depth that second runs
         may have; trees of first runs are never as deep.
 

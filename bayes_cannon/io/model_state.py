@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.calibration import Calibration
-from bayes_cannon.core.scatter import Scatter
+from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, Term
+from bayes_cannon.scatter.settings import Scatter
 
 POSTERIOR_AXES = {
     "theta_mean": ("pixel", "term"), "theta_covariance": ("pixel", "pair"), "s2_mean": ("pixel",), "status": ("pixel",),

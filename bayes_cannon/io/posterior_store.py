@@ -28,7 +28,7 @@ from bayes_cannon.io.posterior_tree import (
 )
 
 if TYPE_CHECKING:
-    from bayes_cannon.posterior.pixels import Block
+    from bayes_cannon.posterior.theta.sample import Block
 
 
 class StoredPosterior:

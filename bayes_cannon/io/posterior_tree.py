@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.posterior import QUANTILES, ThetaPosterior
 from bayes_cannon.core.status import PosteriorStatus
+from bayes_cannon.posterior.theta.summary import QUANTILES, ThetaPosterior
 
 if TYPE_CHECKING:
-    from bayes_cannon.posterior.pixels import Block
+    from bayes_cannon.posterior.theta.sample import Block
 
 SETTING, MODEL = "sampling_", "model_"
 """Prefixes of the attributes that say how a posterior was sampled, and of which model."""

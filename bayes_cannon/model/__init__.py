@@ -3,6 +3,6 @@
 from bayes_cannon.model.cannon import CannonModel, load_model
 from bayes_cannon.model.data import NotTrainedError
 from bayes_cannon.model.restricted import RestrictedCannonModel
-from bayes_cannon.train import TrainingWarning
+from bayes_cannon.training.train import TrainingWarning
 
 __all__ = ["CannonModel", "NotTrainedError", "RestrictedCannonModel", "TrainingWarning", "load_model"]

@@ -1,6 +1,7 @@
 """`CannonModel`: the training set, what was learned from it, and the verbs train, test, read and write.
 
-The class holds data and checks it; the work is done by `bayes_cannon.train` and `bayes_cannon.infer`, on arrays.
+The class holds data and checks it; the work is done by `bayes_cannon.training.train` and `bayes_cannon.labelling.fit`,
+on arrays.
 """
 
 import os
@@ -9,31 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.batches import check_batch, spectra_rows
 from bayes_cannon.core.checks import check_same_dispersion, check_spectra
-from bayes_cannon.core.hull import in_convex_hull
 from bayes_cannon.core.progress import ProgressOption, reporter
-from bayes_cannon.core.scatter import Scatter
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.families import ScatterPath, scatter_path
-from bayes_cannon.infer import fit_label_stream, fit_labels
+from bayes_cannon.labelling.batches import check_batch, spectra_rows
+from bayes_cannon.labelling.fit import fit_label_stream, fit_labels
+from bayes_cannon.labelling.hull import in_convex_hull
 from bayes_cannon.model.label_errors import CalibratedFit, LabelErrors
 from bayes_cannon.model.record import StarRecord
 from bayes_cannon.model.sampling_theta import ThetaSampling
-from bayes_cannon.solvers.covariance import posterior_coordinates
-from bayes_cannon.solvers.factors import posterior_factors
-from bayes_cannon.train import (
+from bayes_cannon.scatter.fit import train_scatter, warn_of_lone_stars, warn_of_tails
+from bayes_cannon.scatter.full_labels import posterior_coordinates
+from bayes_cannon.scatter.low_rank import posterior_factors
+from bayes_cannon.scatter.selection import ScatterPath, scatter_path
+from bayes_cannon.scatter.settings import Scatter
+from bayes_cannon.training.train import (
     RegularizationPath,
     check_op_method,
     correct_scatter,
     records,
     train,
     train_path,
-    train_scatter,
     warn_of_failures,
-    warn_of_lone_stars,
-    warn_of_tails,
 )
 
 _CERTIFICATES = ("objective", "duality_gap", "profile_gradient", "iterations", "status")
@@ -121,7 +120,7 @@ class CannonModel(ThetaSampling, LabelErrors):
         Returns
         -------
         theta, s2, metadata
-            Shape (pixel, term) and (pixel,), and one record per pixel (`bayes_cannon.train.records`).
+            Shape (pixel, term) and (pixel,), and one record per pixel (`bayes_cannon.training.train.records`).
 
         Raises
         ------
@@ -140,8 +139,6 @@ class CannonModel(ThetaSampling, LabelErrors):
         with reporter(progress, problem.n_pixels, "pixel") as report:
             solution = train(
                 problem,
-                exponents=self._vectorizer.exponents,
-                x=self._scaling.scaled(self._labels),
                 op_method=op_method,
                 op_kwds=op_kwds,
                 theta=self._theta,
@@ -151,10 +148,7 @@ class CannonModel(ThetaSampling, LabelErrors):
             )
             correlation = None
             if scatter is not None:
-                solution, correlation = train_scatter(
-                    problem, solution, scatter, exponents=self._vectorizer.exponents,
-                    x=self._scaling.scaled(self._labels), correlation=self._correlation,
-                )  # fmt: skip
+                solution, correlation = train_scatter(problem, solution, scatter, correlation=self._correlation)
         metadata = records(solution, op_method)
         if dof_correction:
             solution = correct_scatter(problem, solution)
@@ -176,7 +170,7 @@ class CannonModel(ThetaSampling, LabelErrors):
         lambdas
             The strengths, best in ascending order.
         progress
-            As for `train`.
+            As for `training.train`.
 
         Returns
         -------
@@ -193,10 +187,7 @@ class CannonModel(ThetaSampling, LabelErrors):
         """
         problem = self._problem()
         with reporter(progress, problem.n_pixels, "pixel") as report:
-            solutions = train_path(
-                problem, lambdas, exponents=self._vectorizer.exponents, x=self._scaling.scaled(self._labels),
-                progress=report,
-            )  # fmt: skip
+            solutions = train_path(problem, lambdas, progress=report)
         return RegularizationPath.from_solutions(lambdas, solutions)
 
     def __call__(self, labels: Any) -> np.ndarray:
@@ -225,7 +216,7 @@ class CannonModel(ThetaSampling, LabelErrors):
             and, for up to a thousand pixels, the full covariance. Independent scatter is always tried. In ascending
             order of rank each starts from the one before.
         options
-            ``n_folds``, ``held_out``, ``seed`` and ``progress`` of `families.scatter_path`.
+            ``n_folds``, ``held_out``, ``seed`` and ``progress`` of `scatter.selection.scatter_path`.
 
         Returns
         -------
@@ -240,9 +231,7 @@ class CannonModel(ThetaSampling, LabelErrors):
             If a rank is too large, or spectra are incomplete for a full covariance.
 
         """
-        problem = self._problem()
-        x = self._scaling.scaled(self._labels)
-        return scatter_path(problem, candidates, exponents=self._vectorizer.exponents, x=x, **options)
+        return scatter_path(self._problem(), candidates, **options)
 
     def latent_factors(self, flux: Any, ivar: Any, labels: Any) -> np.ndarray:
         """Posterior mean of the latent factors z of stars with these labels, dimensionless, shape (star, factor).

@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.calibration import Calibration
+from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.censoring import Censors, design_matrix_mask
 from bayes_cannon.core.checks import check_correlation, check_dispersion, check_regularization, check_spectra
 from bayes_cannon.core.labels import label_array, label_units
-from bayes_cannon.core.posterior import ThetaPosterior
 from bayes_cannon.core.scaling import LabelScaling
-from bayes_cannon.core.scatter import AUTO, Correlation, Scatter
-from bayes_cannon.core.vectorizer import BaseVectorizer, monomials
-from bayes_cannon.solvers.problem import PixelProblem
+from bayes_cannon.core.terms import Terms
+from bayes_cannon.core.vectorizer import BaseVectorizer
+from bayes_cannon.posterior.theta.summary import ThetaPosterior
+from bayes_cannon.scatter.settings import AUTO, Correlation, Scatter
+from bayes_cannon.training.problem import PixelProblem
 
 
 class NotTrainedError(TypeError):
@@ -112,7 +113,7 @@ class ModelData:
     @property
     def design_matrix(self) -> np.ndarray:
         """Terms of the training stars, shape (star, term)."""
-        return monomials(self._scaling.scaled(self._labels), self._vectorizer.exponents)
+        return self._training_terms().design
 
     @property
     def n_pixels(self) -> int | None:
@@ -231,8 +232,16 @@ class ModelData:
         lam = 0.0 if self._regularization is None else self._regularization
         lower, upper = self._bounds()
         return PixelProblem(
-            self.design_matrix, self._flux, self._ivar, np.broadcast_to(np.float64(lam), (n_pixels,)), lower, upper
+            self._training_terms(),
+            self._flux,
+            self._ivar,
+            np.broadcast_to(np.float64(lam), (n_pixels,)),
+            lower,
+            upper,
         )
+
+    def _training_terms(self) -> Terms:
+        return Terms(self._vectorizer.exponents, self._scaling.scaled(self._labels))
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds on theta, shape (pixel, term): both zero where a term is censored."""

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from bayes_cannon.core.posterior import ThetaPosterior
 from bayes_cannon.core.scaling import LabelScaling
-from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.io.model_state import ModelState
 from bayes_cannon.model.data import ModelData
-from bayes_cannon.train import TrainingWarning
+from bayes_cannon.posterior.theta.summary import ThetaPosterior
+from bayes_cannon.scatter.settings import Correlation
+from bayes_cannon.training.train import TrainingWarning
 
 if TYPE_CHECKING:
     from bayes_cannon.model.cannon import CannonModel

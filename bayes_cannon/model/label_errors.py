@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.calibration import Calibration
-from bayes_cannon.core.error_budget import ErrorBudget
-from bayes_cannon.core.leverage import leverage, leverage_root
+from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.typing import PerStar, StarLabel
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.infer import LabelFit
 from bayes_cannon.io.model_state import ModelState
+from bayes_cannon.labelling.budget_record import ErrorBudget
+from bayes_cannon.labelling.error_budget import PARTS, shares
+from bayes_cannon.labelling.fit import LabelFit
+from bayes_cannon.labelling.leverage import leverage, leverage_root
+from bayes_cannon.labelling.theta_errors import ThetaUncertainty
 from bayes_cannon.model.sampling import LabelSampling
-from bayes_cannon.solvers.budget import PARTS, shares
-from bayes_cannon.solvers.predictive import ThetaUncertainty
 from bayes_cannon.validate import cross_validate
 
 
@@ -43,7 +43,7 @@ class LabelErrors(LabelSampling):
         return self._calibration
 
     def leverage(self, labels: Any) -> PerStar:
-        """How far labels lie from those of the training stars, whose mean is one (`core.leverage`), shape (star,).
+        """How far labels lie from those of the training stars, whose mean is one (`labelling.leverage`), shape (star,).
 
         Parameters
         ----------
@@ -71,7 +71,7 @@ class LabelErrors(LabelSampling):
 
         The training stars are held out fold after fold and labelled by the others. What their labels are off by, beside
         what their covariances say, gives a factor and a floor for each label and the tails
-        (`posterior.calibration.calibrate`). From then on the covariance of every fit is the calibrated one, until the
+        (`calibration.fit.calibrate`). From then on the covariance of every fit is the calibrated one, until the
         model is trained again, or the posterior of theta is another one; the labels themselves stay as they are. Where
         the model integrates theta out, so do those of the folds, with the posterior of their own theta by importance
         sampling.
@@ -109,7 +109,7 @@ class LabelErrors(LabelSampling):
             If there are too few stars, or reference errors of another shape than the training labels or negative ones.
 
         """
-        from bayes_cannon.posterior.calibration import calibrate  # NumPyro takes half a second to import.
+        from bayes_cannon.calibration.fit import calibrate  # NumPyro takes half a second to import.
 
         self._trained()
         problem = self._problem()
@@ -140,7 +140,7 @@ class LabelErrors(LabelSampling):
         return self._calibration
 
     def error_budget(self, flux: Any, ivar: Any, fit: CalibratedFit | None = None) -> ErrorBudget:
-        """Where the errors of the labels of these stars come from (`core.error_budget`, `solvers.budget`).
+        """Where the errors of the labels of these stars come from (`labelling.error_budget`).
 
         Parameters
         ----------

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.batches import check_batch, spectra_rows
 from bayes_cannon.core.vectorizer import monomials
+from bayes_cannon.labelling.batches import check_batch, spectra_rows
 
 _LOG_2PI = np.log(2 * np.pi)
 _DIMS = ("chain", "draw", "star", "pixel")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.status import StarStatus
-from bayes_cannon.infer import LabelFit
+from bayes_cannon.labelling.fit import LabelFit
 
 
 class StarRecord(dict[str, Any]):

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bayes_cannon.core.batches import spectra_rows
 from bayes_cannon.core.checks import check_same_dispersion
 from bayes_cannon.core.progress import ProgressOption, reporter
+from bayes_cannon.labelling.batches import spectra_rows
+from bayes_cannon.labelling.compressed import TrainedPixels
+from bayes_cannon.labelling.theta_errors import ThetaUncertainty
 from bayes_cannon.model.files import ModelFiles
-from bayes_cannon.solvers.compressed import TrainedPixels
-from bayes_cannon.solvers.predictive import ThetaUncertainty
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,7 +38,7 @@ class LabelSampling(ModelFiles):
         The likelihood is that of `test`, of which minus twice the logarithm is chi^2 (Casey et al. 2016, equation 3),
         or :math:`(\nu + n) \ln(1 + \chi^2 / \nu)` where the model has heavy tails. Once the model has a posterior of
         theta, that is integrated out as in `test`, unless `integrate_theta` is False: the likelihood is that of the
-        corrected score, as wide as its sandwich covariance says (`solvers.predictive`).
+        corrected score, as wide as its sandwich covariance says (`labelling.theta_errors`).
 
         Parameters
         ----------
@@ -80,9 +80,9 @@ class LabelSampling(ModelFiles):
         """
         # NumPyro and xarray take a second to import.
         from bayes_cannon.io.label_tree import label_tree
-        from bayes_cannon.posterior.label_chains import LABEL_CHAINS
-        from bayes_cannon.posterior.label_priors import LabelPrior
-        from bayes_cannon.posterior.labels import sample_star_labels
+        from bayes_cannon.posterior.labels.chains import LABEL_CHAINS
+        from bayes_cannon.posterior.labels.priors import LabelPrior
+        from bayes_cannon.posterior.labels.sample import sample_star_labels
 
         trained = self._label_model()  # type: ignore[attr-defined]
         check_same_dispersion(dispersion, self._dispersion)

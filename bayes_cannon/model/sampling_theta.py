@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayes_cannon.core.posterior import ThetaPosterior
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
 from bayes_cannon.model.files import ModelFiles
-from bayes_cannon.solvers.marginal import star_precisions, whole_scatter
+from bayes_cannon.posterior.theta.summary import ThetaPosterior
+from bayes_cannon.scatter.one_pixel import star_precisions, whole_scatter
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from bayes_cannon.io.posterior_tree import Subject
     from bayes_cannon.posterior.chains import ChainSettings
-    from bayes_cannon.posterior.density import Setup
+    from bayes_cannon.posterior.theta.density import Setup
 
 DRAWS_LIMIT = 200e6
 """Bytes up to which draws are kept without being asked for."""
@@ -40,7 +40,7 @@ class ThetaSampling(ModelFiles):
 
     @property
     def integrate_theta(self) -> bool:
-        """Whether labels are inferred with theta integrated out, once its posterior is there (`solvers.predictive`).
+        """Whether labels are inferred with theta integrated out (`labelling.theta_errors`).
 
         True at first. Where a change alters the errors of labels, the model forgets a calibration of the former ones,
         with a `StaleCalibrationWarning`.
@@ -85,9 +85,9 @@ class ThetaSampling(ModelFiles):
 
         Without regularization theta_d is flat. The model keeps the summary (`posterior`) until it is trained again.
         With correlated scatter s^2 is the whole variance of the scatter of a pixel, and each pixel is taken by itself;
-        how close that is to all of them together is stated in `posterior.pixels`. With heavy tails the variances of a
-        training star are divided by the weight tau that training gave it (``constant_data/precision``); the draws are
-        conditioned on these weights, and are not wider for what is not known of them.
+        how close that is to all of them together is stated in `posterior.theta.sample`. With heavy tails the variances
+        of a training star are divided by the weight tau that training gave it (``constant_data/precision``); the draws
+        are conditioned on these weights, and are not wider for what is not known of them.
 
         Parameters
         ----------
@@ -149,7 +149,7 @@ class ThetaSampling(ModelFiles):
         from bayes_cannon.io.posterior_store import StoredPosterior
         from bayes_cannon.io.posterior_tree import MemoryPosterior, theta_posterior
         from bayes_cannon.posterior.chains import ChainSettings
-        from bayes_cannon.posterior.pixels import PIXELS_AT_ONCE
+        from bayes_cannon.posterior.theta.sample import PIXELS_AT_ONCE
 
         _check_counts(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws)
         settings = ChainSettings(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws)
@@ -231,8 +231,8 @@ class ThetaSampling(ModelFiles):
         self, key: Any, method: str, settings: "ChainSettings", theta_0: tuple[float, float] | None,
         s_scale: float | np.ndarray | None,
     ) -> "Setup":  # fmt: skip
-        from bayes_cannon.posterior.density import Setup
-        from bayes_cannon.posterior.priors import ThetaPriors
+        from bayes_cannon.posterior.theta.density import Setup
+        from bayes_cannon.posterior.theta.priors import ThetaPriors
 
         theta, s2 = self._trained()
         problem = self._problem()
@@ -246,7 +246,6 @@ class ThetaSampling(ModelFiles):
             )
         return Setup.from_problem(
             problem, theta=theta, s2=whole_scatter(problem, s2, self._correlation),
-            exponents=self._vectorizer.exponents, x=self._scaling.scaled(self._labels),
             priors=ThetaPriors.weak(problem, theta_0, s_scale), method="psis" if method == _LAPLACE else method,
             settings=settings, precision=star_precisions(problem, theta, s2, self._correlation), key=_checked_key(key),
         )  # fmt: skip
@@ -309,7 +308,7 @@ def _equal_for_labels(one: ThetaPosterior, other: ThetaPosterior) -> bool:
 
 def _fill(kept: Any, setup: "Setup", chosen: np.ndarray, progress: ProgressOption) -> None:
     """Sample what is not there yet, block after block."""
-    from bayes_cannon.posterior.pixels import sample_pixels
+    from bayes_cannon.posterior.theta.sample import sample_pixels
 
     finished = np.zeros(setup.problem.n_pixels, dtype=bool)
     finished[chosen] = kept.resumable

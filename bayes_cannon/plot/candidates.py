@@ -16,7 +16,7 @@ def scatter_path(path: Any) -> Any:
     Parameters
     ----------
     path
-        A `families.ScatterPath`, as `CannonModel.scatter_path` returns it.
+        A `scatter.selection.ScatterPath`, as `CannonModel.scatter_path` returns it.
 
     Returns
     -------

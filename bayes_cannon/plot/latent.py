@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure, pixel_axis, with_gaps
+from bayes_cannon.scatter.settings import Correlation
 
 
 def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.ndarray | None = None) -> Any:

@@ -109,7 +109,8 @@ def compressed_pixel(
     Parameters
     ----------
     log_likelihood
-        Of all coefficients, shape (term,), and s2, up to a constant (`solvers.curves.log_likelihood`).
+        Of all coefficients, shape (term,), and s2, up to a constant
+        (`posterior.theta.chebyshev_likelihood.log_likelihood`).
     n_terms
         Number of terms.
     regularization, free, priors

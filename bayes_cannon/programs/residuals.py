@@ -4,8 +4,8 @@ r"""The program of label residuals: by how much the labels of held-out stars are
           A_n = \mathrm{diag}(e^{\alpha_k + \beta_k q_n}), \qquad H_n = \mathrm{diag}(e^{\gamma_k h_n}), \qquad
           \nu_n = 2 + e^{\delta q_n} (\nu - 2)
 
-with d the inferred minus the reference labels, C the formal covariance, R the covariance of the reference labels'
-own errors, q the logarithm of the S/N over its median, and h that of the star's leverage (`core.leverage`) over its
+with d the inferred minus the reference labels, C the formal covariance, R the covariance of the reference labels' own
+errors, q the logarithm of the S/N over its median, and h that of the star's leverage (`labelling.leverage`) over its
 median. All labels are in units of their robust scatter, so that the priors mean the same for each. The labels share
 what they have in common:
 

@@ -10,7 +10,7 @@ import bayes_cannon as tc
 from bayes_cannon.cli import main
 from bayes_cannon.io.posterior_tree import read_posterior
 from bayes_cannon.io.tables import read_table
-from bayes_cannon.posterior import pixels as posterior_pixels
+from bayes_cannon.posterior.theta import sample as posterior_pixels
 
 # The shapes, and so the compiled programs, of tests/model/test_sample.py.
 N_STARS, N_PIXELS, N_DRAWS = 60, 6, 300

@@ -10,7 +10,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 import bayes_cannon as tc
-from bayes_cannon.core.posterior import ThetaPosterior
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.io.posterior_tree import (
     MemoryPosterior,
@@ -22,7 +21,8 @@ from bayes_cannon.io.posterior_tree import (
 )
 from bayes_cannon.model.posterior_groups import log_likelihood, log_prior, posterior_predictive
 from bayes_cannon.posterior.diagnostics import convergence
-from bayes_cannon.posterior.pixels import Block
+from bayes_cannon.posterior.theta.sample import Block
+from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.programs.pixel import PixelPriors, pixel
 
 N_STARS, N_DRAWS, N_TERMS = 30, 100, 3

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import bayes_cannon
-from bayes_cannon.core.scatter import Full, LowRank
 from bayes_cannon.io import recipe as recipe_module
 from bayes_cannon.io.recipe import find_recipe, models_folder, parse_recipe, read_recipe
+from bayes_cannon.scatter.settings import Full, LowRank
 
 FULL = """
 name = "all"

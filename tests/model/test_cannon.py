@@ -187,8 +187,8 @@ def test_star_without_weight_is_as_good_as_dropped(training, brute_force):
     ivar = np.where(gone[:, None], 0.0, training.ivar)
     for regularization in (0.0, 100.0):
         model, theta, s2, metadata = fit(training.labels, training.flux, ivar, regularization=regularization)
-        problem = replace(training.problem(regularization), design=model.design_matrix)
-        dropped = replace(problem, design=problem.design[~gone], flux=problem.flux[~gone], ivar=problem.ivar[~gone])
+        problem = replace(training.problem(regularization), terms=model._problem().terms)
+        dropped = problem.of_stars(~gone)
         for j in (0, 1):
             best, best_theta, best_s2 = brute_force(dropped, j)
             assert_allclose(metadata[j]["fopt"], best, rtol=1e-9)

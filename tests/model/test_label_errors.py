@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayes_cannon as tc
-from bayes_cannon.core.calibration import Calibration
+from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.io.model_file import write_model
 from bayes_cannon.model.data import NotTrainedError
 from bayes_cannon.model.sampling_theta import StaleCalibrationWarning
@@ -177,7 +177,7 @@ def test_held_out_models_integrate_theta_out_as_the_model_does(sampled, stars, m
         seen.update(residual=residual, covariance=covariance)
         return Calibration.from_floor(TRUTH)
 
-    monkeypatch.setattr("bayes_cannon.posterior.calibration.calibrate", record)
+    monkeypatch.setattr("bayes_cannon.calibration.fit.calibrate", record)
     sampled.integrate_theta = integrate
     sampled.calibrate(n_folds=2)
     away = tc.validate.folds(60, 2) == 0

@@ -10,7 +10,7 @@ from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.io.posterior_tree import read_posterior
 from bayes_cannon.model.data import NotTrainedError
 from bayes_cannon.model.sampling_theta import SamplingWarning
-from bayes_cannon.posterior import pixels as posterior_pixels
+from bayes_cannon.posterior.theta import sample as posterior_pixels
 
 N_STARS, N_PIXELS, N_DRAWS = 60, 6, 300
 SMALL = {"n_draws": N_DRAWS}

@@ -5,15 +5,15 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayes_cannon as tc
-from bayes_cannon.core.scatter import Correlation
 from bayes_cannon.model.posterior_groups import log_likelihood, posterior_predictive
-from bayes_cannon.posterior import pixels as posterior_pixels
-from bayes_cannon.posterior.density import Setup
-from bayes_cannon.solvers.factors import train_factors
-from bayes_cannon.solvers.full import train_full
-from bayes_cannon.solvers.given import train_given
-from bayes_cannon.solvers.marginal import star_precisions, whole_scatter
-from bayes_cannon.solvers.profile import solve
+from bayes_cannon.posterior.theta import sample as posterior_pixels
+from bayes_cannon.posterior.theta.density import Setup
+from bayes_cannon.scatter.full import train_full
+from bayes_cannon.scatter.known_noise import train_given
+from bayes_cannon.scatter.low_rank import train_factors
+from bayes_cannon.scatter.one_pixel import star_precisions, whole_scatter
+from bayes_cannon.scatter.settings import Correlation
+from bayes_cannon.training.profile.solver import solve
 
 N_STARS, N_PIXELS, SIGMA = 80, 4, 0.01
 OUTLIERS = np.arange(0, N_STARS, 10)
@@ -150,10 +150,10 @@ def test_sampling_starts_from_the_whole_scatter(scatter, monkeypatch):
 def test_weights_are_those_of_the_training():
     """They are computed from the trained model, so that a model file needs none."""
     model = untrained(tc.scatter.LowRank(1, heavy_tails=True))
-    problem, x = model._problem(), model.scaling.scaled(model.training_set_labels)
-    start = solve(problem, exponents=model.vectorizer.exponents, x=x)
+    problem = model._problem()
+    start = solve(problem)
     low = train_factors(
-        problem, start.theta, start.s2, exponents=model.vectorizer.exponents, x=x, rank=1, heavy_tails=True
+        problem, start.theta, start.s2, rank=1, heavy_tails=True
     )  # fmt: skip
     correlation = Correlation(low.factors, low.nu)
     assert_allclose(star_precisions(problem, low.theta, low.s2, correlation), low.tau, rtol=1e-8)

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bayes_cannon as tc
 from bayes_cannon.core.status import PixelStatus
-from bayes_cannon.train import TrainingWarning
+from bayes_cannon.training.train import TrainingWarning
 
 RANK = 2
 FULL, HEAVY = tc.scatter.Full(), tc.scatter.Full(heavy_tails=True)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from bayes_cannon import plot
-from bayes_cannon.families import ScatterPath
 from bayes_cannon.scatter import Full, LowRank
+from bayes_cannon.scatter.selection import ScatterPath
 
 
 def test_gains_errors_and_the_best(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 {first}
-import bayes_cannon.posterior.labels
+import bayes_cannon.posterior.labels.sample
 import numpyro
 assert numpyro.distributions.distribution.Unit and numpyro.infer.util.log_density and numpyro.infer.hmc.NUTS
 """

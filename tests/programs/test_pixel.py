@@ -9,8 +9,9 @@ from numpyro.infer import MCMC, NUTS, Predictive
 from numpyro.infer.util import log_density
 
 from bayes_cannon.core.likelihood import masked, training_scalar
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.programs.pixel import PixelPriors, log_normalization, pixel
-from bayes_cannon.solvers.problem import PixelProblem
+from bayes_cannon.training.problem import PixelProblem
 
 N_STARS, N_TERMS = 60, 6
 CENSORED = np.array([True, True, False, True, True, False])
@@ -101,7 +102,7 @@ def test_a_star_without_weight_is_a_star_left_out(data):
 @pytest.mark.parametrize("regularization", [0.0, 1000.0])
 def test_brute_force_optimum_is_a_maximum_of_the_density(data, regularization, brute_force):
     design, flux, ivar = data
-    problem = PixelProblem.unbounded(design, flux[:, None], ivar[:, None], regularization)
+    problem = PixelProblem.unbounded(Terms.linear(design), flux[:, None], ivar[:, None], regularization)
     _, theta, s2 = brute_force(problem, 0)
     rng = np.random.default_rng(0)
     size = 10.0 ** rng.uniform(-6, -1, 300)

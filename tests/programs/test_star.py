@@ -11,9 +11,9 @@ from numpyro.infer.util import log_density
 
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
-from bayes_cannon.posterior.label_density import StarItem, forms, log_likelihood
+from bayes_cannon.labelling.compressed import TrainedPixels, compressed_batch
+from bayes_cannon.posterior.labels.density import StarItem, forms, log_likelihood
 from bayes_cannon.programs.star import compressed_star, star
-from bayes_cannon.solvers.compressed import TrainedPixels, compressed_batch
 
 VECTORIZER = PolynomialVectorizer(("TEFF", "LOGG"), 2)
 N_PIXELS = 40

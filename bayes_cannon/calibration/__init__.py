@@ -1,0 +1,1 @@
+"""Errors of labels, calibrated with stars that were held out."""

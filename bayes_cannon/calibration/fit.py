@@ -1,0 +1,306 @@
+"""Calibrated label errors, learned from stars that were held out: the program `programs.residuals`, sampled by NUTS.
+
+The chains run in coordinates in which a normal approximation around the mode is a standard normal law, from starts that
+are wider.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from numpyro.diagnostics import split_gelman_rubin
+from numpyro.infer import MCMC, NUTS
+from numpyro.infer.util import initialize_model
+from scipy.optimize import minimize
+
+from bayes_cannon.calibration.calibrated_errors import Calibration
+from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarLabelLabel
+from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
+from bayes_cannon.programs.residuals import residuals
+from bayes_cannon.validate import robust_scatter
+
+__all__ = ["Calibration", "CalibrationWarning", "calibrate"]
+
+N_CHAINS = 4
+LARGEST_R_HAT = 1.05
+"""Of a parameter whose mean is used as it is: its Monte-Carlo error is then below a third of its spread."""
+LARGEST_DIVERGENT = 0.01
+"""Share of divergent draws above which they are warned of."""
+LONGER = 4
+"""Chains that have not mixed are run once more, so many times as long."""
+START_SPREAD = 1.5
+"""Starts of the chains, in standard deviations of the normal approximation."""
+DEEPEST_TREE = 6
+"""Seven leapfrog steps are usual; a start far out does not get more than 63."""
+FLATTEST = 0.1
+"""Least curvature of the approximation, in unconstrained coordinates, whose priors have widths of about one."""
+MAP_ITERATIONS = 500
+MAP_GRADIENT = 1e-3
+"""BFGS ends there; a mode that is known roughly is enough to start and to scale."""
+CURVATURE_STEP = 1e-3
+"""Of the differences of gradients, in unconstrained coordinates."""
+INDEFINITE = 1e-6
+"""Eigenvalues of a formal correlation matrix may lie below zero by so much, from rounding."""
+
+
+class CalibrationWarning(BayesCannonWarning):
+    """The chains that learned the calibration have not mixed."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Residuals:
+    """What the program is given: stars that are known, labels in units of their robust scatter."""
+
+    difference: StarLabel
+    covariance: StarLabelLabel
+    log_snr: PerStar
+    log_leverage: PerStar
+    reference_variance: StarLabel
+
+
+def calibrate(
+    difference: StarLabel,
+    covariance: StarLabelLabel,
+    snr: PerStar,
+    *,
+    leverage: PerStar | None = None,
+    reference_errors: StarLabel | None = None,
+    key: int | Array = 0,
+    n_warmup: int = 100,
+    n_draws: int = 150,
+) -> Calibration:
+    """Learn what turns formal label errors into calibrated ones; `programs.residuals` states the model.
+
+    Parameters
+    ----------
+    difference
+        Inferred minus reference labels of stars that took no part in the training, in their units, shape (star, label).
+        A star that is not finite in all that is given of it, or without a positive S/N, takes no part.
+    covariance
+        Formal covariance of the inferred labels, shape (star, label, label).
+    snr
+        S/N of the spectra, shape (star,).
+    leverage
+        Leverage of the inferred labels, `labelling.leverage.leverage`, shape (star,). None: the floor is the same for
+        all stars.
+    reference_errors
+        Errors of the reference labels, in their units, shape (star, label); NaN where they are not known, which counts
+        as zero. They are no part of the calibrated errors. None: the calibrated errors include them.
+    key
+        JAX key or an integer seed.
+    n_warmup, n_draws
+        Of each of the four chains. Chains that have not mixed are run once more, four times as long.
+
+    Returns
+    -------
+    calibration
+        Posterior means of variances and exponents, and spreads.
+
+    Warns
+    -----
+    CalibrationWarning
+        If R-hat of a parameter is above 1.05, or more than one draw in a hundred diverged, also after chains that were
+        four times as long.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, a formal covariance that is not positive definite, negative reference errors, a
+        label whose residuals are all the same, or fewer stars than the model has parameters.
+
+    """
+    arrays = _checked(difference, covariance, snr, leverage, reference_errors)
+    known = np.logical_and.reduce([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays])
+    known &= (arrays[2] > 0) & (arrays[3] > 0) & (np.einsum("nkk->nk", arrays[1]) > 0).all(axis=1)
+    _check_number(known, n_labels=arrays[0].shape[1])
+    d, c, snr, leverage, errors = (array[known] for array in arrays)
+    _check_definite(c, np.flatnonzero(known))
+    unit = np.asarray(robust_scatter(d))
+    if not (unit > 0).all():
+        label = int(np.argmin(unit))
+        raise ValueError(
+            f"the residuals of label {label} are the same for half of the stars: they have no scatter to calibrate by"
+        )
+    snr_median, leverage_median = float(np.median(snr)), float(np.median(leverage))
+    data = _Residuals(
+        d / unit, c / np.outer(unit, unit), np.log(snr / snr_median), np.log(leverage / leverage_median),
+        (errors / unit) ** 2,
+    )  # fmt: skip
+    with jax.enable_x64(True):
+        jax_key: Any = jax.random.key(key) if isinstance(key, int | np.integer) else key
+        draws, divergences = _sampled(data, jax_key, n_warmup, n_draws)
+        if not _mixed(r_hat := _largest_r_hat(draws), divergences, draws):
+            draws, divergences = _sampled(data, jax_key, LONGER * n_warmup, LONGER * n_draws)
+            r_hat = _largest_r_hat(draws)
+    if not _mixed(r_hat, divergences, draws):
+        _warn(r_hat, divergences)
+    means, spread = _summaries(draws, unit)
+    return Calibration(
+        **means, spread=spread, snr_median=snr_median, leverage_median=leverage_median,
+        snr_range=(float(snr.min()), float(snr.max())), n_stars=int(known.sum()), n_left_out=int((~known).sum()),
+        r_hat=r_hat, divergences=divergences,
+    )  # fmt: skip
+
+
+def _checked(
+    difference: StarLabel,
+    covariance: StarLabelLabel,
+    snr: PerStar,
+    leverage: PerStar | None,
+    reference_errors: StarLabel | None,
+) -> tuple[np.ndarray, ...]:
+    """All of them as arrays whose shapes fit."""
+    difference = np.asarray(difference, float)
+    if difference.ndim != 2 or 0 in difference.shape:
+        raise ValueError(f"difference must have shape (star, label), got {difference.shape}")
+    n_stars, n_labels = difference.shape
+    errors = np.zeros(difference.shape) if reference_errors is None else np.asarray(reference_errors, float)
+    given = {
+        "covariance": (np.asarray(covariance, float), (n_stars, n_labels, n_labels)),
+        "snr": (np.asarray(snr, float), (n_stars,)),
+        "leverage": (np.ones(n_stars) if leverage is None else np.asarray(leverage, float), (n_stars,)),
+        "reference_errors": (np.where(np.isnan(errors), 0.0, errors), (n_stars, n_labels)),
+    }
+    for name, (array, shape) in given.items():
+        if array.shape != shape:
+            raise ValueError(
+                f"{name} must have shape {shape}, because difference has {difference.shape}; got {array.shape}"
+            )
+    if (errors < 0).any():
+        star, label = np.argwhere(errors < 0)[0]
+        raise ValueError(f"reference_errors has {errors[star, label]} for label {label} of star {star}: give NaN or 0")
+    return difference, *(array for array, _ in given.values())
+
+
+def _check_number(known: np.ndarray, n_labels: int) -> None:
+    """More stars than parameters: scale, slope and power of each label, and the elements of the floor."""
+    n_parameters = 3 * n_labels + n_labels * (n_labels + 1) // 2
+    if known.sum() <= n_parameters:
+        raise ValueError(
+            f"the calibration of {n_labels} labels has {n_parameters} parameters, but only {known.sum()} held-out "
+            "stars have labels, errors and S/N: train on more stars"
+        )
+
+
+def _check_definite(covariance: StarLabelLabel, rows: np.ndarray) -> None:
+    error = np.sqrt(np.einsum("nkk->nk", covariance))
+    lowest = np.linalg.eigvalsh(covariance / (error[:, :, None] * error[:, None, :]))[:, 0]
+    if lowest.min() < -INDEFINITE:
+        star = int(np.argmin(lowest))
+        raise ValueError(
+            f"covariance of star {rows[star]} is not positive definite: its correlation matrix has the eigenvalue "
+            f"{lowest[star]:.3g}; leave the star out"
+        )
+
+
+def _sampled(data: _Residuals, key: jax.Array, n_warmup: int, n_draws: int) -> tuple[dict[str, np.ndarray], int]:
+    """Draws of all sites, shape (chain, draw, ...), and the number of divergences."""
+    model_key, start_key, chain_key = jax.random.split(key, 3)
+    arguments = (data.covariance, data.log_snr, data.log_leverage, data.difference)
+    keywords = {"reference_variance": data.reference_variance}
+    # Neither the coordinates nor the sites depend on the stars: one is enough for what runs uncompiled.
+    one = tuple(array[:1] for array in arguments)
+    model = initialize_model(model_key, residuals, dynamic_args=True, model_args=one, validate_grad=False)
+    potential = model.potential_fn(*arguments, **keywords)
+    first, unravel = ravel_pytree(model.param_info.z)
+    typical = 0.5 * jnp.log(jnp.median(jnp.einsum("nkk->nk", data.covariance), axis=0))
+
+    def unconstrained(flat: Any) -> dict[str, Array]:
+        return _scale_and_floor(unravel(flat), typical)
+
+    mode, root = _normal_approximation(lambda flat: potential(unconstrained(flat)), np.zeros(len(first)))
+    kernel = NUTS(
+        potential_fn=lambda y: potential(unconstrained(mode + root @ y)), adapt_mass_matrix=False, step_size=0.3,
+        max_tree_depth=DEEPEST_TREE,
+    )  # fmt: skip
+    mcmc = MCMC(
+        kernel, num_warmup=n_warmup, num_samples=n_draws, num_chains=N_CHAINS, chain_method="vectorized",
+        progress_bar=False,
+    )  # fmt: skip
+    starts = START_SPREAD * jax.random.normal(start_key, (N_CHAINS, len(first)))
+    mcmc.run(chain_key, init_params=starts, extra_fields=("diverging",))
+    constrained = model.postprocess_fn(*one)
+    sites = jax.jit(jax.vmap(jax.vmap(lambda y: constrained(unconstrained(mode + root @ y)))))
+    draws = {name: np.asarray(values) for name, values in sites(mcmc.get_samples(group_by_chain=True)).items()}
+    return draws, int(np.sum(mcmc.get_extra_fields()["diverging"]))
+
+
+def _scale_and_floor(z: dict[str, Array], typical: Array) -> dict[str, Array]:
+    """Unconstrained sites, with the total error of a typical star and the floor's share in place of scale and floor.
+
+    The stars know the total ``e^p`` far better than the share ``1 / (1 + e^-q)`` of its variance, so that scale and
+    floor themselves lie along a sharp arc. The map from p and q to both logarithms has the determinant 1/2 everywhere,
+    and leaves densities as they are. ``typical`` is the logarithm of the formal errors of a typical star.
+    """
+    total, share = z["log_scale"], z["width"]
+    return z | {
+        "log_scale": total + jax.nn.log_sigmoid(-share) / 2 - typical,
+        "width": total + jax.nn.log_sigmoid(share) / 2,
+    }
+
+
+def _normal_approximation(potential: Callable[[Array], Array], start: np.ndarray) -> tuple[Array, Array]:
+    """Mode of exp(-potential), shape (parameter,), and a root of its inverse curvature, (parameter, parameter)."""
+    both = jax.jit(jax.value_and_grad(potential))
+
+    def loss(z: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = both(z)
+        return float(value), np.asarray(gradient)
+
+    options = {"gtol": MAP_GRADIENT, "maxiter": MAP_ITERATIONS}
+    mode = minimize(loss, start, jac=True, method="BFGS", options=options).x
+    steps = CURVATURE_STEP * np.eye(len(mode))
+    rows = np.array([loss(mode + step)[1] - loss(mode - step)[1] for step in steps]) / (2 * CURVATURE_STEP)
+    curvature, directions = np.linalg.eigh((rows + rows.T) / 2)
+    return jnp.asarray(mode), jnp.asarray(directions / np.sqrt(np.maximum(curvature, FLATTEST)))
+
+
+def _monitored(draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the calibration is made of, (chain, draw, ...): tails as a logarithm, the floor by its standard deviations.
+
+    The floor's correlations are watched too, through its covariance.
+    """
+    one_of_each = np.tril_indices(draws["floor"].shape[-1])
+    return {
+        "log_scale": draws["log_scale"], "slope": draws["slope"], "power": draws["power"],
+        "floor": draws["floor"][..., *one_of_each], "tails": np.log(draws["tails"]), "tail_power": draws["tail_power"],
+    }  # fmt: skip
+
+
+def _largest_r_hat(draws: dict[str, np.ndarray]) -> float:
+    return max(float(np.max(split_gelman_rubin(values))) for values in _monitored(draws).values())
+
+
+def _mixed(r_hat: float, divergences: int, draws: dict[str, np.ndarray]) -> bool:
+    return r_hat <= LARGEST_R_HAT and divergences <= LARGEST_DIVERGENT * draws["tails"].size
+
+
+def _warn(r_hat: float, divergences: int) -> None:
+    warn_user(
+        f"the calibration's chains have not mixed: R-hat is {r_hat:.3f}, and {divergences} draws diverged. Raise "
+        "n_warmup and n_draws, or calibrate on more stars",
+        CalibrationWarning,
+    )
+
+
+def _summaries(draws: dict[str, np.ndarray], unit: np.ndarray) -> tuple[dict, dict[str, np.ndarray]]:
+    """What stands for all draws, and posterior standard deviations, in label units.
+
+    Of the squared factor on the formal errors, of the floor and of nu / (nu - 2) it is the posterior mean, so that
+    variances are, even where the stars cannot tell scale and floor apart; of the exponents it is the mean, too.
+    """
+    draws = {name: values.reshape(-1, *values.shape[2:]) for name, values in draws.items()}
+    tails = 1 / np.mean(1 / draws["tails"])
+    means = {name: draws[name].mean(axis=0) for name in ("slope", "power")} | {
+        "log_scale": np.log(np.mean(np.exp(2 * draws["log_scale"]), axis=0)) / 2,
+        "floor": draws["floor"].mean(axis=0) * np.outer(unit, unit),
+        "tails": float(tails),
+        "tail_power": float(draws["tail_power"].mean()),
+    }
+    deviations = np.sqrt(np.einsum("nkk->nk", draws["floor"])) * unit
+    spread = {name: draws[name].std(axis=0) for name in ("log_scale", "slope", "power", "tail_power")}
+    return means, spread | {"floor": deviations.std(axis=0), "tails": tails * np.log(draws["tails"]).std()}

@@ -1,0 +1,10 @@
+"""Folds for cross-validation."""
+
+import numpy as np
+
+
+def folds(n_stars: int, k: int = 5, seed: int = 0) -> np.ndarray:
+    """Fold of each star, ``numpy.random.default_rng(seed).integers(0, k, n_stars)``, shape (star,)."""
+    if not 2 <= k <= n_stars:
+        raise ValueError(f"the number of folds must be from 2 to the number of stars, {n_stars}; got {k}")
+    return np.random.default_rng(seed).integers(0, k, n_stars)

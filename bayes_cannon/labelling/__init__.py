@@ -1,0 +1,1 @@
+"""From spectra to labels and their covariance."""

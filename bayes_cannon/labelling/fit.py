@@ -1,0 +1,398 @@
+"""The test step: labels of stars from their spectra (Casey et al. 2016, equation 3), and their covariance.
+
+The spectra are compressed to polynomials and fitted as `labelling.compressed` says. Stars are read in batches of one
+shape, the last one padded with ``ivar = 0``, so that one compiled program serves all, and the memory does not grow with
+their number.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import chain
+
+import jax
+import numpy as np
+
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.status import StarStatus
+from bayes_cannon.core.vectorizer import BaseVectorizer
+from bayes_cannon.execution.compiled_programs import make_room
+from bayes_cannon.labelling.batches import check_batch, native, padded_batch, raise_fault
+from bayes_cannon.labelling.compressed import TrainedPixels, fit_batch
+from bayes_cannon.labelling.marginalized import fit_integrated
+from bayes_cannon.labelling.theta_errors import ThetaUncertainty
+from bayes_cannon.scatter.settings import Correlation
+from bayes_cannon.training.problem import Progress
+
+ELEMENTS_PER_BATCH = 500_000
+"""Stars times pixels of a batch: 4 MB for each array of that shape, which stays in the cache.
+
+Larger arrays go back to the system after each batch, and to fetch them anew can take as long as to fill them.
+"""
+
+TABLE_PER_BATCH = 8
+"""A batch has at least one element for so many of the table of products, which is read once a batch."""
+
+WORKERS = min(os.cpu_count() or 1, 8) + 1
+"""So many batches are computed at a time: one more than cores, so that none idles while Python has a batch."""
+
+
+@dataclass(frozen=True)
+class LabelFit:
+    """Labels of N stars, in their units, and how they were found.
+
+    Attributes
+    ----------
+    labels
+        Shape (star, label); NaN where the status says that there is no solution.
+    covariance
+        Inverse Fisher information, in products of label units, shape (star, label, label); NaN where it is singular.
+    chi_squared
+        ``sum_j w_j r_j^2`` at the labels, shape (star,).
+    reduced_chi_squared
+        chi^2 over the number of used pixels minus the number of labels; NaN where that is not positive.
+    n_pixels
+        Number of used pixels: positive ivar, and a trained theta.
+    snr
+        Median of one over the flux error in the used pixels: the S/N of a normalized flux or of a logarithm of flux.
+    status
+        `StarStatus` of each star.
+    iterations
+        Newton steps from the start that won.
+    start
+        Which start won: 0 the best training star, 1 the best of those far from it, 2 the fiducial labels, from 3 on
+        those in ``initial_labels``.
+    decrement
+        Certificate: squared distance to the stationary point of chi^2 in units of the errors, ``g^T F^-1 g / 4`` from
+        the gradient of chi^2 over the residuals at the labels; NaN where F is singular.
+    scale
+        Posterior variance scale of the star, by which the covariance is multiplied: one for normal tails, and with
+        heavy ones larger than one for a spectrum that does not fit.
+
+    """
+
+    labels: np.ndarray
+    covariance: np.ndarray
+    chi_squared: np.ndarray
+    reduced_chi_squared: np.ndarray
+    n_pixels: np.ndarray
+    snr: np.ndarray
+    status: np.ndarray
+    iterations: np.ndarray
+    start: np.ndarray
+    decrement: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def concatenated(cls, parts: Iterable["LabelFit"]) -> "LabelFit":
+        """One fit of all the stars in at least one part."""
+        parts = list(parts)
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+def fit_labels(
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    *,
+    theta: np.ndarray,
+    s2: np.ndarray,
+    vectorizer: BaseVectorizer,
+    scaling: LabelScaling,
+    training_labels: np.ndarray,
+    correlation: Correlation | None = None,
+    theta_covariance: np.ndarray | None = None,
+    initial_labels: np.ndarray | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> LabelFit:
+    r"""Labels that minimize chi^2 of each star, the lowest of several local minima, and their covariance.
+
+    Parameters
+    ----------
+    flux, ivar
+        Normalized flux and its inverse variance, shape (star, pixel). Anything with a shape that gives arrays when
+        sliced will do, such as a memory map; it is read batch by batch. Flux where ``ivar = 0`` never matters.
+    theta, s2
+        Coefficients (pixel, term) and variance of the scatter (pixel,). Pixels where either is not finite are skipped.
+    vectorizer, scaling
+        Of the trained model.
+    training_labels
+        In their units, shape (star, label). Starting points, and the range outside of which labels are flagged.
+    correlation
+        Of the scatter between pixels, where the model has it.
+    theta_covariance
+        Of theta, shape (pixel, term, term): it is integrated out (`labelling.theta_errors`). None takes theta as known.
+    initial_labels
+        Further starting points in label units: one set (label,), one set for all stars (1, label), one per star
+        (star, label), or several per star (star, start, label).
+    batch_size
+        Stars in a batch. By default a power of two near `ELEMENTS_PER_BATCH` over the pixels, or enough for all stars.
+    progress
+        Called with the number of stars that were finished since the last call.
+
+    Returns
+    -------
+    fit
+        Labels, covariance and diagnostics of each star.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit together, a negative or NaN ivar, a flux that is not finite where ivar is positive
+        (naming star and pixel), or initial labels that are not finite.
+
+    Notes
+    -----
+    The covariance assumes that theta and the scatter are known and as the model says. Where the model calls the scatter
+    independent and it is not, the errors are several times too small.
+
+    """
+    pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels, correlation)
+    x, uncertainty = scaling.scaled(training_labels), None
+    if theta_covariance is not None:
+        uncertainty = ThetaUncertainty.from_labels(theta_covariance, vectorizer.exponents, x, correlation)
+    n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
+    check_batch(flux, ivar, n_pixels)
+    n_stars = len(flux)
+    starts = _scaled_starts(initial_labels, n_stars, n_labels, scaling)
+    size = _batch_size(batch_size, n_stars, n_pixels, pixels.products.size)
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for first in range(0, n_stars, size):
+            stars = slice(first, first + size)
+            yield flux[stars], ivar[stars], starts[stars]
+
+    parts = [_no_stars(n_labels)]
+    for part in fit_batches(batches(), pixels, scaling=scaling, batch_size=size, uncertainty=uncertainty):
+        parts.append(part)
+        if progress is not None:
+            progress(len(part.status))
+    return LabelFit.concatenated(parts)
+
+
+def fit_label_stream(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    theta: np.ndarray,
+    s2: np.ndarray,
+    vectorizer: BaseVectorizer,
+    scaling: LabelScaling,
+    training_labels: np.ndarray,
+    correlation: Correlation | None = None,
+    theta_covariance: np.ndarray | None = None,
+    initial_labels: np.ndarray | None = None,
+    batch_size: int | None = None,
+) -> Iterator[LabelFit]:
+    """The same as `fit_labels` for spectra that come one batch after the other, from files for example.
+
+    Parameters
+    ----------
+    batches
+        Flux and ivar, both (star, pixel), of some stars at a time; any number of stars, or a memory map of all.
+    theta, s2, vectorizer, scaling, training_labels, correlation, theta_covariance
+        As in `fit_labels`.
+    initial_labels
+        Further starting points of all stars in label units: one set (label,), or several (1, start, label).
+    batch_size
+        Stars that are computed together. By default what `fit_labels` takes for as many stars as the first batch has.
+
+    Returns
+    -------
+    fits
+        The fit of each batch, in order. About as many stars as fill `WORKERS` batches are read ahead.
+
+    Raises
+    ------
+    ValueError
+        As `fit_labels`; stars are counted from the first of the first batch. Errors in spectra are raised when the
+        batch is reached.
+
+    """
+    pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels, correlation)
+    x, uncertainty = scaling.scaled(training_labels), None
+    if theta_covariance is not None:
+        uncertainty = ThetaUncertainty.from_labels(theta_covariance, vectorizer.exponents, x, correlation)
+    n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
+    starts = _scaled_starts(initial_labels, 1, n_labels, scaling)
+    if batch_size is not None:
+        _batch_size(batch_size, 1, n_pixels, 0)
+    waiting: deque[int] = deque()
+
+    def pieces(flux: np.ndarray, ivar: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        check_batch(flux, ivar, n_pixels)
+        waiting.append(len(flux))
+        for first in range(0, max(len(flux), 1), size):
+            part = flux[first : first + size]
+            yield part, ivar[first : first + size], np.broadcast_to(starts, (len(part), *starts.shape[1:]))
+
+    def fits() -> Iterator[LabelFit]:
+        source = iter(batches)
+        for head in source:
+            size = _batch_size(batch_size, len(head[0]), n_pixels, pixels.products.size)
+            spectra = (piece for batch in chain([head], source) for piece in pieces(*batch, size))
+            parts: list[LabelFit] = []
+            for part in fit_batches(spectra, pixels, scaling=scaling, batch_size=size, uncertainty=uncertainty):
+                parts.append(part)
+                if sum(len(part.status) for part in parts) == waiting[0]:
+                    waiting.popleft()
+                    yield LabelFit.concatenated(parts)
+                    parts = []
+
+    return fits()
+
+
+def fit_batches(
+    batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    pixels: TrainedPixels,
+    *,
+    scaling: LabelScaling,
+    batch_size: int,
+    uncertainty: ThetaUncertainty | None = None,
+) -> Iterator[LabelFit]:
+    """Fit of each batch of at most ``batch_size`` stars, in order; `WORKERS` of them are computed at a time.
+
+    A batch is flux (star, pixel), ivar (star, pixel) and further starts (star, start, label) in *scaled* labels; the
+    number of starts, which may be zero, is the same for all. Errors are those of `fit_labels`.
+    """
+    make_room()
+    running: deque[Future[LabelFit]] = deque()
+    first = 0
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        for flux, ivar, starts in batches:
+            running.append(pool.submit(_fitted, flux, ivar, starts, pixels, uncertainty, scaling, batch_size, first))
+            first += len(flux)
+            if len(running) > WORKERS:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _fitted(
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    starts: np.ndarray,
+    pixels: TrainedPixels,
+    uncertainty: ThetaUncertainty | None,
+    scaling: LabelScaling,
+    batch_size: int,
+    first: int,
+) -> LabelFit:
+    """Results of the stars of a batch, without the padding, in label units; ``first`` is its first star."""
+    flux, ivar = native(flux), native(ivar)
+    with jax.enable_x64(True):
+        padded = (padded_batch(array, batch_size) for array in (flux, ivar, np.asarray(starts, float)))
+        found = fit_batch(pixels, *padded) if uncertainty is None else fit_integrated(pixels, uncertainty, *padded)
+        out = jax.tree.map(lambda array: np.asarray(array)[: len(flux)], found)
+    if out.faulty.any():
+        raise_fault(flux, ivar, int(np.argmax(out.faulty)), first)
+    n_labels = out.x.shape[1]
+    solved = ~np.isin(out.status, [status for status in StarStatus if not status.has_solution])
+    chi_squared = np.where(solved, out.chi_squared, np.nan)
+    freedom = out.used - n_labels
+    return LabelFit(
+        labels=np.where(solved[:, None], scaling.unscaled(out.x), np.nan),
+        covariance=np.where(solved[:, None, None], scaling.unscaled_covariance(out.covariance), np.nan),
+        chi_squared=chi_squared,
+        reduced_chi_squared=np.where(freedom > 0, chi_squared / np.maximum(freedom, 1), np.nan),
+        n_pixels=out.used.astype(int),
+        snr=_medians(out.significance, out.used),
+        status=out.status.astype(int),
+        iterations=np.where(solved, out.iterations, 0).astype(int),
+        start=np.where(solved, out.start, -1).astype(int),
+        decrement=np.where(solved, out.decrement, np.nan),
+        scale=np.where(solved, out.scale, np.nan),
+    )
+
+
+def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Median of each row's finite numbers, so many as counted, the others being infinite; NaN where there is none."""
+    medians = np.full(len(values), np.nan)
+    # Spectra with one error for all pixels need no partition: more than half of the numbers are the lowest.
+    lowest = values.min(axis=1, initial=np.inf)
+    single = (counts > 0) & (2 * np.count_nonzero(values == lowest[:, None], axis=1) > counts + 1)
+    medians[single] = lowest[single]
+    for count in np.unique(counts[(counts > 0) & ~single]):
+        rows, middle = np.flatnonzero((counts == count) & ~single), int(count) // 2
+        # One partition at one place: to sort takes longer, and NumPy is seven times slower where two are wanted.
+        parted = np.partition(values if len(rows) == len(values) else values[rows], middle, axis=1)
+        below = parted[:, middle] if count % 2 else parted[:, :middle].max(axis=1)
+        medians[rows] = (parted[:, middle] + below) / 2
+    return medians
+
+
+def _batch_size(batch_size: int | None, n_stars: int, n_pixels: int, table_size: int) -> int:
+    if batch_size is None:
+        most = max(ELEMENTS_PER_BATCH, table_size // TABLE_PER_BATCH) // max(n_pixels, 1)
+        # Powers of two, so that few shapes are ever compiled.
+        return 1 << min(max(most, 1).bit_length() - 1, max(n_stars - 1, 7).bit_length())
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer or None, got {batch_size!r}")
+    return int(batch_size)
+
+
+def _trained_pixels(
+    theta: np.ndarray,
+    s2: np.ndarray,
+    vectorizer: BaseVectorizer,
+    scaling: LabelScaling,
+    training_labels: np.ndarray,
+    correlation: Correlation | None,
+) -> TrainedPixels:
+    theta, s2 = np.asarray(theta, float), np.asarray(s2, float)
+    if theta.ndim != 2 or theta.shape[1] != vectorizer.n_terms or s2.shape != theta.shape[:1]:
+        raise ValueError(
+            f"theta must have shape (pixel, {vectorizer.n_terms}) and s2 (pixel,); got {theta.shape} and {s2.shape}"
+        )
+    if (s2 < 0).any():
+        pixel = int(np.argmax(s2 < 0))
+        raise ValueError(f"s2 is {s2[pixel]} at pixel {pixel}: a variance cannot be negative; train again")
+    names = vectorizer.label_names
+    labels = np.asarray(training_labels, float)
+    if labels.ndim != 2 or labels.shape[1] != len(names) or not len(labels):
+        raise ValueError(
+            f"training_labels must have shape (star, {len(names)}) for {', '.join(names)}, got {labels.shape}"
+        )
+    if not np.isfinite(labels).all():
+        star, label = np.argwhere(~np.isfinite(labels))[0]
+        raise ValueError(
+            f"training_labels has {labels[star, label]} for {names[label]} of star {star}: leave the star out"
+        )
+    if correlation is not None and len(correlation.factors) != len(theta):
+        raise ValueError(f"the scatter has factors of {len(correlation.factors)} pixels, theta has {len(theta)}")
+    return TrainedPixels.from_arrays(theta, s2, vectorizer.exponents, scaling.scaled(labels), correlation)
+
+
+def _scaled_starts(initial_labels: np.ndarray | None, n_stars: int, n_labels: int, scaling: LabelScaling) -> np.ndarray:
+    """Starting points of each star in scaled labels, shape (star, start, label)."""
+    if initial_labels is None:
+        return np.zeros((n_stars, 0, n_labels))
+    labels = np.asarray(initial_labels, float)
+    if labels.ndim in (1, 2):
+        labels = np.atleast_2d(labels)[:, None, :]
+    if labels.ndim != 3 or labels.shape[2] != n_labels or labels.shape[0] not in (1, n_stars):
+        raise ValueError(
+            f"initial_labels must have shape ({n_labels},), (1, {n_labels}), ({n_stars}, {n_labels}) or "
+            f"({n_stars}, start, {n_labels}); got {np.shape(initial_labels)}"
+        )
+    if not np.isfinite(labels).all():
+        star, start, label = np.argwhere(~np.isfinite(labels))[0]
+        raise ValueError(
+            f"initial_labels has {labels[star, start, label]} for label {label} of star {star}: leave the star's start "
+            "out, or give it the fiducial labels"
+        )
+    return scaling.scaled(np.broadcast_to(labels, (n_stars, *labels.shape[1:])))
+
+
+def _no_stars(n_labels: int) -> LabelFit:
+    """The fit of an empty list of stars."""
+    none, integers = np.zeros(0), np.zeros(0, int)
+    return LabelFit(
+        labels=np.zeros((0, n_labels)), covariance=np.zeros((0, n_labels, n_labels)), chi_squared=none,
+        reduced_chi_squared=none, n_pixels=integers, snr=none, status=integers, iterations=integers, start=integers,
+        decrement=none, scale=none,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Posterior draws of the labels of every star."""

@@ -1,0 +1,191 @@
+"""Modes of the density of a star's labels, by a damped Newton iteration from several starts, and whitening at the best.
+
+Starts are the minima of chi^2 that the fit of labels finds from its own starts, the training star where the posterior
+is largest, and the middle of the prior. Two minima are one mode where no more than a low sill is between them.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_cannon.core.typing import Array
+from bayes_cannon.labelling.polynomial import Polynomials, minimize
+from bayes_cannon.labelling.starts import LabelSpace, search_starts
+from bayes_cannon.posterior.labels.density import Potential, StarItem, unbounded
+from bayes_cannon.posterior.labels.priors import LabelPrior
+
+N_STARTS = 5
+MAX_STEPS = 60
+LONGEST_STEP = 2.0
+"""In unbounded coordinates, whose unit is about the range of the training labels."""
+HALVINGS = 10
+STATIONARY = 1e-9
+"""The iteration ends at a decrement below this."""
+SINGULAR = 1e-10
+"""The curvature is singular below this, relative to that of the other directions."""
+INSIDE = 0.02
+"""Starts keep this part of the width away from bounds."""
+SILL = 1.0
+"""Two minima are one mode if -2 ln posterior between them is above the higher one by less."""
+SAME = 1e-3
+"""Distance, in standard deviations, below which two minima are the same."""
+POINTS_BETWEEN = 31
+FARTHEST = 1e30
+
+
+class Likeliest(NamedTuple):
+    """Minima of chi^2 of each star, shape (star, start, label), the lowest (star, label), and the Hessian there."""
+
+    x: Array
+    best: Array
+    hessian: Array
+
+
+class Modes(NamedTuple):
+    """Modes of each star, the best first, and whitening there.
+
+    Attributes
+    ----------
+    u
+        Unbounded coordinates, shape (star, mode, label).
+    excess
+        -2 ln posterior above that of the first, shape (star, mode); infinite where it is no further mode.
+    root
+        Root of the inverse curvature at the first, shape (star, label, label).
+    walls, distances
+        Directions and distances of the other modes' basins, in whitened coordinates, shape (star, mode - 1, label) and
+        (star, mode - 1).
+
+    """
+
+    u: Array
+    excess: Array
+    root: Array
+    walls: Array
+    distances: Array
+
+
+@jax.jit
+def likeliest(space: LabelSpace, coefficients: Array) -> Likeliest:
+    """Minima of the polynomials with these coefficients, shape (star, moment)."""
+    polynomials = Polynomials.from_coefficients(space.moment_tables, coefficients)
+    point = minimize(polynomials, search_starts(space, coefficients)).point
+    value = jnp.where(jnp.isfinite(point.value), point.value, jnp.inf)
+    best = jnp.argmin(value, axis=1)[:, None]
+    hessian = jnp.take_along_axis(point.hessian, best[..., None, None], axis=1)[:, 0]
+    return Likeliest(point.x, jnp.take_along_axis(point.x, best[..., None], axis=1)[:, 0], hessian)
+
+
+@partial(jax.jit, static_argnames="kinds")
+def starts_of(
+    space: LabelSpace, coefficients: Array, found: Likeliest, items: StarItem, middle: Array, kinds: tuple[str, ...]
+) -> jax.Array:
+    """Starts in unbounded coordinates, shape (star, start, label)."""
+    chi_squared = coefficients @ space.anchor_moments.T
+    if items.tails is not None:
+        nu, count = (array[:, None] for array in items.tails)
+        chi_squared = (nu + count) * jnp.log1p(chi_squared / nu)
+    anchors, low, high = space.anchors, items.low[0], items.high[0]
+    inside = jnp.all((anchors > low) & (anchors < high), axis=1)
+    if items.prior is not None:
+        prior = jax.tree.map(lambda array: array[0], items.prior)
+        log_prior = jax.vmap(prior.log_prob)(jnp.clip(anchors, *_ends(low, high)))
+        chi_squared = chi_squared - 2 * log_prior
+    anchor = anchors[jnp.argmin(jnp.where(inside, chi_squared, jnp.inf), axis=1)]
+    added = jnp.stack([anchor, jnp.broadcast_to(middle, anchor.shape)], axis=1)
+    x = jnp.clip(jnp.concatenate([found.x, added], axis=1), *_ends(low, high))
+    return jax.vmap(jax.vmap(lambda x: unbounded(kinds, low, high, x)))(x)
+
+
+def _ends(low: Array, high: Array) -> tuple[Array, Array]:
+    """Bounds drawn in a little."""
+    width = jnp.where(jnp.isfinite(high - low), high - low, 1.0)
+    return low + INSIDE * width, high - INSIDE * width
+
+
+def middle_of(prior: LabelPrior) -> np.ndarray:
+    """Scaled labels within the support: the mean of the prior where it has one, else the fiducial labels."""
+    x = np.zeros(len(prior.low))
+    if prior.distribution is not None:
+        try:
+            mean = np.asarray(prior.distribution.mean, float)
+        except NotImplementedError:
+            mean = x
+        x = np.where(np.isfinite(mean), mean, x)
+    return np.clip(x, prior.low, prior.high)
+
+
+@partial(jax.jit, static_argnames="potential")
+def modes_of(potential: Potential, items: StarItem, starts: Array) -> Modes:
+    """Modes that are reached from the starts u, shape (star, start, label); the items must not be whitened."""
+
+    def of_star(star: tuple[StarItem, Array]) -> Modes:
+        item, starts = star
+        energy = partial(potential, item)
+        u, value = jax.vmap(partial(_descended, energy))(starts)
+        order = jnp.argsort(value)
+        u, value = u[order], value[order]
+        root = _root(jax.hessian(energy)(u[0]))
+        away = jnp.linalg.solve(root, (u[1:] - u[0]).T).T
+        length = jnp.linalg.norm(away, axis=1)
+        part = jnp.linspace(0.0, 1.0, POINTS_BETWEEN + 2)[1:-1]
+        between = jax.vmap(lambda end: jax.vmap(lambda t: energy(u[0] + t * (end - u[0])))(part))(u[1:])
+        top = jnp.argmax(between, axis=1)
+        apart = 2 * (jnp.max(between, axis=1) - value[1:]) > SILL
+        gaps = jnp.linalg.norm(away[:, None] - away[None], axis=2)
+        repeated = jnp.any(jnp.tril(gaps < jnp.maximum(SAME, 1e-3 * length), -1), axis=1)
+        other = apart & ~repeated & jnp.isfinite(value[1:]) & (length > SAME)
+        excess = jnp.where(other, 2 * (value[1:] - value[0]), jnp.inf)
+        walls = jnp.where(other[:, None], away / jnp.where(length > 0, length, 1.0)[:, None], 0.0)
+        distances = jnp.where(other, part[top] * length, FARTHEST)
+        return Modes(u, jnp.append(jnp.zeros(1), excess), root, walls, distances)
+
+    return jax.lax.map(of_star, (items, starts), batch_size=32)
+
+
+def _descended(energy: Any, start: Array) -> tuple[Array, Array]:
+    """The minimum that is reached from the start, and the energy there."""
+    lengths = 0.5 ** jnp.arange(HALVINGS)
+
+    def step(state: Any) -> Any:
+        u, value, _, n_steps = state
+        gradient = jax.grad(energy)(u)
+        root = _root(jax.hessian(energy)(u))
+        pulled = root.T @ gradient
+        move = -(root @ pulled)
+        move = move * jnp.minimum(1.0, LONGEST_STEP / jnp.maximum(jnp.max(jnp.abs(move)), 1e-300))
+        trials = u + lengths[:, None] * move
+        values = jax.vmap(energy)(trials)
+        values = jnp.where(jnp.isfinite(values), values, jnp.inf)
+        best = jnp.argmin(values)
+        better = values[best] < value
+        going = better & (jnp.sum(pulled**2) > STATIONARY)
+        return jnp.where(better, trials[best], u), jnp.minimum(value, values[best]), going, n_steps + 1
+
+    first = energy(start)
+    state = start, jnp.where(jnp.isfinite(first), first, jnp.inf), jnp.array(True), jnp.array(0)
+    u, value, _, _ = jax.lax.while_loop(lambda state: state[2] & (state[3] < MAX_STEPS), step, state)
+    return u, value
+
+
+def _root(hessian: Array) -> jax.Array:
+    """Root of the inverse of the Hessian, whose eigenvalues are made positive, shape (label, label)."""
+    diagonal = jnp.abs(jnp.diagonal(hessian))
+    largest = jnp.max(diagonal)
+    scale = jnp.sqrt(jnp.maximum(diagonal, jnp.where(largest > 0, 1e-10 * largest, 1.0)))
+    values, vectors = jnp.linalg.eigh(hessian / (scale[:, None] * scale[None, :]))
+    values = jnp.maximum(jnp.abs(values), SINGULAR * jnp.max(jnp.abs(values)))
+    return vectors / jnp.sqrt(values) / scale[:, None]
+
+
+def is_singular(hessian: np.ndarray) -> np.ndarray:
+    """Whether the curvature of chi^2 leaves a direction open, boolean, shape (star,), from (star, label, label)."""
+    if hessian.shape[-1] == 0:
+        return np.zeros(len(hessian), dtype=bool)
+    diagonal = np.diagonal(hessian, axis1=1, axis2=2)
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    values = np.linalg.eigvalsh(np.nan_to_num(hessian / (scale[:, :, None] * scale[:, None, :])))
+    return (values[:, 0] <= SINGULAR * values[:, -1]) | (diagonal <= 0).any(axis=1)

@@ -1,0 +1,304 @@
+r"""The posterior of the labels of every star, by NUTS or HMC of the program `programs.star` on compressed spectra.
+
+A star costs the same whatever its number of pixels: they are read once (`labelling.compressed`). The coordinates are
+whitened at the best mode, of the prior and the likelihood together, so that only the step size is adapted. Where
+another mode is not much worse the chains stay in the basin of the best one: no mean is ever taken of two modes.
+Stars whose chains fail their diagnostics run a second time, whitened by the covariance of the first run's draws.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.status import PosteriorStatus
+from bayes_cannon.execution.threads import in_parallel
+from bayes_cannon.labelling.batches import check_batch, native, padded_batch, raise_fault
+from bayes_cannon.labelling.compressed import TrainedPixels, compressed_batch
+from bayes_cannon.labelling.theta_errors import ThetaUncertainty
+from bayes_cannon.posterior.chains import KERNELS, ChainSettings, whitened_again
+from bayes_cannon.posterior.diagnostics import convergence
+from bayes_cannon.posterior.labels.chains import (
+    LABEL_CHAINS,
+    STATISTICS,
+    Run,
+    label_draws,
+    scaled_labels,
+    star_items,
+    widened_spectra,
+)
+from bayes_cannon.posterior.labels.density import StarItem
+from bayes_cannon.posterior.labels.modes import (
+    FARTHEST,
+    N_STARTS,
+    is_singular,
+    likeliest,
+    middle_of,
+    modes_of,
+    starts_of,
+)
+from bayes_cannon.posterior.labels.priors import LabelPrior
+from bayes_cannon.posterior.labels.summary import LabelPosterior
+from bayes_cannon.posterior.theta.sample import DEEP_LIMIT, DIVERGENT_LIMIT
+from bayes_cannon.training.problem import Progress
+
+LARGEST_BATCH = 64
+"""Stars of a batch, at most."""
+STARS_AGAIN = 4
+"""Stars of a second run, at most: few need one, and each draws much."""
+REPORTED, NOT_MUCH_WORSE = 25.0, 9.0
+"""-2 ln posterior above the best mode, below which a mode is reported, and below which the status says so."""
+N_MODES = N_STARTS
+"""As many modes as starts may be reported."""
+
+
+class Failed(NamedTuple):
+    """A star that needs a second run: its number, its density, and draws of u, shape (chain, draw, label)."""
+
+    star: int
+    item: StarItem
+    u: np.ndarray
+
+
+class Batch(NamedTuple):
+    """Finished stars, which of them like labels best that the prior excludes, and those that need a second run."""
+
+    posterior: LabelPosterior
+    excluded: np.ndarray
+    failed: list[Failed]
+
+
+def sample_star_labels(
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    *,
+    pixels: TrainedPixels,
+    exponents: np.ndarray,
+    scaling: LabelScaling,
+    prior: LabelPrior,
+    key: Any,
+    uncertainty: ThetaUncertainty | None = None,
+    settings: ChainSettings = LABEL_CHAINS,
+    first_star: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> LabelPosterior:
+    """Posterior of the labels of each star.
+
+    Parameters
+    ----------
+    flux, ivar
+        Normalized flux and its inverse variance, shape (star, pixel). Anything with a shape that gives arrays when
+        sliced will do. Flux where ``ivar = 0`` never matters.
+    pixels
+        Tables of the trained model.
+    exponents
+        Powers of the labels in each term, shape (term, label).
+    scaling
+        From scaled labels to labels.
+    prior
+        Of the scaled labels.
+    key
+        Integer or JAX key. What is drawn for a star depends on it and on the star's number only.
+    uncertainty
+        Of theta, which is then integrated out; by default theta and s are taken as known.
+    settings
+        Of the chains.
+    first_star
+        Number of the first star.
+    batch_size
+        Stars in a batch; by default enough for all, at most `LARGEST_BATCH`. Each size is a compiled program.
+    progress
+        Called with the number of stars that were finished since the last call.
+
+    Returns
+    -------
+    posterior
+        Draws, summary, modes and status of each star.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit together, fewer than four draws, an unknown kernel, a negative or NaN ivar, and a
+        flux that is not finite where ivar is positive (naming star and pixel).
+
+    """
+    check_batch(flux, ivar, len(pixels.s2))
+    n_stars = len(flux)
+    _check_settings(settings)
+    size = batch_size or min(LARGEST_BATCH, 1 << max(n_stars - 1, 7).bit_length())
+    if isinstance(key, int | np.integer):
+        key = jax.random.key(int(key))
+    run = Run(pixels, exponents, scaling, prior, key, settings, size, first_star, uncertainty)
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        for first in range(0, n_stars, size):
+            yield native(flux[first : first + size]), native(ivar[first : first + size]), first
+
+    if n_stars == 0:
+        return _nothing(run)
+    done: list[Batch] = []
+    for batch in in_parallel(lambda spectra: _first_run(run, *spectra), batches()):
+        done.append(batch)
+        if progress is not None:
+            progress(batch.posterior.n_stars - len(batch.failed))
+    posterior = LabelPosterior.concatenated(batch.posterior for batch in done)
+    failed = [star for batch in done for star in batch.failed]
+    again = (failed[k : k + STARS_AGAIN] for k in range(0, len(failed), STARS_AGAIN))
+    for stars, part in in_parallel(partial(_second_run, run), again):
+        _place(posterior, stars - first_star, part)
+        if progress is not None:
+            progress(len(stars))
+    _flag(posterior, np.concatenate([batch.excluded for batch in done]))
+    return posterior
+
+
+def _check_settings(settings: ChainSettings) -> None:
+    if settings.kernel not in KERNELS:
+        raise ValueError(f"method must be one of {', '.join(KERNELS)}; got {settings.kernel!r}")
+    least = {"n_chains": 1, "n_draws": 4, "n_warmup": 1}
+    for name, lowest in least.items():
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
+            raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}")
+
+
+def _first_run(run: Run, flux: np.ndarray, ivar: np.ndarray, first: int) -> Batch:
+    n_stars = len(flux)
+    numbers = run.first_star + first + np.arange(run.batch_size)
+    with jax.enable_x64(True):
+        compressed = compressed_batch(run.pixels, *(padded_batch(array, run.batch_size) for array in (flux, ivar)))
+        spectra = jax.tree.map(np.asarray, compressed)
+        if spectra.faulty.any():
+            raise_fault(flux, ivar, int(np.argmax(spectra.faulty)), first)
+        found = likeliest(run.pixels.space, spectra.coefficients)
+        status = _before(run.prior, np.asarray(found.hessian), spectra.used)
+        coefficients, widened = spectra.coefficients, None
+        if run.uncertainty is not None:
+            coefficients, widened = widened_spectra(run, compressed, found.best)
+        items = star_items(run, np.asarray(coefficients), spectra.n_tail, widened)
+        starts = starts_of(
+            run.pixels.space, np.asarray(coefficients), found, items, middle_of(run.prior), kinds=run.prior.kinds
+        )
+        modes = modes_of(run.potential, items, starts)
+        excess, x = np.asarray(modes.excess), np.asarray(scaled_labels(run, modes.u))
+        items = items._replace(
+            mean=modes.u[:, 0], root=modes.root, walls=modes.walls, distances=modes.distances
+        )  # fmt: skip
+        host = jax.tree.map(np.asarray, items)
+        u, draws, stats = label_draws(run, host, numbers, status == PosteriorStatus.CONVERGED, 0)
+    kept = slice(n_stars)
+    stats = {name: array[..., kept] for name, array in stats.items()}
+    posterior = _summarized(run, draws[:, :, kept], stats, status[kept])
+    posterior.n_pixels[:] = spectra.used[kept]
+    posterior.mode_labels[:], posterior.mode_excess[:] = _reported(run, x[kept], excess[kept], posterior.has_draws)
+    best = np.asarray(found.best)[kept]
+    excluded = ((best <= run.prior.low) | (best >= run.prior.high)).any(axis=1)
+    failed = np.isin(posterior.status, [PosteriorStatus.NOT_MIXED, PosteriorStatus.DIVERGENT])
+    again = [
+        Failed(int(numbers[k]), jax.tree.map(lambda array, k=k: array[k], host), u[:, :, k])
+        for k in np.flatnonzero(failed)
+    ]
+    return Batch(posterior, excluded, again)
+
+
+def _second_run(run: Run, failed: list[Failed]) -> tuple[np.ndarray, LabelPosterior]:
+    """Numbers and posteriors of at most `STARS_AGAIN` stars, which are whitened by their draws."""
+    stars = np.array([one.star for one in failed])
+    filled = np.resize(np.arange(len(failed)), STARS_AGAIN)
+    items = jax.tree.map(lambda *rows: np.stack(rows)[filled], *(_whitened_again(one) for one in failed))
+    good = np.arange(STARS_AGAIN) < len(failed)
+    with jax.enable_x64(True):
+        _, draws, stats = label_draws(run, items, stars[filled], good, 1)
+    kept = slice(len(failed))
+    stats = {name: array[..., kept] for name, array in stats.items()}
+    posterior = _summarized(run, draws[:, :, kept], stats, np.full(len(failed), PosteriorStatus.CONVERGED))
+    posterior.status[posterior.status == PosteriorStatus.CONVERGED] = PosteriorStatus.RETRIED
+    return stars, posterior
+
+
+def _whitened_again(failed: Failed) -> StarItem:
+    """The density whitened by its draws."""
+    item = failed.item
+    mean, root = whitened_again(failed.u, np.asarray(item.root))
+    # The walls stay where they were: n . z = d in the old coordinates.
+    turned = item.walls @ np.linalg.solve(item.root, root)
+    length = np.linalg.norm(turned, axis=1)
+    safe = np.where(length > 0, length, 1.0)
+    distances = (item.distances - item.walls @ np.linalg.solve(item.root, mean - item.mean)) / safe
+    return item._replace(
+        mean=mean, root=root, walls=turned / safe[:, None], distances=np.where(length > 0, distances, FARTHEST)
+    )
+
+
+def _before(prior: LabelPrior, hessian: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Status of stars that have no posterior, and ``CONVERGED`` for the others, shape (star,)."""
+    status = np.full(len(used), PosteriorStatus.CONVERGED, dtype=int)
+    free = np.flatnonzero(prior.improper)
+    status[(used < len(free)) | is_singular(hessian[:, free][:, :, free])] = PosteriorStatus.IMPROPER
+    status[used == 0] = PosteriorStatus.NO_INFORMATION
+    return status
+
+
+def _summarized(run: Run, draws: np.ndarray, stats: dict[str, np.ndarray], status: np.ndarray) -> LabelPosterior:
+    """Posterior of the stars with summary and diagnostics; NaN for those that the status says have none."""
+    n_stars, n_labels = draws.shape[2:]
+    status, found = status.copy(), convergence(draws)
+    mixed = found.mixed(run.settings.n_chains).all(axis=1)
+    divergent, deep = (stats[name].mean(axis=(0, 1)) for name in ("diverging", "reached_max_tree_depth"))
+    good = status == PosteriorStatus.CONVERGED
+    status[good & ~mixed] = PosteriorStatus.NOT_MIXED
+    if run.settings.kernel == "hmc":
+        deep = np.zeros(n_stars)
+    status[good & ((divergent > DIVERGENT_LIMIT) | (deep > DEEP_LIMIT))] = PosteriorStatus.DIVERGENT
+    draws[:, :, ~good] = np.nan
+    unknown = {
+        name: np.where(good[:, None], getattr(found, name), np.nan) for name in ("r_hat", "ess_bulk", "ess_tail")
+    }
+    for name, kind in STATISTICS.items():
+        stats[name] = np.where(good, stats[name], np.nan if kind is float else 0).astype(kind)
+    return LabelPosterior.from_draws(
+        draws, **unknown, mode_labels=np.full((n_stars, N_MODES, n_labels), np.nan),
+        mode_excess=np.full((n_stars, N_MODES), np.nan), n_pixels=np.zeros(n_stars, dtype=int), status=status,
+        stats=stats,
+    )  # fmt: skip
+
+
+def _reported(run: Run, x: np.ndarray, excess: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and excess of the modes that are not far above the best one, in ascending order."""
+    order = np.argsort(excess, axis=1, kind="stable")
+    excess = np.take_along_axis(excess, order, axis=1)
+    labels = run.scaling.unscaled(np.take_along_axis(x, order[..., None], axis=1))
+    kept = (excess < REPORTED) & known[:, None]
+    return np.where(kept[..., None], labels, np.nan), np.where(kept, excess, np.nan)
+
+
+def _place(posterior: LabelPosterior, stars: np.ndarray, part: LabelPosterior) -> None:
+    """Write the second run's posteriors into the first's, in place, with the modes that it found."""
+    first = ("mode_labels", "mode_excess", "n_pixels")
+    posterior.place(stars, replace(part, **{name: getattr(posterior, name)[stars] for name in first}))
+
+
+def _flag(posterior: LabelPosterior, excluded: np.ndarray) -> None:
+    """Say of good chains, in place, what else is to be known."""
+    good = np.isin(posterior.status, [PosteriorStatus.CONVERGED, PosteriorStatus.RETRIED])
+    several = (posterior.mode_excess[:, 1:] < NOT_MUCH_WORSE).any(axis=1)
+    posterior.status[good & several] = PosteriorStatus.SEVERAL_MODES
+    posterior.status[good & excluded] = PosteriorStatus.MODE_EXCLUDED
+
+
+def _nothing(run: Run) -> LabelPosterior:
+    """The posterior of no star."""
+    shape = run.settings.n_chains, run.settings.n_draws, 0
+    n_labels = run.exponents.shape[1]
+    none = np.zeros((0, n_labels))
+    return LabelPosterior.from_draws(
+        np.zeros((*shape, n_labels)), r_hat=none, ess_bulk=none, ess_tail=none,
+        mode_labels=np.zeros((0, N_MODES, n_labels)), mode_excess=np.zeros((0, N_MODES)),
+        n_pixels=np.zeros(0, dtype=int), status=np.zeros(0, dtype=int),
+        stats={name: np.zeros(shape, kind) for name, kind in STATISTICS.items()},
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Posterior draws of theta and s of every pixel."""

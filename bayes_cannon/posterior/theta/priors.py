@@ -1,0 +1,77 @@
+"""Proper priors of what the regularization leaves open, for sampling."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bayes_cannon.training.problem import PixelProblem
+
+THETA_0_WIDTH, S_WIDTH = 10.0, 3.0
+"""Widths of the default priors, in units of the spread of the training flux at the pixel."""
+
+
+@dataclass(frozen=True)
+class ThetaPriors:
+    r"""Priors of each pixel beside the Laplace priors of theta.
+
+    .. math:: \theta_0 \sim \mathrm{Normal}(m, t), \qquad s \sim \mathrm{HalfNormal}(h)
+
+    Attributes
+    ----------
+    theta_0, theta_0_scale
+        m and t in flux, shape (pixel,).
+    s_scale
+        h in flux, shape (pixel,).
+
+    """
+
+    theta_0: np.ndarray
+    theta_0_scale: np.ndarray
+    s_scale: np.ndarray
+
+    @classmethod
+    def weak(
+        cls,
+        problem: PixelProblem,
+        theta_0: tuple[float, float] | None = None,
+        s_scale: float | np.ndarray | None = None,
+    ) -> "ThetaPriors":
+        """Priors that say next to nothing: of the size of the spread of the training flux at the pixel.
+
+        Parameters
+        ----------
+        problem
+            The pixels.
+        theta_0
+            m and t of all pixels. By default the mean training flux of a pixel, and 10 times its standard deviation.
+        s_scale
+            h, one or one per pixel. By default 3 times that standard deviation.
+
+        Raises
+        ------
+        ValueError
+            If a width is not positive and finite.
+
+        """
+        known = problem.ivar > 0
+        count = np.maximum(known.sum(axis=0), 1)
+        flux = np.where(known, problem.flux, 0.0)
+        mean = flux.sum(axis=0) / count
+        spread = np.sqrt(np.where(known, (flux - mean) ** 2, 0.0).sum(axis=0) / count)
+        noise = np.sqrt(np.where(known, 1.0 / np.where(known, problem.ivar, 1.0), 0.0).sum(axis=0) / count)
+        spread = np.maximum(spread, noise)
+        centre, width = (mean, THETA_0_WIDTH * spread) if theta_0 is None else theta_0
+        h = S_WIDTH * spread if s_scale is None else s_scale
+        shape = (problem.n_pixels,)
+        try:
+            priors = cls(*(np.array(np.broadcast_to(np.asarray(a, float), shape)) for a in (centre, width, h)))
+        except ValueError:
+            raise ValueError(
+                f"s_scale must be a number or have shape {shape}, one value a pixel; got {np.shape(h)}"
+            ) from None
+        for name, values in (("the scale of theta_0", priors.theta_0_scale), ("s_scale", priors.s_scale)):
+            wrong = known.any(axis=0) & ~((values > 0) & (values < np.inf))
+            if wrong.any():
+                pixel = int(np.argmax(wrong))
+                raise ValueError(f"{name} must be positive and finite; it is {values[pixel]} at pixel {pixel}")
+        return priors

@@ -1,0 +1,142 @@
+"""Which scatter: the likelihood of spectra that took no part in the training, by family and rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayes_cannon.core.folds import folds
+from bayes_cannon.scatter.fit import hit_bound, spectrum_log_likelihoods, train_scatter
+from bayes_cannon.scatter.full import fewest_stars
+from bayes_cannon.scatter.settings import Correlation, Full, LowRank, Scatter
+from bayes_cannon.training.problem import PixelProblem, Progress
+from bayes_cannon.training.train import train
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+RANKS = (2, 5, 10, 20, 40)
+"""Ranks that are tried where nothing else is asked for."""
+LARGEST_FULL = 1000
+"""Pixels up to which a full covariance is tried where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class ScatterPath:
+    """Held-out log likelihood of each candidate.
+
+    Attributes
+    ----------
+    candidates
+        None, the independent scatter, is the first.
+    log_likelihood
+        Natural logarithm of the density of each held-out spectrum given its labels, shape (candidate, star); NaN for
+        stars that were not held out.
+    nu
+        Degrees of freedom of the tails in the last fold, shape (candidate,); infinite for normal ones.
+    valid
+        Whether a candidate may be chosen, shape (candidate,): not where the degrees of freedom ended at their bound,
+        because then the scale of the noise is wrong and not its tails.
+
+    """
+
+    candidates: tuple[Scatter | None, ...]
+    log_likelihood: np.ndarray
+    nu: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def best(self) -> Scatter | None:
+        """The valid candidate of the largest mean; None where nothing does better than independent scatter."""
+        mean = np.nanmean(self.log_likelihood, axis=1)
+        return self.candidates[int(np.argmax(np.where(self.valid, mean, -np.inf)))]
+
+    @property
+    def table(self) -> "Table":
+        """Mean over the stars by candidate, its gain over independent scatter, and the standard error of the gain."""
+        from astropy.table import Table  # Half a second that training need not wait for.
+
+        known = np.isfinite(self.log_likelihood).all(axis=0)
+        gain = self.log_likelihood[:, known] - self.log_likelihood[0, known]
+        columns = {
+            "scatter": ["independent" if candidate is None else str(candidate) for candidate in self.candidates],
+            "log_likelihood": self.log_likelihood[:, known].mean(axis=1),
+            "gain": gain.mean(axis=1),
+            "gain_error": gain.std(axis=1) / np.sqrt(known.sum()),
+            "nu": self.nu,
+            "valid": self.valid,
+        }
+        return Table(columns)
+
+
+def default_candidates(problem: PixelProblem) -> list[Scatter | None]:
+    """Families and ranks that the numbers of stars and pixels allow, those that share work side by side."""
+    n_stars, n_pixels = problem.flux.shape
+    most = min(n_stars // 2, n_pixels - 1)
+    candidates: list[Scatter | None] = [None, *(LowRank(rank) for rank in RANKS if rank <= most)]
+    enough = 4 * n_stars // 5 >= fewest_stars(problem.design.shape[1])
+    if enough and n_pixels <= LARGEST_FULL and (problem.ivar > 0).all():
+        candidates += [Full(), Full(heavy_tails=True)]
+    return candidates
+
+
+def scatter_path(
+    problem: PixelProblem,
+    candidates: Sequence[Scatter | None] | None = None,
+    *,
+    n_folds: int = 5,
+    held_out: Sequence[int] = (0,),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ScatterPath:
+    """Train each candidate and score the spectra that were held out.
+
+    Parameters
+    ----------
+    problem
+        The pixels.
+    candidates
+        What to try, by default `default_candidates`. Independent scatter, None, is always tried. Low rank starts from
+        the factors of the candidate before it where those are fewer.
+    n_folds, seed
+        Fold of each star, as in `validate.folds`.
+    held_out
+        Folds that are held out, one after the other; one is mostly enough.
+    progress
+        Called with one after each training.
+
+    Returns
+    -------
+    path
+        Choose ``path.best``. Stars on which that choice is judged later must not be in the problem.
+
+    Raises
+    ------
+    ValueError
+        If a rank is too large, a fold does not exist, or a full covariance is tried with incomplete spectra.
+
+    """
+    asked = default_candidates(problem) if candidates is None else candidates
+    tried = (None, *(candidate for candidate in asked if candidate is not None))
+    fold = folds(len(problem.design), n_folds, seed)
+    scores = np.full((len(tried), len(fold)), np.nan)
+    nu, valid = np.full(len(tried), np.inf), np.ones(len(tried), bool)
+    for out in held_out:
+        away = fold == out
+        if not away.any():
+            raise ValueError(f"there is no fold {out}: folds are from 0 to {n_folds - 1}")
+        kept, other = problem.of_stars(~away), problem.of_stars(away)
+        independent = solution = train(kept)
+        correlation: Correlation | None = None
+        for k, candidate in enumerate(tried):
+            if candidate is not None:
+                low_rank = isinstance(candidate, LowRank) and correlation is not None and correlation.noise is None
+                start = solution if low_rank else independent
+                solution, correlation = train_scatter(kept, start, candidate, correlation=correlation)
+                nu[k] = correlation.nu
+                valid[k] &= not hit_bound(correlation)
+            scores[k, away] = spectrum_log_likelihoods(other, solution, correlation)
+            if progress is not None:
+                progress(1)
+    return ScatterPath(tried, scores, nu, valid)

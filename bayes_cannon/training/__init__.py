@@ -1,0 +1,1 @@
+"""From spectra with labels to theta and s^2, one pixel at a time."""

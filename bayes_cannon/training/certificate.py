@@ -1,0 +1,205 @@
+r"""How far (theta, s^2) is from the optimum: a duality gap for theta, the gradient of the profile for s^2.
+
+At fixed s^2 the problem of a pixel is convex. With the rows of design and flux scaled by :math:`\sqrt{w_n}` to A and b,
+and :math:`\lambda = \Lambda / 2`, it is :math:`\min_\theta \frac12 |b - A\theta|^2 + \sum_d h_d(\theta_d)`, where
+:math:`h_d` is the penalty and the bounds of one term. Any u gives a lower bound on it, so that
+
+.. math:: \mathrm{gap} = \tfrac12 |r - u|^2 + \sum_d \left[ h_d(\theta_d) + h_d^*(z_d) - z_d \theta_d \right],
+          \qquad r = b - A\theta, \quad z = A^T u
+
+bounds the excess of theta. Each bracket is a Fenchel-Young term and not negative, so nothing cancels. We take for u
+the residual less what makes :math:`z_d = \lambda_d \,\mathrm{sgn}\,\theta_d` on the active columns, which is zero for
+unpenalized ones, then shrunk until every other conjugate is finite. Without any penalty the gap is the normal
+equations' residual in the metric of the Gram matrix. All of it follows from the Gram matrix, the gradient
+:math:`g = A^T r` and :math:`|r|^2`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_cannon.core.likelihood import log_variance, masked, weights
+from bayes_cannon.core.typing import Array, PerTerm, PerTermMask, PixelsTerm, Scalar, TermTerm
+from bayes_cannon.execution.compiled_programs import make_room
+from bayes_cannon.training.problem import PixelProblem
+
+
+def relative_gap(
+    gram: TermTerm,
+    gradient: PerTerm,
+    chi_squared: Scalar,
+    theta: PerTerm,
+    lam: PerTerm,
+    lower: PerTerm,
+    upper: PerTerm,
+    *,
+    projected: PerTermMask | None = None,
+    delta: PerTerm | None = None,
+    errors: tuple[Scalar, Scalar] = (0.0, 0.0),
+) -> Array:
+    """Duality gap of theta at fixed s2, relative to ``sum w r^2 + Lambda |theta|_1``.
+
+    Parameters
+    ----------
+    gram
+        ``A^T A``, shape (term, term). Its columns on which ``delta`` is zero matter for the scale of the gap only.
+    gradient
+        ``A^T r``, shape (term,).
+    chi_squared
+        ``|r|^2 = sum w r^2``.
+    theta, lower, upper
+        Coefficients and their bounds, shape (term,).
+    lam
+        Half of Lambda for each term, 0 for the constant, shape (term,).
+    projected, delta
+        The columns to project on and the residual's coefficients there, shape (term,), where they are known already.
+        By default all active terms are tried, which is best near the optimum, and the unpenalized ones alone; the
+        smaller gap counts.
+    errors
+        The largest relative error epsilon of the weights that ``gram`` is made with, and the largest of its rounding in
+        units of ``sqrt(G_dd G_ee)``; small against 1. The gap is then the largest that such errors would leave. With a
+        rounding the constant alone may be unpenalized and without a bound.
+
+    Returns
+    -------
+    gap
+        A scalar, not negative. An exact fit leaves nothing to be relative to but rounding, so that the denominator is
+        at least 1e-12 of ``sum w y^2``.
+
+    """
+    wanted = lam * jnp.sign(theta)
+    if projected is None or delta is None:
+        active = active_terms(theta, lam, lower, upper)
+        choices = active, active & (lam == 0)
+        deltas = (solve_masked(gram, gradient - wanted, columns) for columns in choices)
+        point = (gram, gradient, chi_squared, theta, lam, lower, upper)
+        gaps = [relative_gap(*point, projected=p, delta=d) for p, d in zip(choices, deltas, strict=True)]
+        return jnp.minimum(*gaps)
+
+    fitted, by_weights, rounding = gram @ delta, *errors
+    z = jnp.where(projected, wanted, gradient - fitted)
+
+    # What rounding may change of z, as |G_de| <= |A_d| |A_e|, and what of the constant's column undoes that of z_0.
+    length = jnp.sqrt(jnp.abs(jnp.diagonal(gram)))
+    reach = jnp.dot(length, jnp.abs(delta))
+    radius = jnp.where(projected, 0.0, (1 + jnp.sqrt((1 + by_weights) / (1 - by_weights))) * rounding * reach * length)
+
+    # A conjugate with an open side is finite only up to lam on that side.
+    over = jnp.where(jnp.isinf(upper), z, 0.0), jnp.where(jnp.isinf(lower), -z, 0.0)
+    excess = jnp.where((lower == upper) | projected, 0.0, jnp.maximum(*over) + radius)
+    shrink = jnp.min(jnp.where(excess > lam, lam / jnp.where(excess > 0, excess, 1.0), 1.0))
+
+    # |r - u|^2 for u = shrink (r - (1 + e) A delta), with the error e of each weight.
+    size = jnp.maximum(jnp.dot(delta, fitted), 0.0) + rounding * reach**2
+    along = jnp.dot(gradient, delta) + by_weights * jnp.sqrt(chi_squared * size / (1 - by_weights))
+    distance = (1 - shrink) ** 2 * chi_squared + 2 * (1 - shrink) * shrink * along
+    distance += shrink**2 * (1 + by_weights) * size
+    distance = (jnp.sqrt(jnp.maximum(distance, 0.0)) + 2 * rounding * reach) ** 2
+    penalty = lam * jnp.abs(theta)
+    # Convex in z, hence largest at an end of where z can be.
+    ends = (shrink * (z - radius), shrink * (z + radius))
+    fenchel = jnp.maximum(*(penalty + _conjugate(z, lam, lower, upper) - z * theta for z in ends))
+    gap = 0.5 * distance + jnp.sum(jnp.maximum(jnp.where(projected & (lam == 0), 0.0, fenchel), 0.0))
+    return 2 * gap / gap_scale(gram, gradient, chi_squared, theta, lam)
+
+
+def gap_scale(gram: TermTerm, gradient: PerTerm, chi_squared: Scalar, theta: PerTerm, lam: PerTerm) -> Array:
+    """What a gap is relative to, as `relative_gap` has it."""
+    flux_squared = chi_squared + 2 * jnp.dot(theta, gradient) + jnp.dot(theta, gram @ theta)
+    scale = jnp.maximum(chi_squared + 2 * jnp.sum(lam * jnp.abs(theta)), 1e-12 * jnp.abs(flux_squared))
+    return jnp.maximum(scale, jnp.finfo(theta.dtype).tiny)
+
+
+def active_terms(theta: PixelsTerm, lam: PixelsTerm, lower: PixelsTerm, upper: PixelsTerm) -> Array:
+    """Terms on which the objective is smooth: neither zero under a penalty nor at a bound."""
+    return ((theta != 0) | (lam == 0)) & (theta > lower) & (theta < upper)
+
+
+def _conjugate(z: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm) -> Array:
+    """Largest ``z t - lam |t|`` over the interval: attained at a finite end, or at zero."""
+    at_end = [jnp.where(jnp.isinf(end), -jnp.inf, z * end - lam * jnp.abs(end)) for end in (lower, upper)]
+    at_zero = jnp.where((lower <= 0) & (upper >= 0), 0.0, -jnp.inf)
+    return jnp.maximum(jnp.maximum(*at_end), at_zero)
+
+
+def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: float = 1e-13) -> Array:
+    """Solution of the rows and columns in the mask, zero elsewhere; a relative ridge keeps it finite.
+
+    ``right`` has shape (term,), or (term, k) for several right-hand sides.
+    """
+    return solution_and_pivot(gram, right, mask, ridge=ridge)[0]
+
+
+def solution_and_pivot(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: float = 1e-13) -> tuple[Array, Array]:
+    """The same, and the smallest squared pivot of the matrix as `smallest_pivot` has it."""
+    factor, unit = _masked_factor(gram, mask, ridge)
+    pivot = jnp.min(jnp.where(mask, jnp.diagonal(factor) ** 2, jnp.inf))
+    unit = unit.reshape(-1, *[1] * (right.ndim - 1))
+    half = jax.scipy.linalg.solve_triangular(factor, right * unit, lower=True)
+    return jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1) * unit, pivot
+
+
+def inverse_masked(gram: TermTerm, mask: PerTermMask) -> Array:
+    """Inverse of the rows and columns in the mask, zero elsewhere, shape (term, term)."""
+    factor, unit = _masked_factor(gram, mask)
+    inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(unit), dtype=gram.dtype))
+    return jnp.where(mask[:, None] & mask[None, :], inverse * (unit[:, None] * unit[None, :]), 0.0)
+
+
+def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
+    """Smallest squared pivot of the Gram matrix scaled to a unit diagonal; about 1e-13 where columns are dependent."""
+    factor, _ = _masked_factor(gram, mask)
+    return jnp.min(jnp.where(mask, jnp.diagonal(factor) ** 2, jnp.inf))
+
+
+def _masked_factor(gram: TermTerm, mask: PerTermMask, ridge: float = 1e-13) -> tuple[Array, Array]:
+    """Cholesky factor of the masked matrix, its diagonal scaled to one, and what scales each term: zero elsewhere."""
+    scale = jnp.where(mask & (jnp.diagonal(gram) > 0), jnp.sqrt(jnp.abs(jnp.diagonal(gram))), 1.0)
+    unit = mask / scale
+    # Transposed, which changes nothing but that LAPACK takes it as it lies, its columns one after the other.
+    scaled = jnp.where(mask[:, None] & mask[None, :], gram.T * (unit[:, None] * unit[None, :]), 0.0)
+    system = scaled + jnp.eye(len(scale), dtype=gram.dtype) * jnp.where(mask, ridge, 1.0)
+    # Only one triangle is read. To make the matrix symmetric, which it is, would cost a transposed copy.
+    return jnp.linalg.cholesky(system, symmetrize_input=False), unit
+
+
+@jax.jit
+def _certify_block(
+    design: Array, flux: Array, ivar: Array, regularization: Array, lower: Array, upper: Array, theta: Array, s2: Array
+) -> tuple[Array, Array, Array]:
+    def one(pixel: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        flux, ivar, regularization, lower, upper, theta, s2 = pixel
+        w = weights(ivar, s2)
+        residual = flux - design @ theta
+        gram, gradient = design.T @ (w[:, None] * design), design.T @ (w * residual)
+        chi_squared = jnp.sum(w * residual**2)
+        lam = 0.5 * regularization * (jnp.arange(len(theta)) > 0)
+        objective = chi_squared + jnp.sum(log_variance(ivar, s2)) + 2 * jnp.sum(lam * jnp.abs(theta))
+        gap = relative_gap(gram, gradient, chi_squared, theta, lam, lower, upper)
+        return objective, gap, jnp.sum(w * (1 - w * residual**2)) / jnp.sum(w)
+
+    return jax.lax.map(one, (flux.T, ivar.T, regularization, lower, upper, theta, s2))
+
+
+def certify(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Objective, relative duality gap and profile gradient of each pixel, at any (theta, s2).
+
+    It knows nothing of how the point was found, and so checks every solver alike. Costs one Gram matrix a pixel. Pixels
+    without information get NaN.
+
+    Returns
+    -------
+    objective, duality_gap, profile_gradient
+        Shape (pixel,) each, as in `PixelSolution`.
+
+    """
+    make_room()
+    with jax.enable_x64(True):
+        out = _certify_block(
+            problem.design, masked(problem.flux, problem.ivar), problem.ivar, problem.regularization,
+            problem.lower, problem.upper, theta, s2,
+        )  # fmt: skip
+        objective, gap, gradient = (np.array(array) for array in out)
+    solved = (problem.unsolvable() == 0) & np.isfinite(theta).all(axis=1)
+    objective, gap, gradient = (np.where(solved, array, np.nan) for array in (objective, gap, gradient))
+    return objective, gap, gradient

@@ -1,0 +1,163 @@
+"""What every solver of the training step is given and what it returns.
+
+For each pixel j the joint optimum over theta_j and s_j^2 >= 0 is wanted of (Casey et al. 2016, equation 2)
+
+    sum_n w_n (y_n - v_n . theta)^2 - sum_n ln w_n + Lambda sum_{d >= 1} |theta_d|,   w_n = ivar_n / (1 + ivar_n s^2)
+
+with ``lower <= theta <= upper``. A censored term is one with both bounds zero. Stars with ``ivar = 0`` take no part.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from bayes_cannon.core.status import PixelStatus
+from bayes_cannon.core.terms import Terms
+
+Progress = Callable[[int], object]
+"""Called with the number of pixels or stars that were finished since the last call."""
+
+
+@dataclass(frozen=True)
+class PixelProblem:
+    """The training problem of P pixels.
+
+    Attributes
+    ----------
+    terms
+        Terms at the scaled labels of the training stars; the first is the constant.
+    flux, ivar
+        Shape (star, pixel). Flux is finite wherever ivar is positive.
+    regularization
+        Lambda of each pixel, shape (pixel,).
+    lower, upper
+        Bounds on theta, shape (pixel, term), infinite where there are none.
+
+    """
+
+    terms: Terms
+    flux: np.ndarray
+    ivar: np.ndarray
+    regularization: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+    @classmethod
+    def unbounded(
+        cls, terms: Terms, flux: np.ndarray, ivar: np.ndarray, regularization: np.ndarray | float = 0.0
+    ) -> "PixelProblem":
+        """Problem without bounds and censoring."""
+        n_pixels, n_terms = flux.shape[1], terms.n_terms
+        limit = np.full((n_pixels, n_terms), np.inf)
+        lam = np.broadcast_to(np.asarray(regularization, dtype=float), (n_pixels,))
+        return cls(terms, np.asarray(flux, float), np.asarray(ivar, float), lam, -limit, limit)
+
+    @property
+    def design(self) -> np.ndarray:
+        """Design matrix, shape (star, term)."""
+        return self.terms.design
+
+    @property
+    def n_stars(self) -> int:
+        """Number of stars N."""
+        return len(self.flux)
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels P."""
+        return self.flux.shape[1]
+
+    @property
+    def free(self) -> np.ndarray:
+        """Whether a term may be other than one fixed value, shape (pixel, term)."""
+        return self.lower < self.upper
+
+    def at(self, pixels: slice | np.ndarray) -> "PixelProblem":
+        """The problem of some of the pixels."""
+        return replace(
+            self,
+            flux=self.flux[:, pixels],
+            ivar=self.ivar[:, pixels],
+            regularization=self.regularization[pixels],
+            lower=self.lower[pixels],
+            upper=self.upper[pixels],
+        )
+
+    def of_stars(self, stars: np.ndarray) -> "PixelProblem":
+        """The problem with some of the stars."""
+        return replace(self, terms=self.terms.of_stars(stars), flux=self.flux[stars], ivar=self.ivar[stars])
+
+    def unsolvable(self, regularization: np.ndarray | None = None) -> np.ndarray:
+        """Status of pixels that have no solution, and ``CONVERGED`` for the others, shape (pixel,).
+
+        For other strengths than its own, of shape (..., pixel), it has that shape.
+        """
+        regularization = self.regularization if regularization is None else regularization
+        n_stars = (self.ivar > 0).sum(axis=0)
+        n_free = self.free.sum(axis=1)
+        status = np.full(regularization.shape, PixelStatus.CONVERGED, dtype=int)
+        status[(n_stars < n_free) & (regularization == 0)] = PixelStatus.TOO_FEW_STARS
+        status[..., n_stars == 0] = PixelStatus.NO_INFORMATION
+        return status
+
+
+@dataclass(frozen=True)
+class PixelSolution:
+    """The optimum of P pixels and how well it is known to be one.
+
+    Attributes
+    ----------
+    theta
+        Coefficients, shape (pixel, term); NaN where the status says that there is no solution.
+    s2
+        Variance of the intrinsic scatter, shape (pixel,), flux squared; infinite where there is no solution.
+    objective
+        The training scalar at (theta, s2), shape (pixel,).
+    duality_gap
+        Upper bound on how far theta at this s2 is from the optimum, in units of the scalar and relative to
+        ``sum w r^2 + Lambda |theta|_1``, shape (pixel,).
+    profile_gradient
+        Derivative of the scalar by s2 over the sum of the weights, ``sum w (1 - w r^2) / sum w``, dimensionless,
+        shape (pixel,). Zero at an interior optimum, not negative at s2 = 0.
+    iterations
+        Of the algorithm, shape (pixel,).
+    status
+        `PixelStatus` of each pixel, shape (pixel,).
+    messages
+        What the optimizer itself said of each pixel, shape (pixel,); empty texts where it says nothing.
+
+    """
+
+    theta: np.ndarray
+    s2: np.ndarray
+    objective: np.ndarray
+    duality_gap: np.ndarray
+    profile_gradient: np.ndarray
+    iterations: np.ndarray
+    status: np.ndarray
+    messages: np.ndarray
+
+    @classmethod
+    def empty(cls, n_pixels: int, n_terms: int) -> "PixelSolution":
+        """No solution for any pixel."""
+        nan = np.full(n_pixels, np.nan)
+        return cls(
+            theta=np.full((n_pixels, n_terms), np.nan),
+            s2=np.full(n_pixels, np.inf),
+            objective=nan.copy(),
+            duality_gap=nan.copy(),
+            profile_gradient=nan.copy(),
+            iterations=np.zeros(n_pixels, dtype=int),
+            status=np.full(n_pixels, PixelStatus.NO_INFORMATION, dtype=int),
+            messages=np.full(n_pixels, "", dtype=object),
+        )
+
+    def part(self, pixels: slice) -> "PixelSolution":
+        """The solution of some pixels, which shares its arrays with this one."""
+        return PixelSolution(*(getattr(self, field.name)[pixels] for field in fields(self)))
+
+    def place(self, pixels: np.ndarray, other: "PixelSolution") -> None:
+        """Write the solution of some pixels into this one, in place."""
+        for field in fields(self):
+            getattr(self, field.name)[pixels] = getattr(other, field.name)

@@ -1,0 +1,1 @@
+"""The package's own certified solver of a pixel's joint optimum."""

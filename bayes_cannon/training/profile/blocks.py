@@ -1,0 +1,125 @@
+"""A block of pixels on the device, and the training set that all blocks share."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_cannon.core.typing import Array
+from bayes_cannon.core.vectorizer import monomials
+from bayes_cannon.training.problem import PixelProblem
+
+BLOCK_NUMBERS = 2**17
+"""Numbers in one (pixel, star) array of a block: 1 MiB, so that a pass stays in the cache and few pixels of a block
+wait for the slowest."""
+SMALLEST_BLOCK = 32
+"""Pixels in a block however many stars there are."""
+_ALIGNMENT = 64
+"""Bytes."""
+_STARS_AT_A_TIME = 4096
+"""Whose monomials are computed in float64, whatever they are kept in."""
+
+
+class Training(NamedTuple):
+    """The training set.
+
+    Attributes
+    ----------
+    design
+        Terms of each star, shape (star, term).
+    single
+        Distinct products of two terms in float32, shape (star, moment). Few pixels want those in float64, which for
+        many terms are most of the memory: they are an argument of their own.
+    pairs
+        Index of the moment that two terms multiply to, shape (term, term).
+
+    """
+
+    design: Array
+    single: Array
+    pairs: Array
+
+
+class Pixels(NamedTuple):
+    """A block of pixels; under vmap, one of them.
+
+    Attributes
+    ----------
+    flux, ivar
+        Shape (pixel, star), so that sums over stars run along memory; flux may be NaN where ivar is zero.
+    regularization
+        Lambda, shape (pixel,).
+    lower, upper
+        Bounds on theta, shape (pixel, term).
+
+    """
+
+    flux: Array
+    ivar: Array
+    regularization: Array
+    lower: Array
+    upper: Array
+
+    @property
+    def lam(self) -> Array:
+        """Half of Lambda for every term but the constant: what a lasso on the Gram matrix needs."""
+        penalized = jnp.arange(self.lower.shape[-1]) > 0
+        return 0.5 * jnp.where(penalized, self.regularization[..., None], 0.0)
+
+
+def padded_size(n: int) -> int:
+    """A length for n stars or pixels, at most an eighth more, so that similar sets share a compiled program."""
+    step = 2 ** max(3, n.bit_length() - 4)
+    return -(-n // step) * step
+
+
+def block_size(n_stars: int, n_pixels: int) -> int:
+    """Pixels in a block that runs fast."""
+    return min(max(BLOCK_NUMBERS // padded_size(n_stars), SMALLEST_BLOCK), padded_size(n_pixels))
+
+
+def padded_monomials(x: np.ndarray, exponents: np.ndarray, dtype: type[np.floating] = np.float64) -> Array:
+    """Monomials of each star, shape (star, monomial), on the device.
+
+    Rows of zeros up to `padded_size` are stars with ivar zero, which take no part.
+    """
+    values = _aligned_zeros(padded_size(len(x)), len(exponents), dtype=dtype)
+    for first in range(0, len(x), _STARS_AT_A_TIME):
+        some = x[first : first + _STARS_AT_A_TIME]
+        values[first : first + len(some)] = monomials(some, exponents)
+    return jax.device_put(values)
+
+
+def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
+    """The data of some pixels, repeated up to the fixed size so that no other shape is ever compiled."""
+    contiguous = len(pixels) == size and bool((np.diff(pixels) == 1).all())
+    index = slice(pixels[0], pixels[-1] + 1) if contiguous else np.resize(pixels, size)
+    n_stars = len(problem.flux)
+    flux, ivar = _aligned_zeros(2, size, padded_size(n_stars))
+    flux[:, :n_stars] = problem.flux[:, index].T
+    ivar[:, :n_stars] = problem.ivar[:, index].T
+    return Pixels(flux, ivar, problem.regularization[index], problem.lower[index], problem.upper[index])
+
+
+def _aligned_zeros(*shape: int, dtype: type[np.floating] = np.float64) -> np.ndarray:
+    """Zeros that begin where XLA wants an array to, so that a compiled program reads them in place."""
+    n, each = math.prod(shape), np.dtype(dtype).itemsize
+    room = np.zeros(n + _ALIGNMENT // each, dtype)
+    first = -room.ctypes.data % _ALIGNMENT // each
+    return room[first : first + n].reshape(shape)
+
+
+def known_flux(pixel: Pixels) -> tuple[Array, Array]:
+    """Which stars count, and their flux with zero for the others, shape (star,) each."""
+    known = pixel.ivar > 0
+    return known, jnp.where(known, pixel.flux, 0.0)
+
+
+def gram_matrix(training: Training, moment_sums: Array) -> jax.Array:
+    """Gram matrix (..., term, term) from weighted sums of the moments, shape (..., moment)."""
+    # Indices of one axis, known to be right: the matrix is then made in half the time, in the layout that is read next.
+    return jnp.take(moment_sums, training.pairs.ravel(), axis=-1, mode="clip").reshape(
+        *moment_sums.shape[:-1], *training.pairs.shape
+    )

@@ -1,0 +1,1 @@
+"""SciPy's optimizers for the same scalar."""

@@ -1,0 +1,250 @@
+"""Labels with theta integrated out: the variance it adds, the bias it takes away, and coverage of the errors."""
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.stats import norm
+
+import bayes_cannon as tc
+from bayes_cannon.core.moments import MomentBasis
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.vectorizer import monomials
+from bayes_cannon.labelling.compressed import TrainedPixels, compressed_batch
+from bayes_cannon.labelling.fit import fit_labels
+from bayes_cannon.labelling.marginalized import pilot_at
+from bayes_cannon.labelling.theta_errors import ThetaUncertainty
+from bayes_cannon.posterior.labels.priors import LabelPrior
+from bayes_cannon.posterior.labels.sample import sample_star_labels
+from bayes_cannon.scatter.settings import Correlation
+
+VECTORIZER = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+SCALING = LabelScaling(np.zeros(2), np.ones(2))
+N_TRAINING, N_PIXELS, N_STARS, NOISE = 60, 120, 100, 0.02
+
+
+def simulation(seed, correlation=0.0, n_training=N_TRAINING):
+    """Training set, theta by least squares with its covariances, and stars, all from one law."""
+    rng = np.random.default_rng(seed)
+    theta = np.random.default_rng(1234).normal(0, [1, 0.06, 0.05, 0.03, 0.02, 0.03], (N_PIXELS, 6))
+    factors = np.random.default_rng(99).normal(0, correlation * NOISE, (N_PIXELS, 2))
+    x, new = rng.uniform(-0.6, 0.6, (n_training, 2)), rng.uniform(-0.5, 0.5, (N_STARS, 2))
+    design = monomials(x, VECTORIZER.exponents)
+
+    def spectra(x):
+        noise = NOISE * rng.normal(size=(len(x), N_PIXELS)) + rng.normal(size=(len(x), 2)) @ factors.T
+        return monomials(x, VECTORIZER.exponents) @ theta.T + noise
+
+    inverse = np.linalg.inv(design.T @ design)
+    fitted = (inverse @ design.T @ spectra(x)).T
+    total = NOISE**2 + np.sum(factors**2, axis=1)
+    covariance = total[:, None, None] * inverse
+    shared = Correlation(factors) if correlation else None
+    return x, fitted, covariance, shared, new, spectra(new)
+
+
+def pulls(seed, correlation, integrate):
+    x, theta, covariance, shared, truth, flux = simulation(seed, correlation)
+    fit = fit_labels(
+        flux, np.full(flux.shape, 1 / NOISE**2), theta=theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER,
+        scaling=SCALING, training_labels=x, correlation=shared, theta_covariance=covariance if integrate else None,
+    )  # fmt: skip
+    return (fit.labels - truth) / np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7])
+def test_errors_cover_with_few_training_stars(correlation):
+    plug_in, integrated = (
+        np.abs(np.concatenate([pulls(seed, correlation, integrate) for seed in range(40)]))
+        for integrate in (False, True)
+    )
+    assert (np.mean(plug_in < 1, axis=0) < 0.64).all()
+    assert_allclose(np.mean(integrated < 1, axis=0), 0.6827, atol=0.03)
+    assert_allclose(np.mean(integrated < norm.ppf(0.975), axis=0), 0.95, atol=0.02)
+
+
+@pytest.mark.parametrize(("correlation", "prior"), [(0.0, "flat"), (0.7, "gaussian")])
+def test_sampled_labels_have_the_errors_of_the_corrected_score(correlation, prior):
+    """Those of `test_errors_cover_with_few_training_stars`, times the prior where there is one."""
+    x, theta, covariance, shared, _, flux = simulation(5, correlation)
+    model = {"theta": theta, "s2": np.zeros(N_PIXELS)}
+    flux, ivar = flux[:48], np.full((48, N_PIXELS), 1 / NOISE**2)
+    fit = fit_labels(
+        flux, ivar, **model, vectorizer=VECTORIZER, scaling=SCALING, training_labels=x, correlation=shared,
+        theta_covariance=covariance,
+    )  # fmt: skip
+    posterior = sample_star_labels(
+        flux, ivar, pixels=TrainedPixels.from_arrays(**model, exponents=VECTORIZER.exponents, x=x, correlation=shared),
+        exponents=VECTORIZER.exponents, scaling=SCALING, key=0,
+        prior=LabelPrior.of_labels(prior, label_names=("TEFF", "LOGG"), scaling=SCALING, training_labels=x),
+        uncertainty=ThetaUncertainty.from_labels(covariance, VECTORIZER.exponents, x, shared),
+    )  # fmt: skip
+    precision = np.linalg.inv(fit.covariance)
+    pulled = np.einsum("nkl,nl->nk", precision, fit.labels)
+    if prior == "gaussian":
+        of_prior = np.linalg.inv(np.cov(x.T))
+        precision, pulled = precision + of_prior, pulled + of_prior @ x.mean(axis=0)
+    expected = np.linalg.inv(precision)
+    sd, found = (np.sqrt(np.diagonal(array, axis1=1, axis2=2)) for array in (expected, posterior.covariance))
+    # The model bends a little within the errors, and the draws are finite.
+    assert_allclose(found / sd, 1, atol=0.25)
+    assert_allclose(np.mean(found / sd), 1, atol=0.02)
+    mean = np.einsum("nkl,nl->nk", expected, pulled)
+    assert (np.abs(posterior.mean - mean) < 0.4 * sd).all()
+
+
+def test_a_spectrum_without_a_minimum_is_drawn_from_its_prior():
+    x, theta, covariance, _, _, flux = simulation(5)
+    ivar = np.full((8, N_PIXELS), 1 / NOISE**2)
+    ivar[0, 1:] = 0  # One pixel for two labels.
+    posterior = sample_star_labels(
+        flux[:8], ivar, pixels=TrainedPixels.from_arrays(theta, np.zeros(N_PIXELS), VECTORIZER.exponents, x),
+        exponents=VECTORIZER.exponents, scaling=SCALING, key=0,
+        prior=LabelPrior.of_labels("gaussian", label_names=("TEFF", "LOGG"), scaling=SCALING, training_labels=x),
+        uncertainty=ThetaUncertainty.from_labels(covariance, VECTORIZER.exponents, x),
+    )  # fmt: skip
+    widths = np.sqrt(np.diagonal(posterior.covariance, axis1=1, axis2=2)) / x.std(axis=0)
+    assert np.isfinite(posterior.mean).all()
+    # The direction that the pixel says nothing of has the width of the prior.
+    assert widths[0].max() > 0.5
+    assert (widths[1:] < 0.5 * widths[0].max()).all()
+
+
+@pytest.fixture(scope="module")
+def pilot():
+    """A pilot with its ingredients, for low rank."""
+    x, theta, covariance, shared, truth, flux = simulation(3, 0.7)
+    basis = MomentBasis.from_terms(VECTORIZER.exponents)
+    design = monomials(x, VECTORIZER.exponents)
+    with jax.enable_x64(True):
+        pixels = TrainedPixels.from_arrays(theta, np.zeros(N_PIXELS), VECTORIZER.exponents, x, shared)
+        uncertainty = ThetaUncertainty.from_arrays(covariance, design, shared, basis.pairs)
+        found = compressed_batch(pixels, flux[:8], np.full((8, N_PIXELS), 1 / NOISE**2))
+        out = pilot_at(pixels, uncertainty, found, truth[:8])
+        out = jax.tree.map(np.asarray, vars(out))
+    return x, theta, covariance, shared, truth[:8], flux[:8], out
+
+
+def test_quantities_are_those_of_the_dense_covariance(pilot):
+    x, theta, covariance, shared, truth, flux, found = pilot
+    design = monomials(x, VECTORIZER.exponents)
+    inverse = np.linalg.inv(design.T @ design)
+    share = np.sum(shared.factors**2, axis=1) / (NOISE**2 + np.sum(shared.factors**2, axis=1))
+    basis = MomentBasis.from_terms(VECTORIZER.exponents)
+    for star in range(len(truth)):
+        v = monomials(truth[star : star + 1], VECTORIZER.exponents)[0]
+        h = v @ inverse @ v
+        own = (1 - share) * np.einsum("pde,d,e->p", covariance, v, v)
+        dense = np.diag(NOISE**2 + own) + (1 + h) * shared.factors @ shared.factors.T
+        precision = np.linalg.inv(dense)
+        ahead, behind = (monomials(truth[star] + e * np.eye(2), VECTORIZER.exponents) for e in (1e-6, -1e-6))
+        slopes = (ahead - behind) / 2e-6
+        residual = flux[star] - theta @ v
+        assert_allclose(found["chi_squared"][star], residual @ precision @ residual, rtol=1e-9)
+        jacobian = theta @ slopes.T
+        assert_allclose(found["information"][star], jacobian.T @ precision @ jacobian, rtol=1e-6)
+        own_covariance = (1 - share)[:, None, None] * covariance
+        noise = np.einsum("p,pde->de", np.diag(precision), own_covariance)
+        noise = noise + np.trace(shared.factors.T @ precision @ shared.factors) * inverse
+        assert_allclose(found["b"][star], slopes @ noise @ slopes.T, rtol=1e-6)
+        # The corrected chi^2 as a polynomial, at another point.
+        other = monomials(truth[star : star + 1] + 0.05, VECTORIZER.exponents)[0]
+        away = flux[star] - theta @ other
+        expected = away @ precision @ away - found["gamma"][star] * other @ noise @ other
+        got = found["coefficients"][star] @ monomials(truth[star : star + 1] + 0.05, basis.exponents)[0]
+        assert_allclose(got, expected, rtol=1e-8)
+
+
+def test_one_label_against_mixing_over_draws_of_theta():
+    """With the straight line y = theta_0 + theta_1 x and well determined theta both are the same."""
+    rng = np.random.default_rng(0)
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF",), 1)
+    x = rng.uniform(-0.5, 0.5, (400, 1))
+    theta = np.column_stack([np.ones(3), [0.5, -0.3, 0.8]])
+    design = monomials(x, vectorizer.exponents)
+    covariance = np.broadcast_to(0.05**2 * np.linalg.inv(design.T @ design), (3, 2, 2))
+    flux = (theta @ [1, 0.4])[None] + 0.05 * rng.normal(size=(1, 3))
+    scaling = LabelScaling(np.zeros(1), np.ones(1))
+    fit = fit_labels(
+        flux, np.full(flux.shape, 1 / 0.05**2), theta=theta, s2=np.zeros(3), vectorizer=vectorizer, scaling=scaling,
+        training_labels=x, theta_covariance=covariance,
+    )  # fmt: skip
+    grid = np.linspace(-0.6, 1.4, 4001)
+    draws = theta + np.einsum("pij,npj->npi", np.linalg.cholesky(covariance), rng.normal(size=(4000, 3, 2)))
+    density = np.zeros_like(grid)
+    for one in draws:
+        residual = flux[0] - one[:, 0] - one[:, 1] * grid[:, None]
+        density += np.exp(-0.5 * np.sum(residual**2, axis=1) / 0.05**2)
+    density /= density.sum()
+    mean = density @ grid
+    sd = np.sqrt(density @ (grid - mean) ** 2)
+    assert abs(fit.labels[0, 0] - mean) < 0.05 * sd
+    assert_allclose(np.sqrt(fit.covariance[0, 0, 0]), sd, rtol=0.03)
+
+
+def mixed_over_draws(label, root, theta, covariance, flux, rng):
+    """Mean and covariance of z under the exact posterior of the labels ``label + root z`` with a flat prior.
+
+    Independent posteriors of theta make it a product over pixels, each the mean over draws of that pixel's theta.
+    """
+    axis = np.linspace(-5.5, 5.5, 31)
+    z = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    v = monomials(label + z @ root.T, VECTORIZER.exponents)
+    log_density = np.zeros(len(z))
+    for mean, spread, one in zip(theta, covariance, flux, strict=True):
+        draws = rng.multivariate_normal(mean, spread, 400)
+        log_density += np.log(np.mean(norm.pdf(one, draws @ v.T, NOISE), axis=0))
+    p = np.exp(log_density - log_density.max())
+    p /= p.sum()
+    mean = p @ z
+    return mean, np.einsum("g,gi,gj->ij", p, z - mean, z - mean)
+
+
+def noise_share(label, theta, covariance):
+    """Largest eigenvalue of ``F^-1 B`` at these labels."""
+    ahead, here, behind = (
+        monomials(label + e * np.vstack([np.zeros(2), np.eye(2)]), VECTORIZER.exponents) for e in (1e-6, 0, -1e-6)
+    )
+    slopes, v = (ahead - behind)[1:] / 2e-6, here[0]
+    w = 1 / (NOISE**2 + np.einsum("pde,d,e->p", covariance, v, v))
+    jacobian = theta @ slopes.T
+    noise = np.einsum("p,kd,pde,le->kl", w, slopes, covariance, slopes)
+    return np.linalg.eigvals(np.linalg.solve((jacobian.T * w) @ jacobian, noise)).real.max()
+
+
+@pytest.mark.parametrize(
+    ("n_training", "largest_share", "of_mean", "of_sd"), [(600, 0.03, 0.2, 0.05), (60, 0.25, 0.8, 0.15)]
+)
+def test_two_labels_against_mixing_over_draws_of_theta(n_training, largest_share, of_mean, of_sd):
+    """In units of the quoted errors: what differs is the attenuation, which the exact posterior shares with plug-in."""
+    n_stars, rng = 6, np.random.default_rng(1)
+    x, theta, covariance, _, _, flux = simulation(5, n_training=n_training)
+    flux = flux[:n_stars]
+    integrated, plug_in = (
+        fit_labels(
+            flux, np.full(flux.shape, 1 / NOISE**2), theta=theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER,
+            scaling=SCALING, training_labels=x, theta_covariance=one,
+        )
+        for one in (covariance, None)
+    )  # fmt: skip
+    for star in range(n_stars):
+        label, root = integrated.labels[star], np.linalg.cholesky(integrated.covariance[star])
+        assert 0 < noise_share(label, theta, covariance) < largest_share
+        mean, spread = mixed_over_draws(label, root, theta, covariance, flux[star], rng)
+        assert (np.abs(mean) < of_mean).all()
+        uncorrected = np.linalg.solve(root, plug_in.labels[star] - label)
+        assert_allclose(mean, uncorrected, atol=0.15)
+        sd = np.sqrt(np.diag(spread))
+        assert_allclose(sd, 1, atol=of_sd)
+        # Between plug-in, which is too narrow, and the fast form, but for the Monte-Carlo error of the mixture.
+        narrow = np.linalg.solve(root, np.linalg.cholesky(plug_in.covariance[star]))
+        assert (sd > np.linalg.norm(narrow, axis=1) - 0.03).all()
+
+
+def test_wrong_shape_is_named():
+    x, theta, covariance, _, _, flux = simulation(0)
+    with pytest.raises(ValueError, match=r"theta_covariance must have shape \(pixel, 6, 6\)"):
+        fit_labels(
+            flux, flux, theta=theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER, scaling=SCALING, training_labels=x,
+            theta_covariance=covariance[:, :3],
+        )  # fmt: skip

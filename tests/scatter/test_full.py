@@ -1,0 +1,252 @@
+"""Full covariance of the scatter: its training against SciPy's densities, its labels against dense fits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.optimize import least_squares
+from scipy.stats import multivariate_normal, multivariate_t
+
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.terms import Terms
+from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
+from bayes_cannon.labelling.fit import fit_labels
+from bayes_cannon.scatter.full import train_full
+from bayes_cannon.scatter.full_labels import log_likelihoods_full
+from bayes_cannon.scatter.settings import Correlation, Full
+from bayes_cannon.training.problem import PixelProblem
+from bayes_cannon.training.train import train
+
+NAMES = ("TEFF", "LOGG")
+VECTORIZER = PolynomialVectorizer(NAMES, 2)
+N_PIXELS, N_COEFFICIENTS, NU = 40, 12, 6.0
+
+
+class Case:
+    """Spectra sampled at 40 pixels from 12 coefficients, with heavy tails; white noise is quoted, but there is none."""
+
+    def __init__(self, n_stars: int, seed: int = 0):
+        fixed, rng = np.random.default_rng(1), np.random.default_rng(seed)
+        self.labels = np.column_stack([rng.uniform(4000, 6000, n_stars), rng.uniform(1, 4, n_stars)])
+        corners = np.array([[4000.0, 1.0], [6000.0, 4.0], [5000.0, 2.5]])
+        self.scaling = LabelScaling.from_labels(corners, NAMES)
+        self.x = self.scaling.scaled(self.labels)
+        self.design = monomials(self.x, VECTORIZER.exponents)
+        sampled = fixed.normal(size=(N_PIXELS, N_COEFFICIENTS))
+        self.theta = sampled @ fixed.normal(0, 0.02, (N_COEFFICIENTS, VECTORIZER.n_terms))
+        self.theta[:, 0] = 1.0
+        root = sampled @ fixed.normal(0, 0.003, (N_COEFFICIENTS, N_COEFFICIENTS))
+        self.covariance = root @ root.T
+        tau = rng.gamma(NU / 2, 2 / NU, n_stars)
+        scatter = rng.normal(size=(n_stars, N_COEFFICIENTS)) @ root.T / np.sqrt(tau)[:, None]
+        self.flux = self.design @ self.theta.T + scatter + 1e-4 * rng.normal(size=scatter.shape)
+        self.ivar = np.full(self.flux.shape, 1 / 0.002**2)
+        self.problem = PixelProblem.unbounded(Terms(VECTORIZER.exponents, self.x), self.flux, self.ivar)
+
+    def trained(self, scatter: Full, problem: PixelProblem | None = None):
+        problem = self.problem if problem is None else problem
+        solved = (problem.ivar > 0).any(axis=0)
+        start = np.linalg.lstsq(problem.design, problem.flux, rcond=None)[0].T
+        return train_full(
+            problem, np.where(solved[:, None], start, np.nan), np.where(solved, 0.0, np.inf), scatter
+        )  # fmt: skip
+
+    def fitted(self, fit, other: "Case", ivar: np.ndarray | None = None):
+        """Labels of the other case's stars."""
+        return fit_labels(
+            other.flux, other.ivar if ivar is None else ivar, theta=fit.theta, s2=fit.s2, vectorizer=VECTORIZER,
+            scaling=self.scaling, training_labels=self.labels, correlation=fit.correlation,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def case():
+    return Case(1000)
+
+
+@pytest.fixture(scope="module")
+def others():
+    return Case(3000, seed=5)
+
+
+@pytest.fixture(scope="module")
+def heavy(case):
+    return case.trained(Full(heavy_tails=True))
+
+
+def test_normal_covariance_is_that_of_the_residuals(case):
+    scatter = Full(shrinkage=0.0, share=0.0)
+    fit = case.trained(scatter)
+    theta = np.linalg.lstsq(case.design, case.flux, rcond=None)[0].T
+    assert_allclose(fit.theta, theta, atol=1e-10)
+    residual = case.flux - case.design @ theta.T
+    expected = residual.T @ residual / (1000 - VECTORIZER.n_terms)
+    assert_allclose(fit.correlation.covariance, fit.scale * expected, atol=1e-12)
+    # Of 40 coordinates and 6 terms with 800 stars, chi^2 of other stars is larger by about this.
+    assert_allclose(fit.scale, 1 / (1 - 47 / 800), rtol=0.05)
+    assert fit.correlation.nu == np.inf
+    assert (fit.gradient < 1e-9).all()
+
+
+def test_densities_are_those_of_scipy(case, heavy):
+    sample = slice(0, 20)
+    every = case.trained(Full(shrinkage=0.1, heavy_tails=True))
+    arrays = case.design[sample], case.flux[sample], case.ivar[sample]
+    mean = case.design[sample] @ every.theta.T
+    ours = log_likelihoods_full(*arrays, theta=every.theta, correlation=every.correlation)
+    theirs = [
+        multivariate_t(shape=every.correlation.covariance, df=every.correlation.nu).logpdf(row)
+        for row in case.flux[sample] - mean
+    ]
+    assert every.correlation.rank == N_PIXELS
+    assert_allclose(ours, theirs, rtol=1e-9)
+    # With fewer leading directions: a Student-t law along them, a normal one across them.
+    ours = log_likelihoods_full(*arrays, theta=heavy.theta, correlation=heavy.correlation)
+    noise, factors = heavy.correlation.noise, heavy.correlation.factors
+    basis, lengths, _ = np.linalg.svd(factors / noise[:, None])
+    scaled = (case.flux[sample] - case.design[sample] @ heavy.theta.T) / noise @ basis
+    rank = heavy.correlation.rank
+    along = multivariate_t(shape=np.diag(lengths**2), df=heavy.correlation.nu).logpdf(scaled[:, :rank])
+    across = multivariate_normal(cov=heavy.correlation.floor * np.eye(N_PIXELS - rank)).logpdf(scaled[:, rank:])
+    assert_allclose(ours, along + across - np.log(noise).sum(), rtol=1e-9)
+
+
+def test_directions_tails_and_covariance_are_found(case, heavy):
+    assert heavy.converged
+    assert heavy.shrinkage == 0
+    assert heavy.correlation.rank == N_COEFFICIENTS
+    assert 4 < heavy.correlation.nu < 9
+    assert (heavy.gradient < 0.01).all()
+    found = heavy.correlation.factors @ heavy.correlation.factors.T / heavy.scale
+    assert np.linalg.norm(found - case.covariance) < 0.15 * np.linalg.norm(case.covariance)
+    basis = np.linalg.svd(case.covariance)[0][:, :N_COEFFICIENTS]
+    across = heavy.correlation.factors - basis @ (basis.T @ heavy.correlation.factors)
+    assert np.linalg.norm(across) < 0.02 * np.linalg.norm(heavy.correlation.factors)
+    # Canonical: orthogonal in units of the noise, the strongest first.
+    scaled = heavy.correlation.factors / heavy.correlation.noise[:, None]
+    gram = scaled.T @ scaled
+    assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-9 * gram.max())
+    assert (np.diff(np.diag(gram)) < 0).all()
+
+
+def test_labels_are_better_and_their_errors_cover(case, heavy, others):
+    fit = case.fitted(heavy, others)
+    start = train(case.problem)
+    naive = case.fitted(replace(heavy, theta=start.theta, s2=start.s2, correlation=None), others)
+    sigma = np.sqrt(np.einsum("nkk->nk", fit.covariance))
+    pulls = (fit.labels - others.labels) / sigma
+    coverage = [(np.abs(pulls) < width).mean(axis=0) for width in (1.0, 2.0)]
+    # Student-t with nu + q - 2 = 16 degrees of freedom: 66.8 and 93.7 percent.
+    assert_allclose(coverage, [[0.668] * 2, [0.937] * 2], atol=0.03)
+    error, naive_error = (np.abs(labels - others.labels).mean(axis=0) for labels in (fit.labels, naive.labels))
+    assert (error < 0.6 * naive_error).all()
+    assert (fit.scale > 0).all()
+    assert fit.scale.max() > 3
+
+
+def test_equals_a_dense_fit_with_missing_pixels(case, heavy, others):
+    rng = np.random.default_rng(3)
+    ivar = np.where(rng.random(others.ivar.shape) < 0.15, 0.0, others.ivar)
+    ivar[0] = others.ivar[0]
+    flux = np.where(ivar > 0, others.flux, np.nan)
+    some = replace_flux(others, flux)
+    fit = case.fitted(heavy, some, ivar)
+    whole, unit = heavy.correlation.covariance, case.scaling.factor * case.scaling.scale
+    for star in range(6):
+        used = ivar[star] > 0
+        root = np.linalg.cholesky(whole[np.ix_(used, used)])
+
+        def residual(x, root=root, theta=heavy.theta[used], flux=flux[star, used]):
+            return np.linalg.solve(root, flux - theta @ VECTORIZER.get_label_vector(x)[:, 0])
+
+        best = least_squares(residual, others.x[star], "3-point", xtol=1e-15, ftol=1e-15, gtol=1e-15)
+        count = min(used.sum(), heavy.correlation.rank)
+        scale = (heavy.correlation.nu + 2 * best.cost) / (heavy.correlation.nu + count - 2)
+        covariance = scale * np.linalg.inv(best.jac.T @ best.jac) * np.outer(unit, unit)
+        error = np.sqrt(np.diag(covariance))
+        assert_allclose(fit.chi_squared[star], 2 * best.cost, rtol=1e-8)
+        assert_allclose(fit.labels[star] / error, case.scaling.unscaled(best.x) / error, rtol=0, atol=1e-4)
+        assert_allclose(fit.covariance[star] / np.outer(error, error), covariance / np.outer(error, error), atol=1e-5)
+    pulls = (fit.labels - others.labels) / np.sqrt(np.einsum("nkk->nk", fit.covariance))
+    assert_allclose((np.abs(pulls) < 1).mean(axis=0), 0.668, atol=0.05)
+
+
+def replace_flux(case: Case, flux: np.ndarray) -> Case:
+    other = object.__new__(Case)
+    other.__dict__ = {**case.__dict__, "flux": flux}
+    return other
+
+
+def test_bad_stars_do_not_set_the_covariance(case, heavy):
+    rng = np.random.default_rng(4)
+    flux = case.flux.copy()
+    flux[:20] += 0.3 * rng.normal(size=(20, 1)) * rng.normal(size=N_PIXELS)
+    spoilt = case.trained(Full(shrinkage=0.0, heavy_tails=True), replace(case.problem, flux=flux))
+    normal = case.trained(Full(shrinkage=0.0), replace(case.problem, flux=flux))
+    assert spoilt.weight[:20].max() < 0.1 < np.median(spoilt.weight[20:])
+    trace = np.trace(heavy.correlation.covariance)
+    assert np.trace(spoilt.correlation.covariance) < 1.5 * trace
+    assert np.trace(normal.correlation.covariance) > 2.5 * trace
+
+
+def test_few_stars_are_shrunk(case):
+    few = Case(44, seed=2)
+    chosen = few.trained(Full())
+    assert chosen.shrinkage > 0
+    held = Case(300, seed=8)
+    arrays = {"theta": chosen.theta, "correlation": chosen.correlation}
+    best = log_likelihoods_full(held.design, held.flux, held.ivar, **arrays).mean()
+    strong = few.trained(Full(shrinkage=0.95))
+    arrays = {"theta": strong.theta, "correlation": strong.correlation}
+    assert best > log_likelihoods_full(held.design, held.flux, held.ivar, **arrays).mean()
+    with pytest.raises(ValueError, match="shrinkage 0 needs a quarter more stars than pixels"):
+        Case(50).trained(Full(shrinkage=0.0))
+    with pytest.raises(ValueError, match="needs at least 23 stars with 6 terms, there are 20"):
+        Case(20).trained(Full())
+
+
+def test_penalty_and_censoring_are_kept(case):
+    lower, upper = case.problem.lower.copy(), case.problem.upper.copy()
+    lower[3, 2] = upper[3, 2] = 0.0
+    problem = replace(case.problem, lower=lower, upper=upper, regularization=np.full(N_PIXELS, 1e4))
+    fit = case.trained(Full(shrinkage=0.0, heavy_tails=True), problem)
+    assert fit.theta[3, 2] == 0
+    assert (fit.theta == 0).sum() > 10
+    assert (fit.gradient < 0.02).all()
+
+
+def test_pixels_without_solution_take_no_part(case, heavy, others):
+    ivar = case.ivar.copy()
+    ivar[:, 7] = 0.0
+    fit = case.trained(Full(shrinkage=0.0, heavy_tails=True), replace(case.problem, ivar=ivar))
+    assert np.isnan(fit.theta[7]).all()
+    assert np.isinf(fit.s2[7])
+    assert (fit.correlation.factors[7] == 0).all()
+    labels = case.fitted(fit, others).labels
+    sigma = np.sqrt(np.einsum("nkk->nk", case.fitted(heavy, others).covariance))
+    assert np.median(np.abs(labels - case.fitted(heavy, others).labels) / sigma) < 0.3
+
+
+def test_bad_input(case):
+    ivar = case.ivar.copy()
+    ivar[5, 9] = 0.0
+    with pytest.raises(ValueError, match="1 pixels of 1 stars have no ivar, the first is pixel 9 of star 5"):
+        case.trained(Full(), replace(case.problem, ivar=ivar))
+    with pytest.raises(ValueError, match=r"no direction of the residuals has 0.05 of the quoted noise"):
+        case.trained(Full(shrinkage=0.0), replace(case.problem, ivar=1e-9 * case.ivar))
+    for shrinkage in (-0.1, 1.5, np.nan):
+        with pytest.raises(ValueError, match="shrinkage must be from 0 to 1"):
+            Full(shrinkage)
+    with pytest.raises(ValueError, match="share must be finite and not negative"):
+        Full(share=np.inf)
+    with pytest.raises(ValueError, match="no covariance that all stars share"):
+        _ = Correlation(np.ones((3, 1))).covariance
+    with pytest.raises(ValueError, match="is not a full covariance"):
+        log_likelihoods_full(case.design, case.flux, case.ivar, theta=case.theta, correlation=Correlation(case.theta))
+    singular = Correlation(np.zeros((N_PIXELS, 1)), noise=np.zeros(N_PIXELS))
+    with pytest.raises(ValueError, match="not positive definite"):
+        fit_labels(
+            case.flux, case.ivar, theta=case.theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER, scaling=case.scaling,
+            training_labels=case.labels, correlation=singular,
+        )  # fmt: skip
