@@ -286,7 +286,7 @@ def test_the_test_step_has_more_than_one_start():
     vectorizer = PolynomialVectorizer(("A",), 3)
     theta = np.column_stack([np.ones(60), np.linspace(-0.02, 0.02, 60), np.full(60, 0.3), np.linspace(0.02, -0.02, 60)])
     model = tc.CannonModel(labels, None, None, vectorizer, dispersion=np.arange(60.0))
-    model._theta, model._s2 = theta, np.zeros(60)
+    model.use_theta(theta, np.zeros(60))
     for start in (None, [[0.9]], [[-0.9]]):
         found, _, _ = model.test(model(labels[::25]), np.full((8, 60), 1e6), initial_labels=start)
         assert_allclose(found, labels[::25], atol=1e-4)

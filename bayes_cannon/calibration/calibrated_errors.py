@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln, ndtri, stdtrit
 
+from bayes_cannon.core.records import dims
 from bayes_cannon.core.typing import PerLabel, PerStar, StarLabel, StarLabelLabel
 
 
@@ -49,16 +50,16 @@ class Calibration:
 
     """
 
-    log_scale: PerLabel
-    slope: PerLabel
-    floor: np.ndarray
-    power: PerLabel
+    log_scale: PerLabel = dims("label")
+    slope: PerLabel = dims("label")
+    floor: np.ndarray = dims("label", "other_label")
+    power: PerLabel = dims("label")
     tails: float
     tail_power: float
     snr_median: float
     leverage_median: float
     snr_range: tuple[float, float]
-    spread: dict[str, np.ndarray]
+    spread: dict[str, np.ndarray] = dims("label")
     n_stars: int
     n_left_out: int
     r_hat: float

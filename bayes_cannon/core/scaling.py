@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayes_cannon.core.records import dims
+
 
 @dataclass(frozen=True)
 class LabelScaling:
@@ -25,8 +27,8 @@ class LabelScaling:
 
     """
 
-    fiducial: np.ndarray
-    scale: np.ndarray
+    fiducial: np.ndarray = dims("label", about="zero point of each label, in its unit")
+    scale: np.ndarray = dims("label", about="range of each label, in its unit")
     factor: float = 1.0
 
     @classmethod

@@ -1,30 +1,40 @@
-"""`CannonModel`: the training set, what was learned from it, and the verbs train, test, read and write.
+"""`CannonModel`: a face. It holds a training set, settings and one result, and calls functions on them.
 
-The class holds data and checks it; the work is done by `bayes_cannon.training.train` and `bayes_cannon.labelling.fit`,
-on arrays.
+Every verb checks what it is given, calls one function and keeps what comes back. A result is never changed in place: a
+new training replaces it as a whole, so that a posterior or a calibration never outlives the theta that it belongs to.
+This module is long because these docstrings are the reference that users read.
 """
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from bayes_cannon.core.checks import check_same_dispersion, check_spectra
+from bayes_cannon.calibration.calibrated_errors import Calibration
+from bayes_cannon.core.censoring import Censors
+from bayes_cannon.core.checks import check_regularization, check_same_dispersion, check_spectra
 from bayes_cannon.core.progress import ProgressOption, reporter
-from bayes_cannon.core.typing import Record
-from bayes_cannon.core.vectorizer import monomials
+from bayes_cannon.core.records import equal
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.typing import PerStar, Record, StarLabel
+from bayes_cannon.core.vectorizer import BaseVectorizer
+from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
 from bayes_cannon.labelling.batches import check_batch, spectra_rows
+from bayes_cannon.labelling.error_budget import ErrorBudget, error_budget
 from bayes_cannon.labelling.fit import fit_label_stream, fit_labels
 from bayes_cannon.labelling.hull import in_convex_hull
-from bayes_cannon.model.label_errors import CalibratedFit, LabelErrors
+from bayes_cannon.model.calibrating import CalibratedFit, calibrated_fit, learn_calibration
 from bayes_cannon.model.record import StarRecord
-from bayes_cannon.model.sampling_theta import ThetaSampling
-from bayes_cannon.scatter.fit import train_scatter, warn_of_lone_stars, warn_of_tails
-from bayes_cannon.scatter.full_labels import posterior_coordinates
-from bayes_cannon.scatter.low_rank import posterior_factors
-from bayes_cannon.scatter.selection import ScatterPath, scatter_path
-from bayes_cannon.scatter.settings import Scatter
+from bayes_cannon.model.result import Certificates, TrainingResult
+from bayes_cannon.model.settings import Bound, Settings, checked_theta_bounds
+from bayes_cannon.model.stars import TrainingSet
+from bayes_cannon.posterior.theta.summary import ThetaPosterior
+from bayes_cannon.scatter.base import LearnedScatter, Scatter, warn_of_scatter
+from bayes_cannon.scatter.independent import IndependentScatter
+from bayes_cannon.scatter.selection import AUTO, ScatterPath, scatter_path
+from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.train import (
     RegularizationPath,
     check_op_method,
@@ -35,11 +45,25 @@ from bayes_cannon.training.train import (
     warn_of_failures,
 )
 
-_CERTIFICATES = ("objective", "duality_gap", "profile_gradient", "iterations", "status")
+if TYPE_CHECKING:
+    import xarray as xr
+
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
 
 
-class CannonModel(ThetaSampling, LabelErrors):
+class NotTrainedError(TypeError):
+    """The model was asked for something that only a trained model knows. Call `CannonModel.train` first."""
+
+
+class StaleResultWarning(BayesCannonWarning):
+    """Settings that decide theta have changed since it was trained."""
+
+
+class StaleCalibrationWarning(BayesCannonWarning):
+    """The model has forgotten its calibration, because it was that of other label errors."""
+
+
+class CannonModel:
     r"""A data-driven model of stellar spectra (Ness et al. 2015; Casey et al. 2016).
 
     The flux of star n at pixel j is :math:`y_{jn} \sim N(v(x_n) \cdot \theta_j, \sigma_{jn}^2 + s_j^2)` with the
@@ -83,7 +107,42 @@ class CannonModel(ThetaSampling, LabelErrors):
 
     """
 
-    # Verbs.
+    def __init__(
+        self,
+        training_set_labels: Any,
+        training_set_flux: Any,
+        training_set_ivar: Any,
+        vectorizer: BaseVectorizer,
+        dispersion: Any = None,
+        regularization: Any = None,
+        censors: Mapping[str, Any] | None = None,
+        *,
+        scale_factor: float = 1.0,
+        label_units: Mapping[str, str] | None = None,
+        scatter: Scatter | str | None = None,
+    ):
+        self._stars = TrainingSet.from_user(
+            training_set_labels, training_set_flux, training_set_ivar, vectorizer, dispersion=dispersion,
+            scale_factor=scale_factor, label_units=label_units,
+        )  # fmt: skip
+        self._settings = Settings()
+        self._result: TrainingResult | None = None
+        self._provenance: dict[str, str] = {}
+        self.regularization, self.censors, self.scatter = regularization, censors, scatter
+
+    @classmethod
+    def _of(
+        cls, stars: TrainingSet, settings: Settings, result: TrainingResult | None = None,
+        provenance: Mapping[str, str] | None = None,
+    ) -> Self:  # fmt: skip
+        """A model of these parts, whatever the constructor of a subclass asks for."""
+        model = cls.__new__(cls)
+        model._stars, model._settings, model._result = stars, settings, result
+        model._provenance = dict(provenance or {})
+        model.censors = settings.censors
+        return model
+
+    # Training.
 
     def train(
         self,
@@ -132,33 +191,31 @@ class CannonModel(ThetaSampling, LabelErrors):
 
         """
         check_op_method(op_method)
-        if dof_correction and self._scatter is not None:
+        if dof_correction and self.scatter is not None:
             raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
-        problem = self._problem()
-        scatter = self.scatter_path().best if isinstance(self._scatter, str) else self._scatter
+        problem, before = self._problem(), self._result
+        family = self.scatter_path().best if isinstance(self.scatter, str) else self.scatter
+        if family is not None:
+            family.check(problem)
+        start = {} if before is None else {"theta": before.theta, "s2": before.s2}
         with reporter(progress, problem.n_pixels, "pixel") as report:
             solution = train(
-                problem,
-                op_method=op_method,
-                op_kwds=op_kwds,
-                theta=self._theta,
-                s2=self._s2,
-                max_memory=max_memory,
-                progress=report,
+                problem, op_method=op_method, op_kwds=op_kwds, max_memory=max_memory, progress=report, **start
             )
-            correlation = None
-            if scatter is not None:
-                solution, correlation = train_scatter(problem, solution, scatter, correlation=self._correlation)
+            learned: LearnedScatter = IndependentScatter()
+            if family is not None:
+                solution, learned = family.fit(problem, solution, None if before is None else before.scatter)
         metadata = records(solution, op_method)
         if dof_correction:
             solution = correct_scatter(problem, solution)
         warn_of_failures(solution)
-        warn_of_tails(correlation)
-        warn_of_lone_stars(problem, solution, correlation)
-        self._scatter, self._correlation, self._calibration = scatter, correlation, None
-        self._theta, self._s2, self._posterior, self._op_method = solution.theta, solution.s2, None, op_method
-        self._training = {name: getattr(solution, name) for name in _CERTIFICATES}
-        return self._theta, self._s2, metadata
+        warn_of_scatter(problem, solution, learned)
+        self._settings = replace(self._settings, scatter=family)
+        self._result = TrainingResult(
+            self._stars, solution.theta, solution.s2, learned, "" if family is None else repr(family),
+            Certificates.of(solution), self._settings.snapshot(), op_method, dof_correction,
+        )  # fmt: skip
+        return solution.theta, solution.s2, metadata
 
     def train_path(
         self, lambdas: Sequence[float] | np.ndarray, *, progress: ProgressOption = None
@@ -190,22 +247,6 @@ class CannonModel(ThetaSampling, LabelErrors):
             solutions = train_path(problem, lambdas, progress=report)
         return RegularizationPath.from_solutions(lambdas, solutions)
 
-    def __call__(self, labels: Any) -> np.ndarray:
-        """Model flux at the given labels: shape (pixel,) for one star, (star, pixel) for several.
-
-        Pixels without a solution are NaN.
-
-        Parameters
-        ----------
-        labels
-            In their units, shape (label,) or (star, label).
-
-        """
-        theta, _ = self._trained()
-        x = self._scaling.scaled(self._vectorizer.label_rows(labels))
-        flux = monomials(x, self._vectorizer.exponents) @ theta.T
-        return flux[0] if len(flux) == 1 else flux
-
     def scatter_path(self, candidates: Sequence[Scatter | None] | None = None, **options: Any) -> ScatterPath:
         """Likelihood of held-out spectra with several kinds of scatter, to choose one; the model stays as it is.
 
@@ -233,6 +274,49 @@ class CannonModel(ThetaSampling, LabelErrors):
         """
         return scatter_path(self._problem(), candidates, **options)
 
+    def use_theta(self, theta: Any, s2: Any) -> None:
+        """Take coefficients and scatter from elsewhere, such as another program; the scatter is independent.
+
+        Parameters
+        ----------
+        theta
+            Coefficients of the terms at the scaled labels (`scaling`), shape (pixel, term).
+        s2
+            Variance of the scatter, shape (pixel,). Pixels where either is not finite are not used.
+
+        Raises
+        ------
+        ValueError
+            For another shape, or a negative variance.
+
+        """
+        theta, s2 = np.array(theta, dtype=float), np.array(s2, dtype=float)
+        result = TrainingResult(self._stars, theta, s2, IndependentScatter(), trained_with=self._settings.snapshot())
+        if len(theta) != (self.n_pixels or len(theta)):
+            raise ValueError(f"theta is of {len(theta)} pixels, and the model has {self.n_pixels}")
+        _ = result.plug_in  # Its checks.
+        self._result = result
+
+    def reset(self) -> None:
+        """Forget what was trained."""
+        self._result = None
+
+    # The model of a spectrum.
+
+    def __call__(self, labels: Any) -> np.ndarray:
+        """Model flux at the given labels: shape (pixel,) for one star, (star, pixel) for several.
+
+        Pixels without a solution are NaN.
+
+        Parameters
+        ----------
+        labels
+            In their units, shape (label,) or (star, label).
+
+        """
+        flux = self._stars.terms_at(labels).design @ self._trained().theta.T
+        return flux[0] if len(flux) == 1 else flux
+
     def latent_factors(self, flux: Any, ivar: Any, labels: Any) -> np.ndarray:
         """Posterior mean of the latent factors z of stars with these labels, dimensionless, shape (star, factor).
 
@@ -253,17 +337,40 @@ class CannonModel(ThetaSampling, LabelErrors):
             If its scatter is independent, or for spectra that do not fit the model.
 
         """
-        theta, s2 = self._trained()
-        if self._correlation is None:
-            raise ValueError("the model has no latent factors: set scatter=LowRank(rank) and train")
+        result = self._trained()
         flux, ivar = check_spectra(flux, ivar)
-        check_batch(flux, ivar, len(theta))
-        design = monomials(self._scaling.scaled(self._vectorizer.label_rows(labels)), self._vectorizer.exponents)
-        if len(design) != len(flux):
-            raise ValueError(f"labels has {len(design)} stars but flux {len(flux)}: both need one row a star")
-        if self._correlation.noise is not None:
-            return posterior_coordinates(design, flux, ivar, theta=theta, correlation=self._correlation)
-        return posterior_factors(design, flux, ivar, theta=theta, s2=s2, factors=self._correlation.factors)
+        check_batch(flux, ivar, len(result.theta))
+        terms = self._stars.terms_at(labels)
+        if terms.n_stars != len(flux):
+            raise ValueError(f"labels has {terms.n_stars} stars but flux {len(flux)}: both need one row a star")
+        return result.scatter.latent_factors(PixelProblem.unbounded(terms, flux, ivar), result)
+
+    def leverage(self, labels: Any) -> PerStar:
+        """How far labels lie from those of the training stars, whose mean is one (`labelling.leverage`), shape (star,).
+
+        Parameters
+        ----------
+        labels
+            In their units, shape (label,) or (star, label). NaN gives NaN.
+
+        """
+        return self._stars.leverage(labels)
+
+    def in_convex_hull(self, labels: Any) -> np.ndarray:
+        """Whether labels lie in the convex hull of the training labels, boolean, shape (star,).
+
+        A point is inside if it is a weighted mean of training stars, which a linear program decides; unlike a
+        triangulation it works in any number of labels.
+
+        Parameters
+        ----------
+        labels
+            In their units, shape (label,) or (star, label). NaN is outside.
+
+        """
+        return in_convex_hull(self._stars.terms_at(labels).x, self._stars.terms.x)
+
+    # Labels.
 
     def test(
         self,
@@ -312,11 +419,8 @@ class CannonModel(ThetaSampling, LabelErrors):
         if unknown:
             raise ValueError(f"unknown op_kwds {', '.join(unknown)}; known are {', '.join(_LEASTSQ_KEYWORDS)}")
         fit = self.fit_labels(flux, ivar, initial_labels=initial_labels, dispersion=dispersion, progress=progress)
-        return (
-            fit.labels,
-            fit.covariance,
-            [StarRecord(self, self.label_names, fit, star) for star in range(len(fit.labels))],
-        )
+        metadata = [StarRecord(self, self.label_names, fit, star) for star in range(len(fit.labels))]
+        return fit.labels, fit.covariance, metadata
 
     def fit_labels(
         self,
@@ -328,15 +432,12 @@ class CannonModel(ThetaSampling, LabelErrors):
         progress: ProgressOption = None,
     ) -> CalibratedFit:
         """As `test`, with the results as arrays over stars."""
-        self._trained()
-        check_same_dispersion(dispersion, self._dispersion)
+        result = self._trained()
+        check_same_dispersion(dispersion, self.dispersion)
         spectra = spectra_rows(flux, ivar)
         with reporter(progress, len(spectra[0]), "star") as report:
-            fit = fit_labels(
-                *spectra, **self._label_model(), vectorizer=self._vectorizer, scaling=self._scaling,
-                training_labels=self._labels, initial_labels=initial_labels, progress=report,
-            )  # fmt: skip
-        return self._calibrated(fit)
+            fit = fit_labels(self._label_model(), *spectra, initial_labels=initial_labels, progress=report)
+        return calibrated_fit(fit, result.calibration, self._stars)
 
     def fit_label_stream(
         self, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, initial_labels: Any = None
@@ -356,28 +457,639 @@ class CannonModel(ThetaSampling, LabelErrors):
             For each batch, in order.
 
         """
-        fits = fit_label_stream(
-            batches, **self._label_model(), vectorizer=self._vectorizer, scaling=self._scaling,
-            training_labels=self._labels, initial_labels=initial_labels,
-        )  # fmt: skip
-        return map(self._calibrated, fits)
+        result = self._trained()
+        fits = fit_label_stream(self._label_model(), batches, initial_labels=initial_labels)
+        return (calibrated_fit(fit, result.calibration, self._stars) for fit in fits)
 
-    def in_convex_hull(self, labels: Any) -> np.ndarray:
-        """Whether labels lie in the convex hull of the training labels, boolean, shape (star,).
-
-        A point is inside if it is a weighted mean of training stars, which a linear program decides; unlike a
-        triangulation it works in any number of labels.
+    def error_budget(self, flux: Any, ivar: Any, fit: CalibratedFit | None = None) -> ErrorBudget:
+        """Where the errors of the labels of these stars come from (`labelling.error_budget`).
 
         Parameters
         ----------
-        labels
-            In their units, shape (label,) or (star, label). NaN is outside.
+        flux, ivar
+            Spectra, shape (star, pixel).
+        fit
+            Their fit by this model, if it is there already.
+
+        Returns
+        -------
+        budget
+            Variance of each label of each star by source, which add up to the diagonal of the fit's covariance.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            For spectra that do not fit the model, or a fit of other stars.
 
         """
-        points = self._scaling.scaled(self._vectorizer.label_rows(labels))
-        return in_convex_hull(points, self._scaling.scaled(self._labels))
+        result = self._trained()
+        fit = self.fit_labels(flux, ivar) if fit is None else fit
+        budget = error_budget(self._label_model(), fit, np.atleast_2d(np.asarray(ivar, dtype=float)))
+        if result.calibration is None:
+            return budget
+        floor = result.calibration.floor_covariance(fit.snr, self._stars.leverage(fit.labels))
+        return budget.calibrated(fit.covariance, floor)
+
+    def sample_labels(
+        self,
+        flux: Any,
+        ivar: Any,
+        *,
+        key: Any,
+        prior: Any = "flat",
+        bounds: Mapping[str, tuple[float | None, float | None]] | None = None,
+        method: str = "nuts",
+        n_chains: int = 4,
+        n_draws: int = 500,
+        n_warmup: int = 100,
+        dispersion: Any = None,
+        progress: ProgressOption = None,
+    ) -> "xr.DataTree":
+        r"""Posterior of the labels of each star, by NUTS on its compressed spectrum.
+
+        The likelihood is that of `test`, of which minus twice the logarithm is chi^2 (Casey et al. 2016, equation 3),
+        or :math:`(\nu + n) \ln(1 + \chi^2 / \nu)` where the model has heavy tails. Once the model has a posterior of
+        theta, that is integrated out as in `test`, unless `integrate_theta` is False: the likelihood is that of the
+        corrected score, as wide as its sandwich covariance says (`labelling.theta_errors`).
+
+        Parameters
+        ----------
+        flux, ivar
+            Normalized in the same way as the training set, shape (star, pixel) or (pixel,).
+        key
+            Integer or JAX key. What is drawn for a star depends on it and on the row of the star only.
+        prior
+            ``"flat"``, improper; ``"gaussian"``, with the mean and covariance of the training labels; ``"mixture"``, a
+            mixture of normal laws fitted to them (needs scikit-learn); or a NumPyro distribution of the labels in their
+            units, event shape (label,).
+        bounds
+            Lowest and highest value by label name, such as ``{"TEFF": (4000, 5300), "LOGG": (0, None)}``, outside of
+            which the prior is zero.
+        method
+            ``"nuts"`` or ``"hmc"``.
+        n_chains, n_draws, n_warmup
+            Chains of each star, draws kept of each chain, and draws before, which adapt the step size.
+        dispersion
+            Wavelengths of these spectra. If given they must be the model's.
+        progress
+            True for a bar on the standard error, or a function that is called with the number of stars finished.
+
+        Returns
+        -------
+        tree
+            Draws, summary, modes, diagnostics and `PosteriorStatus` of each star, **in label units**, as ArviZ takes
+            them (`io.label_tree`).
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            For spectra that do not fit the model, and for an invalid prior, bounds, method or number of draws.
+        ImportError
+            For a mixture without scikit-learn.
+
+        """
+        # NumPyro and xarray take a second to import.
+        from bayes_cannon.io.label_tree import label_tree
+        from bayes_cannon.posterior.labels.chains import LABEL_CHAINS
+        from bayes_cannon.posterior.labels.priors import LabelPrior
+        from bayes_cannon.posterior.labels.sample import sample_star_labels
+
+        trained = self._label_model()
+        check_same_dispersion(dispersion, self.dispersion)
+        flux, ivar = spectra_rows(flux, ivar)
+        label_prior = LabelPrior.of_labels(
+            prior, bounds, label_names=self.label_names, scaling=self.scaling, training_labels=self.training_set_labels
+        )
+        settings = replace(LABEL_CHAINS, kernel=method, n_chains=n_chains, n_draws=n_draws, n_warmup=n_warmup)
+        with reporter(progress, len(flux), "star") as report:
+            posterior = sample_star_labels(
+                flux, ivar, trained=trained, prior=label_prior, key=key, settings=settings, progress=report
+            )
+        return label_tree(posterior, self.label_names, self.label_units)
+
+    # The posterior of theta, and calibration.
+
+    def sample(
+        self,
+        *,
+        key: Any = 0,
+        method: str = "nuts",
+        pixels: Any = None,
+        n_chains: int = 4,
+        n_warmup: int = 150,
+        n_draws: int = 500,
+        theta_0: tuple[float, float] | None = None,
+        s_scale: float | np.ndarray | None = None,
+        store: str | os.PathLike[str] | None = None,
+        keep_draws: bool | None = None,
+        overwrite: bool = False,
+        progress: ProgressOption = None,
+    ) -> "xr.DataTree":
+        r"""Draws from the posterior of theta and s of every pixel, with the priors
+
+        .. math:: \theta_0 \sim \mathrm{Normal}(m, t), \qquad \theta_d \sim \mathrm{Laplace}(0, 2 / \Lambda)
+                  \ (d \ge 1), \qquad s \sim \mathrm{HalfNormal}(h)
+
+        Without regularization theta_d is flat. The model keeps the summary (`posterior`) until it is trained again.
+        With correlated scatter s^2 is the whole variance of the scatter of a pixel, and each pixel is taken by itself;
+        how close that is to all of them together is stated in `posterior.theta.sample`. With heavy tails the variances
+        of a training star are divided by the weight tau that training gave it (``constant_data/precision``); the draws
+        are conditioned on these weights, and are not wider for what is not known of them.
+
+        Parameters
+        ----------
+        key
+            Integer seed or JAX key.
+        method
+            ``"nuts"``; ``"hmc"``, with trajectories of fixed length; ``"psis"``, the fastest: importance
+            sampling of the normal law of expectation propagation, with chains at the pixels where the Pareto k-hat of
+            the weights says that it is not good enough. It takes the place of a Laplace approximation, which the kink
+            of the Laplace prior at zero makes useless; ``"laplace"`` is another name for it.
+        pixels
+            Which pixels: indices or a mask of shape (pixel,); all by default.
+        n_chains, n_warmup, n_draws
+            Chains of each pixel, and draws of each chain that are forgotten and that are kept. Far fewer than 500 are
+            too few for R-hat to tell good chains from bad ones: pixels are then sampled twice and flagged in vain.
+            Pixels are sampled in blocks of 32, so that a few take as long as one block.
+        theta_0
+            Mean m and standard deviation t, of all pixels. By default the mean training flux at the pixel and ten
+            times its standard deviation.
+        s_scale
+            h, one or one per pixel of the model. By default three times that standard deviation.
+        store
+            Zarr store to write to, block by block. If it exists, and holds a part of the same run, the run goes on
+            from there, and ends with the draws that it would have had without a break. Needs ``bayes-cannon[zarr]``.
+        keep_draws
+            Whether the draws are kept, in memory or in the store; by default if they have less than 200 MB. The
+            summary of every pixel always is.
+        overwrite
+            Replace a store that exists.
+        progress
+            True for a bar on the standard error, or a function that is called with the number of pixels finished.
+
+        Returns
+        -------
+        tree
+            An ``xarray.DataTree`` as ArviZ takes it (`io.posterior_tree`). That of a store is read when it is used.
+
+        Warns
+        -----
+        SamplingWarning
+            If pixels have no posterior, or one that cannot be trusted.
+        StaleCalibrationWarning
+            If the model was calibrated with other errors of labels: calibrate again.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        TypeError
+            If it holds no training spectra, or the key is neither an integer nor a JAX key.
+        ValueError
+            For an unknown method, pixels that are not there, numbers of chains or draws that are too small, priors
+            without a positive width, bounds on theta, and a store of another run.
+        ImportError
+            For a store where the extra ``bayes-cannon[zarr]`` is not installed.
+
+        """
+        # NumPyro and xarray take a second to import.
+        from bayes_cannon.model.theta_sampling import ThetaRun, sample_theta
+
+        run = ThetaRun.checked(
+            self._settings.problem(self._stars), self._trained(), key=key, method=method, pixels=pixels,
+            n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws, theta_0=theta_0, s_scale=s_scale,
+        )  # fmt: skip
+        tree, posterior = sample_theta(
+            run, self._hashes(), store=store, keep_draws=keep_draws, overwrite=overwrite, progress=progress
+        )
+        self._keep_posterior(posterior)
+        return tree
+
+    def use_posterior(self, posterior: "xr.DataTree | str | os.PathLike[str]") -> None:
+        """Take the posterior of theta from a tree that `sample` returned, or from a file or store that holds one.
+
+        Warns
+        -----
+        StaleCalibrationWarning
+            As in `sample`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If nothing is at the path.
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            If it is no posterior, or that of another model, naming what differs.
+
+        """
+        from bayes_cannon.model.theta_sampling import read_theta_posterior
+
+        n_pixels = len(self._trained().theta)
+        self._keep_posterior(read_theta_posterior(posterior, self._hashes(), n_pixels))
+
+    def _keep_posterior(self, posterior: ThetaPosterior) -> None:
+        result = self._trained()
+        before, self._result = result.posterior, replace(result, posterior=posterior)
+        if self.integrate_theta and (before is None or not before.equal_for_labels(posterior)):
+            self._forget_calibration("the posterior of theta is another one")
+
+    def calibrate(
+        self,
+        *,
+        n_folds: int = 5,
+        seed: int = 0,
+        reference_errors: StarLabel | None = None,
+        key: Any = 0,
+        progress: ProgressOption = None,
+    ) -> Calibration:
+        """Learn how large the errors of labels are, from training stars that are held out.
+
+        The training stars are held out fold after fold and labelled by the others. What their labels are off by, beside
+        what their covariances say, gives a factor and a floor for each label and the tails
+        (`calibration.fit.calibrate`). From then on the covariance of every fit is the calibrated one, until the
+        model is trained again, or the posterior of theta is another one; the labels themselves stay as they are. Where
+        the model integrates theta out, so do those of the folds, with the posterior of their own theta by importance
+        sampling.
+
+        Parameters
+        ----------
+        n_folds, seed
+            As in `validate.folds`. So many models are trained. Each has fewer stars than the model itself: with few
+            folds the errors come out too large where more training stars still make labels better.
+        reference_errors
+            Errors of the training labels, in label units, shape (star, label); NaN where they are not known. What is
+            given here is no part of the calibrated errors; errors of the reference that are not given are.
+        key
+            JAX key or an integer seed of the chains.
+        progress
+            True for a bar on the standard error, or a function that is called with the number of folds finished.
+
+        Returns
+        -------
+        calibration
+            Also kept as ``model.calibration``.
+
+        Warns
+        -----
+        CalibrationWarning
+            If the chains have not mixed.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        TypeError
+            If it holds no training spectra.
+        ValueError
+            If there are too few stars, or reference errors of another shape than the training labels or negative ones.
+
+        """
+        result = self._trained()
+
+        def train_fold(stars: np.ndarray) -> CannonModel:
+            """The model of some of the training stars, trained as this one."""
+            model = CannonModel._of(self._stars.of_stars(stars), self._settings)
+            model.train(op_method=result.op_method, dof_correction=result.dof_correction)
+            if result.posterior is not None and self.integrate_theta:
+                # Its errors are to be those of this model.
+                pixels = np.isfinite(result.posterior.mean).all(axis=1)
+                model.sample(method="psis", keep_draws=False, pixels=pixels)
+            return model
+
+        with reporter(progress, n_folds, "fold") as report:
+            calibration = learn_calibration(
+                self._stars, train_fold, n_folds=n_folds, seed=seed, reference_errors=reference_errors, key=key,
+                progress=report,
+            )  # fmt: skip
+        self._result = replace(result, calibration=calibration)
+        return calibration
+
+    def _forget_calibration(self, why: str) -> None:
+        if self._result is not None and self._result.calibration is not None:
+            self._result = replace(self._result, calibration=None)
+            warn_user(
+                f"the calibration is forgotten, as {why} and with it the errors of labels: call calibrate() again",
+                StaleCalibrationWarning,
+            )
+
+    # Files.
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        include_training_set_spectra: bool = False,
+        overwrite: bool = False,
+        protocol: int | None = None,
+    ) -> None:
+        """Write the model to one netCDF (HDF5) file.
+
+        Parameters
+        ----------
+        path
+            File to write.
+        include_training_set_spectra
+            Keep the training spectra too, so that the model can be trained again after reading.
+        overwrite
+            Replace a file that exists.
+        protocol
+            Accepted for old scripts, without effect: nothing is pickled.
+
+        Raises
+        ------
+        FileExistsError
+            If the file exists and ``overwrite`` is False.
+
+        """
+        from bayes_cannon.model.files import StoredModel, write_model  # HDF5 and xarray take half a second to import.
+
+        if self._result is not None:
+            self._trained()  # Warns if the settings that are written are not those that it was trained with.
+        stars = self._stars if include_training_set_spectra else self._stars.without_spectra()
+        self._remember_spectra()
+        write_model(path, StoredModel(stars, self._settings, self._result, self._provenance), overwrite=overwrite)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "CannonModel":
+        """Read a model that `write` made; a restricted model comes back as one.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no model file, is damaged, or was written by a newer version.
+
+        """
+        from bayes_cannon.model.files import read_model  # HDF5 and xarray take half a second to import.
+
+        stored = read_model(path)
+        kind = RestrictedCannonModel if cls is CannonModel and stored.settings.theta_bounds else cls
+        return kind._of(stored.stars, stored.settings, stored.result, stored.provenance)
+
+    def _remember_spectra(self) -> None:
+        """Keep the hash of the training spectra, which outlives them."""
+        from bayes_cannon.io.model_file import training_set_hash  # HDF5 and xarray take half a second to import.
+
+        stars = self._stars
+        if stars.flux is not None and stars.ivar is not None:
+            self._provenance["training_set_sha256"] = training_set_hash(stars.labels, stars.flux, stars.ivar)
+
+    def _hashes(self) -> dict[str, str]:
+        """Short hashes that tell this model from others."""
+        from bayes_cannon.model.theta_sampling import hashes_of
+
+        self._remember_spectra()
+        return hashes_of(self._trained(), self._settings, self._provenance.get("training_set_sha256"))
+
+    # What the model holds.
+
+    @property
+    def vectorizer(self) -> BaseVectorizer:
+        """The terms v."""
+        return self._stars.vectorizer
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self._stars.label_names
+
+    @property
+    def label_units(self) -> dict[str, str]:
+        """Unit of each label, as text; empty where none is known."""
+        return dict(self._stars.label_units)
+
+    @property
+    def training_set_labels(self) -> np.ndarray:
+        """Labels of the training stars in their units, shape (star, label)."""
+        return self._stars.labels
+
+    @property
+    def training_set_flux(self) -> np.ndarray | None:
+        """Normalized flux of the training stars, shape (star, pixel), or None."""
+        return self._stars.flux
+
+    @property
+    def training_set_ivar(self) -> np.ndarray | None:
+        """Inverse variance of the flux, shape (star, pixel), or None."""
+        return self._stars.ivar
+
+    @property
+    def scaling(self) -> LabelScaling:
+        """The map between labels and scaled labels."""
+        return self._stars.scaling
+
+    @property
+    def design_matrix(self) -> np.ndarray:
+        """Terms of the training stars, shape (star, term)."""
+        return self._stars.terms.design
+
+    @property
+    def n_pixels(self) -> int | None:
+        """Number of pixels, None where neither spectra nor a dispersion were given."""
+        return self._stars.n_pixels
+
+    @property
+    def dispersion(self) -> np.ndarray | None:
+        """Wavelength of each pixel, shape (pixel,), or None."""
+        return self._stars.dispersion
+
+    @dispersion.setter
+    def dispersion(self, dispersion: Any) -> None:
+        self._stars = self._stars.with_dispersion(dispersion)
+
+    @property
+    def regularization(self) -> float | np.ndarray | None:
+        """Lambda: None, a number, or one per pixel. Train again after a change."""
+        return self._settings.regularization
+
+    @regularization.setter
+    def regularization(self, regularization: Any) -> None:
+        self._settings = replace(self._settings, regularization=check_regularization(regularization, self.n_pixels))
+
+    @property
+    def censors(self) -> Censors:
+        """Censoring masks by label name; True means censored. It may be changed in place; then train again."""
+        return self._settings.censors  # type: ignore[return-value]
+
+    @censors.setter
+    def censors(self, censors: Mapping[str, Any] | None) -> None:
+        if censors is not None and not isinstance(censors, Mapping):
+            raise TypeError(f"censors must map label names to masks, got {type(censors).__name__}")
+        checked = Censors(self.label_names, self.n_pixels or 0, censors)
+        self._settings = replace(self._settings, censors=checked)
+
+    @property
+    def scatter(self) -> Scatter | str | None:
+        """How the scatter is correlated between pixels; None is independent. Train again after a change.
+
+        ``"auto"`` lets the next training choose, and becomes what it chose.
+        """
+        return self._settings.scatter
+
+    @scatter.setter
+    def scatter(self, scatter: Scatter | str | None) -> None:
+        if not (scatter is None or isinstance(scatter, Scatter) or (isinstance(scatter, str) and scatter == AUTO)):
+            raise TypeError(f'scatter must be None, "auto", scatter.LowRank, Full or Given, got {scatter!r}')
+        self._settings = replace(self._settings, scatter=scatter)
+
+    @property
+    def theta_bounds(self) -> dict[str, Bound]:
+        """Bounds on the coefficients by the text of the term (`RestrictedCannonModel`); empty where there are none."""
+        return dict(self._settings.theta_bounds)
+
+    @theta_bounds.setter
+    def theta_bounds(self, theta_bounds: Mapping[str, Sequence[float | None]] | None) -> None:
+        checked = checked_theta_bounds(theta_bounds, self.vectorizer)
+        self._settings = replace(self._settings, theta_bounds=checked)
+
+    @property
+    def integrate_theta(self) -> bool:
+        """Whether labels are inferred with theta integrated out (`labelling.theta_errors`).
+
+        True at first. Where a change alters the errors of labels, the model forgets a calibration of the former ones,
+        with a `StaleCalibrationWarning`.
+        """
+        return self._settings.integrate_theta
+
+    @integrate_theta.setter
+    def integrate_theta(self, wanted: bool) -> None:
+        changed = bool(wanted) != self.integrate_theta
+        self._settings = replace(self._settings, integrate_theta=bool(wanted))
+        if changed and self.posterior is not None:
+            self._forget_calibration("integrate_theta has changed")
+
+    # What it has learned.
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether theta and s2 are there."""
+        return self._result is not None
+
+    @property
+    def theta(self) -> np.ndarray | None:
+        """Coefficients, shape (pixel, term); None before training, NaN where a pixel has no solution."""
+        return None if self._result is None else self._result.theta
+
+    @property
+    def s2(self) -> np.ndarray | None:
+        """Variance of the intrinsic scatter, shape (pixel,); None before training, infinite where a pixel has none."""
+        return None if self._result is None else self._result.s2
+
+    @property
+    def certificates(self) -> dict[str, np.ndarray] | None:
+        """Arrays over pixels of the last training: objective, duality_gap, profile_gradient, iterations, status."""
+        if self._result is None or self._result.certificates is None:
+            return None
+        return dict(vars(self._result.certificates))
+
+    @property
+    def correlation(self) -> LearnedScatter | None:
+        """What was learned of the correlated scatter; None where it is independent."""
+        learned = None if self._result is None else self._result.scatter
+        return learned if learned is not None and learned.is_correlated else None
+
+    @property
+    def factors(self) -> np.ndarray | None:
+        """Factors U of the scatter in flux, shape (pixel, factor), the strongest first; None where it has none.
+
+        Of a full covariance they are its leading directions.
+        """
+        return None if self._result is None else self._result.scatter.factors
+
+    @property
+    def nu(self) -> float | None:
+        """Degrees of freedom of a spectrum's Student-t distribution, infinite for a normal one; None without factors."""
+        return None if self.correlation is None else self.correlation.nu
+
+    @property
+    def posterior(self) -> ThetaPosterior | None:
+        """Summary of the last `sample`, of all pixels; None before, and after training again.
+
+        Where none was sampled it is NaN and its status ``NO_INFORMATION``. Of a model that was read from a file it
+        has what labels need: mean and covariance of theta, the mean of s^2, and the status; the rest is NaN.
+        """
+        return None if self._result is None else self._result.posterior
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What turns formal covariances of labels into calibrated ones; None before `calibrate`."""
+        return None if self._result is None else self._result.calibration
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Where the model comes from, text by name; it may be added to, and is kept in the model file."""
+        return self._provenance
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both hold the same stars, settings and results; where they come from does not matter."""
+        if not isinstance(other, CannonModel):
+            return NotImplemented
+        parts = ("_stars", "_settings", "_result")
+        return type(self) is type(other) and all(equal(getattr(self, part), getattr(other, part)) for part in parts)
+
+    __hash__ = None  # type: ignore[assignment]  # It can be changed.
+
+    def __str__(self) -> str:
+        pixels = "an unknown number of" if self.n_pixels is None else self.n_pixels
+        return (
+            f"<{type(self).__name__} of {len(self.label_names)} labels "
+            f"with a training set of {len(self._stars.labels)} stars each with {pixels} pixels>"
+        )
+
+    def __repr__(self) -> str:
+        return f"{str(self)[:-1]}, {'trained' if self.is_trained else 'not trained'}>"
+
+    def _problem(self) -> PixelProblem:
+        return self._settings.problem(self._stars)
+
+    def _trained(self) -> TrainingResult:
+        """What was learned; warns where the settings have changed since."""
+        if self._result is None:
+            raise NotTrainedError("the model is not trained: call train() first")
+        changed = self._result.changed_settings(self._settings)
+        if changed:
+            warn_user(
+                f"{' and '.join(changed)} changed after the model was trained, and what is used is theta as it was "
+                "trained: call train() again",
+                StaleResultWarning,
+            )
+        return self._result
+
+    def _label_model(self) -> TrainedModel:
+        """What the test step needs, with theta integrated out where its posterior is known and that is wanted."""
+        result = self._trained()
+        return result.integrated if self.integrate_theta else result.plug_in
 
 
-def load_model(path: str | os.PathLike) -> CannonModel:
+class RestrictedCannonModel(CannonModel):
+    """A `CannonModel` whose coefficients have bounds, so that labels act only in the sense that physics allows.
+
+    Parameters
+    ----------
+    theta_bounds
+        Lower and upper bound by the text of a term, as `vectorizer.human_readable_label_vector` shows it, None for no
+        bound: ``{"FE_H": (None, 0), "TEFF^2": (-0.1, 0.1)}``. They hold at every pixel, in every solver exactly.
+        Coefficients multiply scaled labels.
+    **kwargs
+        As for `CannonModel`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown term, bounds that are no pair, NaN, or out of order.
+
+    """
+
+    def __init__(self, *args: Any, theta_bounds: Mapping[str, Sequence[float | None]] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.theta_bounds = theta_bounds  # type: ignore[assignment]
+
+
+def load_model(path: str | os.PathLike[str]) -> CannonModel:
     """As `CannonModel.read`, under the original package's older name."""
     return CannonModel.read(path)

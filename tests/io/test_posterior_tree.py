@@ -20,6 +20,7 @@ from bayes_cannon.io.posterior_tree import (
     theta_posterior,
 )
 from bayes_cannon.model.posterior_groups import log_likelihood, log_prior, posterior_predictive
+from bayes_cannon.model.stars import term_texts
 from bayes_cannon.posterior.diagnostics import convergence
 from bayes_cannon.posterior.theta.sample import Block
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
@@ -43,7 +44,7 @@ def model():
     model = tc.CannonModel(
         labels, flux, ivar, vectorizer, censors=censors, dispersion=5000.0 + np.arange(10), regularization=20.0
     )  # fmt: skip
-    model._theta, model._s2 = np.tile([1.0, 0.0, 0.0], (10, 1)), np.full(10, 4e-4)
+    model.use_theta(np.tile([1.0, 0.0, 0.0], (10, 1)), np.full(10, 4e-4))
     return model
 
 
@@ -59,7 +60,7 @@ def subject(model):
         "free": (("pixel", "term"), problem.free), **per_pixel,
     }  # fmt: skip
     return Subject(
-        PIXELS, model._terms(), model.label_names, {"TEFF": "K"}, model.dispersion[PIXELS], problem.flux, problem.ivar,
+        PIXELS, term_texts(model.vectorizer), model.label_names, {"TEFF": "K"}, model.dispersion[PIXELS], problem.flux, problem.ivar,
         constant, {"method": "nuts", "n_chains": 4, "n_draws": N_DRAWS}, model._hashes(),
     )  # fmt: skip
 
@@ -263,7 +264,7 @@ def test_predictive_spectra_of_the_training_stars(model, tree):
     other = tc.CannonModel(
         model.training_set_labels, model.training_set_flux, model.training_set_ivar, model.vectorizer
     )  # fmt: skip
-    other._theta, other._s2 = 2 * model.theta, model.s2
+    other.use_theta(2 * model.theta, model.s2)
     with pytest.raises(ValueError, match="another model: it differs in coefficients"):
         posterior_predictive(other, tree)
 

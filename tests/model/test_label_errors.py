@@ -4,14 +4,11 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayes_cannon as tc
 from bayes_cannon.calibration.calibrated_errors import Calibration
-from bayes_cannon.io.model_file import write_model
-from bayes_cannon.model.data import NotTrainedError
-from bayes_cannon.model.sampling_theta import StaleCalibrationWarning
+from bayes_cannon.model import NotTrainedError, StaleCalibrationWarning
 
 NAMES = ("TEFF", "LOGG")
 BOUNDS = {"TEFF": (-0.3, 0.3)}
@@ -98,35 +95,21 @@ def test_calibration_is_kept_in_the_file(stars, calibrated, tmp_path):
         back.calibrate()
 
 
-def test_file_of_an_earlier_version_with_scatter_of_labels(stars, before, model, tmp_path):
-    """Such files of format version 3 hold one covariance, which is added to that of every star."""
-    plain = tc.RestrictedCannonModel.read(_written(model, tmp_path / "old.model", calibration=None))
-    assert plain.calibration is None
-    dataset = xr.load_dataset(tmp_path / "old.model", engine="h5netcdf", mask_and_scale=False)
-    assert dataset.attrs["format_version"] == 3
-    dataset["label_scatter"] = (("label", "other_label"), TRUTH)
-    dataset.to_netcdf(tmp_path / "old.model", engine="h5netcdf")
-    old = tc.RestrictedCannonModel.read(tmp_path / "old.model")
-    fit = old.fit_labels(stars[1][400:405], stars[2][400:405])
-    assert_allclose(fit.covariance, before.covariance[:5] + TRUTH)
-    old.write(tmp_path / "new.model")
-    assert_array_equal(tc.CannonModel.read(tmp_path / "new.model").calibration.floor, TRUTH)
-
-
-def _written(model, path, **changes):
-    write_model(path, replace(model._state(with_spectra=False), **changes))
-    return path
+def keep_calibration(model):
+    """Give a trained model a calibration without learning it."""
+    model._result = replace(model._result, calibration=Calibration.from_floor(TRUTH))
 
 
 def test_another_training_forgets_it(stars):
     labels, flux, ivar = (array[:60] for array in stars)
     model = tc.CannonModel(labels, flux, ivar, tc.vectorizer.PolynomialVectorizer(NAMES, 1))
-    model._calibration = Calibration.from_floor(TRUTH)
+    model.train()
+    keep_calibration(model)
     model.train()
     assert model.calibration is None
     with pytest.raises(ValueError, match=r"reference_errors must have the shape.*\(60, 2\); got \(2,\)"):
         model.calibrate(reference_errors=[10.0, 0.1])
-    model._calibration = Calibration.from_floor(TRUTH)
+    keep_calibration(model)
     model.reset()
     assert model.calibration is None
 
@@ -143,7 +126,7 @@ def sampled(stars):
 
 def test_another_posterior_of_theta_forgets_it(sampled, stars):
     def calibrated():
-        sampled._calibration = Calibration.from_floor(TRUTH)
+        keep_calibration(sampled)
 
     calibrated()
     sampled.use_posterior(sampled.tree)  # It is the one that is there already.

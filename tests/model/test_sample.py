@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import bayes_cannon as tc
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.io.posterior_tree import read_posterior
-from bayes_cannon.model.data import NotTrainedError
-from bayes_cannon.model.sampling_theta import SamplingWarning
+from bayes_cannon.model import NotTrainedError
+from bayes_cannon.model.theta_sampling import SamplingWarning
 from bayes_cannon.posterior.theta import sample as posterior_pixels
 
 N_STARS, N_PIXELS, N_DRAWS = 60, 6, 300

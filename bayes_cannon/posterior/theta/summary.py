@@ -80,6 +80,13 @@ class ThetaPosterior:
         for field in fields(self):
             getattr(self, field.name)[pixels] = getattr(other, field.name)
 
+    def equal_for_labels(self, other: "ThetaPosterior") -> bool:
+        """Whether labels are the same with both, but for roundoff."""
+        return all(
+            np.allclose(getattr(self, name), getattr(other, name), rtol=1e-9, atol=0.0, equal_nan=True)
+            for name in ("mean", "covariance", "s2")
+        )
+
     def packed(self) -> dict[str, np.ndarray]:
         """What labels need: mean, lower triangle of the covariance row by row (pixel, pair), mean of s^2, status."""
         rows, columns = np.tril_indices(self.mean.shape[1])

@@ -1,0 +1,97 @@
+"""Calibrated errors of labels: learned from training stars that are held out, and applied to fits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from bayes_cannon.calibration.calibrated_errors import Calibration
+from bayes_cannon.core.folds import folds
+from bayes_cannon.core.typing import StarLabel
+from bayes_cannon.labelling.fit import LabelFit
+from bayes_cannon.model.stars import TrainingSet
+
+
+@dataclass(frozen=True)
+class CalibratedFit(LabelFit):
+    """Labels of N stars, as `LabelFit`, whose covariance is calibrated where the model has a calibration.
+
+    Attributes
+    ----------
+    formal_covariance
+        The covariance that the model of the spectra states by itself, in label units, shape (star, label, label).
+
+    """
+
+    formal_covariance: np.ndarray
+
+
+class FoldModel(Protocol):
+    """A model trained without a fold."""
+
+    def fit_labels(self, flux: Any, ivar: Any) -> CalibratedFit:
+        """Labels of other stars."""
+
+
+def calibrated_fit(fit: LabelFit, calibration: Calibration | None, stars: TrainingSet) -> CalibratedFit:
+    """The fit with its calibrated covariance, or with the formal one where there is no calibration."""
+    found = {field.name: getattr(fit, field.name) for field in fields(LabelFit)}
+    if calibration is not None:
+        found["covariance"] = calibration.covariance(fit.covariance, fit.snr, stars.leverage(fit.labels))
+    return CalibratedFit(**found, formal_covariance=fit.covariance)
+
+
+def learn_calibration(
+    stars: TrainingSet,
+    train_fold: Callable[[np.ndarray], FoldModel],
+    *,
+    n_folds: int,
+    seed: int,
+    reference_errors: StarLabel | None,
+    key: Any,
+    progress: Callable[[int], object] | None,
+) -> Calibration:
+    """Label each training star by a model that was trained without its fold, and calibrate by what that is off by.
+
+    Parameters
+    ----------
+    stars
+        The training set, with spectra.
+    train_fold
+        From a mask of training stars, shape (star,), to the model that is trained on them.
+    n_folds, seed, reference_errors, key
+        As for `CannonModel.calibrate`.
+    progress
+        Called with one after each fold.
+
+    Raises
+    ------
+    TypeError
+        If the training set has no spectra.
+    ValueError
+        For reference errors of another shape than the labels, and as `calibration.fit.calibrate`.
+
+    """
+    from bayes_cannon.calibration.fit import calibrate  # NumPyro takes half a second to import.
+
+    if stars.flux is None or stars.ivar is None:
+        raise TypeError("the model holds no training spectra, and calibrate() trains on some of them again")
+    if reference_errors is not None and np.shape(reference_errors) != stars.labels.shape:
+        raise ValueError(
+            f"reference_errors must have the shape of the training labels, {stars.labels.shape}; "
+            f"got {np.shape(reference_errors)}"
+        )
+    fold = folds(len(stars.labels), n_folds, seed)
+    inferred, snr = np.full(stars.labels.shape, np.nan), np.full(len(fold), np.nan)
+    covariance = np.full((*inferred.shape, inferred.shape[1]), np.nan)
+    for out in np.unique(fold):
+        away = fold == out
+        fit = train_fold(~away).fit_labels(stars.flux[away], stars.ivar[away])
+        inferred[away], covariance[away], snr[away] = fit.labels, fit.formal_covariance, fit.snr
+        if progress is not None:
+            progress(1)
+    return calibrate(
+        inferred - stars.labels, covariance, snr, leverage=stars.leverage(inferred), reference_errors=reference_errors,
+        key=key,
+    )  # fmt: skip

@@ -1,0 +1,118 @@
+"""What a training has found, as one record that is replaced as a whole."""
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+
+from bayes_cannon.calibration.calibrated_errors import Calibration
+from bayes_cannon.core.records import dims, encoded, not_stored, one_of
+from bayes_cannon.labelling.trained import TrainedModel
+from bayes_cannon.model.settings import Settings
+from bayes_cannon.model.stars import TrainingSet
+from bayes_cannon.posterior.theta.summary import ThetaPosterior
+from bayes_cannon.scatter.base import LEARNED, LearnedScatter
+from bayes_cannon.training.problem import PixelSolution
+
+
+@dataclass(frozen=True, eq=False)
+class Certificates:
+    """How each pixel's training ended, as in `training.problem.PixelSolution`, shape (pixel,) each."""
+
+    objective: np.ndarray = dims("pixel", about="training scalar")
+    duality_gap: np.ndarray = dims("pixel", about="relative duality gap")
+    profile_gradient: np.ndarray = dims("pixel", about="derivative of the profile by s2, over the sum of the weights")
+    iterations: np.ndarray = dims("pixel", about="iterations of the solver")
+    status: np.ndarray = dims("pixel", about="PixelStatus")
+
+    @classmethod
+    def of(cls, solution: PixelSolution) -> "Certificates":
+        """Those of a solution."""
+        return cls(*(getattr(solution, field.name) for field in fields(cls)))
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPosterior:
+    """What labels need of the posterior of theta, as a file keeps it (`ThetaPosterior.packed`)."""
+
+    theta_mean: np.ndarray = dims("pixel", "term", about="posterior mean of theta")
+    theta_covariance: np.ndarray = dims("pixel", "pair", about="lower triangle of its covariance, row by row")
+    s2_mean: np.ndarray = dims("pixel", about="posterior mean of s^2")
+    status: np.ndarray = dims("pixel", about="PosteriorStatus")
+
+    @classmethod
+    def of(cls, posterior: ThetaPosterior) -> "StoredPosterior":
+        """That of a posterior."""
+        return cls(**posterior.packed())
+
+    def posterior(self) -> ThetaPosterior:
+        """The posterior; what is not stored is NaN."""
+        return ThetaPosterior.from_packed(vars(self))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """Theta and everything that was learned after it. A new training makes a new result, without the rest.
+
+    Attributes
+    ----------
+    stars
+        The training set.
+    theta, s2
+        Coefficients (pixel, term), NaN where a pixel has no solution, and variance of the scatter (pixel,), infinite
+        there.
+    scatter
+        What was learned of the scatter that pixels share.
+    scatter_asked
+        Text of the family of scatter that was asked for; empty for independent scatter.
+    certificates
+        None where theta was not trained here.
+    trained_with
+        The settings that decided theta.
+    op_method
+        Name of the optimizer that was asked for; None for the package's own.
+    dof_correction
+        Whether s2 is that of restricted maximum likelihood.
+    posterior
+        Of theta, once it was sampled.
+    calibration
+        Of the errors of labels, once it was learned.
+
+    """
+
+    stars: TrainingSet = not_stored()
+    theta: np.ndarray = dims("pixel", "term", about="coefficients of the terms")
+    s2: np.ndarray = dims("pixel", about="variance of the intrinsic scatter")
+    scatter: LearnedScatter = one_of(lambda: LEARNED)
+    scatter_asked: str = ""
+    certificates: Certificates | None = None
+    trained_with: Settings | None = None
+    op_method: str | None = None
+    dof_correction: bool = False
+    posterior: ThetaPosterior | None = encoded(
+        StoredPosterior.of, StoredPosterior.posterior, StoredPosterior, default=None
+    )
+    calibration: Calibration | None = None
+
+    @cached_property
+    def plug_in(self) -> TrainedModel:
+        """The model that takes theta as known."""
+        return TrainedModel(self.theta, self.s2, self.scatter, self.stars.terms, self.stars.scaling)
+
+    @cached_property
+    def integrated(self) -> TrainedModel:
+        """The model that integrates theta out with its posterior, or takes it as known where there is none."""
+        if self.posterior is None:
+            return self.plug_in
+        known = np.isfinite(self.posterior.mean).all(axis=1) & np.isfinite(self.theta).all(axis=1)
+        theta = np.where(known[:, None], self.posterior.mean, self.theta)
+        covariance = np.where(known[:, None, None], self.posterior.covariance, 0.0)
+        # The posterior of s is that of a pixel by itself, with all of its scatter.
+        s2 = self.s2 if self.scatter.is_correlated else np.where(known, self.posterior.s2, self.s2)
+        return TrainedModel(theta, s2, self.scatter, self.stars.terms, self.stars.scaling, covariance)
+
+    def changed_settings(self, settings: Settings) -> list[str]:
+        """Names of the settings that decide theta and are other than they were when it was trained."""
+        changed = [] if self.trained_with is None else settings.changed_since(self.trained_with)
+        asked = "" if settings.scatter is None else repr(settings.scatter)
+        return changed if asked == self.scatter_asked else [*changed, "scatter"]

@@ -1,0 +1,167 @@
+"""The training set: stars with known labels and their spectra."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.core.checks import check_correlation, check_dispersion, check_spectra
+from bayes_cannon.core.labels import label_array, label_units
+from bayes_cannon.core.records import dims, encoded
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.terms import Terms
+from bayes_cannon.core.vectorizer import BaseVectorizer, PolynomialVectorizer, monomials
+from bayes_cannon.labelling.leverage import leverage, leverage_root
+
+
+@dataclass(frozen=True)
+class StoredTerms:
+    """The terms of a vectorizer as a file keeps them: names of the labels, and their powers (term, label)."""
+
+    label_names: tuple[str, ...] = dims("label", about="names of the labels")
+    exponents: np.ndarray = dims("term", "label", about="power of each label in each term")
+    texts: tuple[str, ...] = dims("term", about="text of each term")
+
+    @classmethod
+    def of(cls, vectorizer: BaseVectorizer) -> "StoredTerms":
+        """Those of a vectorizer."""
+        return cls(vectorizer.label_names, vectorizer.exponents, tuple(term_texts(vectorizer)))
+
+    def vectorizer(self) -> PolynomialVectorizer:
+        """A vectorizer of these terms."""
+        terms = [tuple((int(k), int(row[k])) for k in np.flatnonzero(row)) for row in self.exponents[1:]]
+        return PolynomialVectorizer(self.label_names, terms=terms)
+
+
+def term_texts(vectorizer: BaseVectorizer) -> list[str]:
+    """Text of each term, the constant being "1"."""
+    return PolynomialVectorizer(vectorizer.label_names, terms=vectorizer.terms).readable_terms
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Stars with known labels and their spectra. Make it with `from_user`, which checks everything.
+
+    Attributes
+    ----------
+    vectorizer
+        The terms v.
+    labels
+        In their units, shape (star, label).
+    label_units
+        Unit of each label as text; a label may be missing.
+    scaling
+        Between labels and scaled labels.
+    flux, ivar
+        Normalized flux and its inverse variance, shape (star, pixel), or both None.
+    dispersion
+        Wavelength of each pixel, shape (pixel,), or None.
+
+    """
+
+    vectorizer: BaseVectorizer = encoded(StoredTerms.of, StoredTerms.vectorizer, StoredTerms)
+    labels: np.ndarray = dims("star", "label", about="labels in their units")
+    scaling: LabelScaling
+    label_units: Mapping[str, str] = field(default_factory=dict)
+    flux: np.ndarray | None = dims("star", "pixel", about="normalized flux", default=None)
+    ivar: np.ndarray | None = dims("star", "pixel", about="inverse variance of the flux", default=None)
+    dispersion: np.ndarray | None = dims("pixel", about="wavelength", default=None)
+
+    @classmethod
+    def from_user(
+        cls,
+        labels: Any,
+        flux: Any,
+        ivar: Any,
+        vectorizer: BaseVectorizer,
+        *,
+        dispersion: Any = None,
+        scale_factor: float = 1.0,
+        label_units: Mapping[str, str] | None = None,
+    ) -> "TrainingSet":
+        """Check what a user hands over; the parameters and errors are those of `CannonModel`."""
+        _check_vectorizer(vectorizer)
+        names = vectorizer.label_names
+        values = label_array(labels, names)
+        units = _units(labels, names, label_units)
+        scaling = LabelScaling.from_labels(values, names, scale_factor)
+        check_correlation(values, names)
+        _check_monomials(vectorizer, scaling.scaled(values[:4]))
+        if flux is not None or ivar is not None:
+            flux, ivar = check_spectra(flux, ivar, "training_set_")
+            if len(flux) != len(values):
+                raise ValueError(
+                    f"training_set_labels has {len(values)} stars but training_set_flux {len(flux)}: "
+                    "both need one row a star, in the same order"
+                )
+        return cls(vectorizer, values, scaling, units, flux, ivar).with_dispersion(dispersion)
+
+    def with_dispersion(self, dispersion: Any) -> "TrainingSet":
+        """The same stars with these wavelengths, which are checked."""
+        n_pixels = np.size(dispersion) if self.n_pixels is None else self.n_pixels
+        return replace(self, dispersion=check_dispersion(dispersion, n_pixels))
+
+    def of_stars(self, stars: np.ndarray) -> "TrainingSet":
+        """Some of the stars, by mask or index; the scaling of the labels stays that of all."""
+        flux, ivar = (None if array is None else array[stars] for array in (self.flux, self.ivar))
+        return replace(self, labels=self.labels[stars], flux=flux, ivar=ivar)
+
+    def without_spectra(self) -> "TrainingSet":
+        """The labels alone."""
+        return replace(self, flux=None, ivar=None)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self.vectorizer.label_names
+
+    @property
+    def n_pixels(self) -> int | None:
+        """Number of pixels, None where neither spectra nor wavelengths are known."""
+        known = self.flux if self.flux is not None else self.dispersion
+        return None if known is None else known.shape[-1]
+
+    @cached_property
+    def terms(self) -> Terms:
+        """Terms at the scaled labels of the stars."""
+        return Terms(self.vectorizer.exponents, self.scaling.scaled(self.labels))
+
+    def terms_at(self, labels: Any) -> Terms:
+        """Terms at other labels, in their units, shape (label,) or (star, label)."""
+        return Terms(self.vectorizer.exponents, self.scaling.scaled(self.vectorizer.label_rows(labels)))
+
+    @cached_property
+    def _leverage_root(self) -> np.ndarray:
+        return leverage_root(self.terms.design)
+
+    def leverage(self, labels: Any) -> np.ndarray:
+        """How far labels lie from those of the stars, whose mean is one (`labelling.leverage`), shape (star,)."""
+        return leverage(self._leverage_root, self.terms_at(labels).design)
+
+
+def _check_vectorizer(vectorizer: Any) -> None:
+    if not isinstance(vectorizer, BaseVectorizer):
+        raise TypeError(f"vectorizer must be a vectorizer.BaseVectorizer, got {type(vectorizer).__name__}")
+
+
+def _check_monomials(vectorizer: BaseVectorizer, x: np.ndarray) -> None:
+    """Refuse a vectorizer whose own label vector is not the monomials that its terms name."""
+    vector = getattr(vectorizer, "get_label_vector", None)
+    if vector is None or type(vectorizer) is PolynomialVectorizer:
+        return
+    expected, found = monomials(x, vectorizer.exponents).T, np.asarray(vector(x), dtype=float)
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-9, atol=1e-12):
+        raise TypeError(
+            f"{type(vectorizer).__name__}.get_label_vector is not the product of powers of the labels that its terms "
+            "state, and only such terms can be trained: give functions of the labels as labels of their own, and name "
+            "them in a PolynomialVectorizer"
+        )
+
+
+def _units(labels: Any, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
+    unknown = sorted(set(given or {}) - set(names))
+    if unknown:
+        raise ValueError(f"label_units names {', '.join(unknown)}; the labels are {', '.join(names)}")
+    return label_units(labels, names) | dict(given or {})

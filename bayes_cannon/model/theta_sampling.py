@@ -1,0 +1,249 @@
+"""Posterior draws of theta and s of a model: what is sampled, where the draws are kept, and what is remembered."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from bayes_cannon.core.progress import ProgressOption, reporter
+from bayes_cannon.core.status import PosteriorStatus
+from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
+from bayes_cannon.io.posterior_store import StoredPosterior
+from bayes_cannon.io.posterior_tree import (
+    MemoryPosterior,
+    Subject,
+    check_model,
+    check_posterior,
+    model_hashes,
+    read_posterior,
+    theta_posterior,
+)
+from bayes_cannon.model.result import TrainingResult
+from bayes_cannon.model.settings import Settings
+from bayes_cannon.model.stars import TrainingSet, term_texts
+from bayes_cannon.posterior.chains import ChainSettings
+from bayes_cannon.posterior.theta.density import Setup
+from bayes_cannon.posterior.theta.priors import ThetaPriors
+from bayes_cannon.posterior.theta.sample import PIXELS_AT_ONCE, sample_pixels
+from bayes_cannon.posterior.theta.summary import ThetaPosterior
+from bayes_cannon.training.problem import PixelProblem
+
+DRAWS_LIMIT = 200e6
+"""Bytes up to which draws are kept without being asked for."""
+_LAPLACE = "laplace"
+
+
+class SamplingWarning(BayesCannonWarning):
+    """Some pixels have no posterior, or draws that cannot be trusted."""
+
+
+@dataclass(frozen=True)
+class ThetaRun:
+    """What is sampled: the pixels that were asked for, and everything that their draws depend on."""
+
+    stars: TrainingSet
+    setup: Setup
+    pixels: np.ndarray
+
+    @classmethod
+    def checked(
+        cls,
+        problem: PixelProblem,
+        result: TrainingResult,
+        *,
+        key: Any,
+        method: str,
+        pixels: Any,
+        n_chains: int,
+        n_warmup: int,
+        n_draws: int,
+        theta_0: tuple[float, float] | None,
+        s_scale: float | np.ndarray | None,
+    ) -> "ThetaRun":
+        """Check what a user asks for; the parameters and errors are those of `CannonModel.sample`."""
+        _check_counts(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws)
+        _check_unbounded(problem, result.stars)
+        setup = Setup.from_problem(
+            problem, theta=result.theta, s2=result.scatter.marginal_variance(problem, result.s2),
+            priors=ThetaPriors.weak(problem, theta_0, s_scale), method="psis" if method == _LAPLACE else method,
+            settings=ChainSettings(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws),
+            precision=result.scatter.star_precisions(problem, result), key=_checked_key(key),
+        )  # fmt: skip
+        return cls(result.stars, setup, _chosen_pixels(pixels, problem.n_pixels))
+
+    @cached_property
+    def constant_data(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """What the flux is explained by, and the priors, with their dimensions."""
+        problem, priors, pixels = self.setup.problem, self.setup.priors, self.pixels
+        constant: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+            "labels": (("star", "label"), self.stars.labels),
+            "design": (("star", "term"), problem.design),
+            "free": (("pixel", "term"), problem.free[pixels]),
+            "regularization": (("pixel",), problem.regularization[pixels]),
+            "theta_0_mean": (("pixel",), priors.theta_0[pixels]),
+            "theta_0_scale": (("pixel",), priors.theta_0_scale[pixels]),
+            "s_scale": (("pixel",), priors.s_scale[pixels]),
+        }
+        if self.setup.precision is not None:
+            constant["precision"] = ("star",), self.setup.precision
+        return constant
+
+    def subject(self, hashes: dict[str, str], block: int) -> Subject:
+        """The run as the tree of its draws describes it."""
+        problem, priors, chains, stars = self.setup.problem, self.setup.priors, self.setup.settings, self.stars
+        settings: dict[str, str | int | float] = {
+            "method": self.setup.method, "n_chains": chains.n_chains, "n_warmup": chains.n_warmup,
+            "n_draws": chains.n_draws, "key": _key_text(self.setup.seed), "block": block,
+            **model_hashes(
+                pixels=self.pixels.astype(float), priors=(priors.theta_0, priors.theta_0_scale, priors.s_scale)
+            ),
+        }  # fmt: skip
+        wavelength = None if stars.dispersion is None else stars.dispersion[self.pixels]
+        return Subject(
+            self.pixels, term_texts(stars.vectorizer), stars.label_names, stars.label_units, wavelength,
+            problem.flux[:, self.pixels], problem.ivar[:, self.pixels], self.constant_data, settings, hashes,
+        )  # fmt: skip
+
+
+def sample_theta(
+    run: ThetaRun,
+    hashes: dict[str, str],
+    *,
+    store: str | os.PathLike[str] | None,
+    keep_draws: bool | None,
+    overwrite: bool,
+    progress: ProgressOption,
+) -> tuple[xr.DataTree, ThetaPosterior]:
+    """Sample the run, in memory or in a store that holds a part of it already.
+
+    Parameters
+    ----------
+    run
+        What is sampled.
+    hashes
+        Those of the model (`hashes_of`).
+    store, keep_draws, overwrite, progress
+        As for `CannonModel.sample`.
+
+    Returns
+    -------
+    tree
+        Draws and summary.
+    posterior
+        The summary of every pixel of the model.
+
+    """
+    subject, n_pixels = run.subject(hashes, PIXELS_AT_ONCE), run.setup.problem.n_pixels
+    keep = subject.draws_size < DRAWS_LIMIT if keep_draws is None else bool(keep_draws)
+    kept: MemoryPosterior | StoredPosterior
+    if store is None:
+        kept = MemoryPosterior(subject, keep)
+    else:
+        kept = StoredPosterior.open(Path(store), subject, keep_draws=keep, block=PIXELS_AT_ONCE, overwrite=overwrite)
+    finished = np.zeros(n_pixels, dtype=bool)
+    finished[run.pixels] = kept.resumable
+    with reporter(progress, int((~finished[run.pixels]).sum()), "pixel") as report:
+        for block in sample_pixels(run.setup, run.pixels, finished):
+            kept.write(block)
+            if report is not None:
+                report(len(block.pixels))
+    tree = kept.tree()
+    posterior = theta_posterior(tree, n_pixels)
+    _warn_of_statuses(posterior.status[run.pixels], run.pixels)
+    return tree, posterior
+
+
+def read_theta_posterior(
+    posterior: xr.DataTree | str | os.PathLike[str], hashes: dict[str, str], n_pixels: int
+) -> ThetaPosterior:
+    """The summary that a tree, a file or a store holds; parameters and errors as for `CannonModel.use_posterior`."""
+    if isinstance(posterior, str | os.PathLike):
+        with read_posterior(posterior) as tree:
+            check_model(tree.attrs, hashes, f"the posterior {os.fspath(posterior)}")
+            return theta_posterior(tree, n_pixels)
+    check_posterior(posterior, "the tree")
+    check_model(posterior.attrs, hashes, "the posterior")
+    return theta_posterior(posterior, n_pixels)
+
+
+def hashes_of(result: TrainingResult, settings: Settings, spectra_hash: str | None) -> dict[str, str]:
+    """Short hashes of everything that a posterior of theta depends on, by name."""
+    stars, scaling = result.stars, result.stars.scaling
+    lower, upper = settings.bounds(stars)
+    lam = np.asarray(0.0 if settings.regularization is None else settings.regularization)
+    return model_hashes(
+        theta=result.theta, s2=result.s2,
+        scaling=np.concatenate([scaling.fiducial, scaling.scale, [scaling.factor]]),
+        terms=[*stars.label_names, stars.vectorizer.exponents], training_set=spectra_hash,
+        regularization=np.broadcast_to(lam, result.s2.shape), censors=lower < upper,
+    )  # fmt: skip
+
+
+def _check_unbounded(problem: PixelProblem, stars: TrainingSet) -> None:
+    bounded = problem.free & (np.isfinite(problem.lower) | np.isfinite(problem.upper))
+    if bounded.any():
+        pixel, term = np.argwhere(bounded)[0]
+        bounds = float(problem.lower[pixel, term]), float(problem.upper[pixel, term])
+        raise ValueError(
+            f"sample knows no bounds on theta, and the term {term_texts(stars.vectorizer)[term]} has the bounds {bounds} "
+            f"at pixel {pixel}: remove them from theta_bounds and train again"
+        )
+
+
+def _check_counts(**counts: int) -> None:
+    # R-hat and sample sizes split each chain in two and need variances of the halves.
+    for name, least in (("n_chains", 1), ("n_warmup", 0), ("n_draws", 4)):
+        if not isinstance(counts[name], int | np.integer) or counts[name] < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {counts[name]!r}")
+
+
+def _chosen_pixels(pixels: Any, n_pixels: int) -> np.ndarray:
+    """Numbers of the pixels in ascending order."""
+    if pixels is None:
+        return np.arange(n_pixels)
+    chosen = np.atleast_1d(np.asarray(pixels))
+    if chosen.dtype == bool:
+        if chosen.shape != (n_pixels,):
+            raise ValueError(f"a mask of pixels must have shape ({n_pixels},), got {chosen.shape}")
+        chosen = np.flatnonzero(chosen)
+    if chosen.size == 0:
+        raise ValueError("pixels names no pixel: give None for all of them")
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+        raise ValueError(f"pixels must be indices or a mask of shape ({n_pixels},), got {pixels!r}")
+    outside = chosen[(chosen < 0) | (chosen >= n_pixels)]
+    if outside.size:
+        raise ValueError(f"pixels names pixel {outside[0]}; the model has the pixels 0 to {n_pixels - 1}")
+    numbers, counts = np.unique(chosen, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"pixels names pixel {numbers[np.argmax(counts > 1)]} more than once")
+    return numbers.astype(int)
+
+
+def _checked_key(key: Any) -> Any:
+    if isinstance(key, bool) or not (isinstance(key, int | np.integer) or hasattr(key, "dtype")):
+        raise TypeError(f"key must be an integer or a JAX key, got {key!r}")
+    return key
+
+
+def _key_text(key: Any) -> str:
+    """The key as a text that tells it from others."""
+    if isinstance(key, int | np.integer):
+        return str(key)
+    typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return " ".join(map(str, np.asarray(jax.random.key_data(key) if typed else key).ravel()))
+
+
+def _warn_of_statuses(status: np.ndarray, pixels: np.ndarray) -> None:
+    """One warning that counts the pixels of each status that a person should look at."""
+    texts = []
+    for kind in PosteriorStatus:
+        found = pixels[status == kind]
+        if kind not in (PosteriorStatus.CONVERGED, PosteriorStatus.RETRIED) and len(found):
+            texts.append(f"{len(found)} of {len(pixels)} pixels, the first is pixel {found[0]}: {kind.message}")
+    if texts:
+        warn_user("; ".join(texts), SamplingWarning)
