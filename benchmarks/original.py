@@ -74,7 +74,7 @@ def train(folder: Path, regularization: float, pixels: list[int], repeats: int) 
 def test(folder: Path, spectra: int, repeats: int) -> list[float]:
     """Label the first spectra with the theta and s2 in the folder; the labels go there too."""
     model = _model(folder, [0])
-    model.use_theta(_load(folder, "theta"), _load(folder, "s2"))
+    model._theta, model._s2 = _load(folder, "theta"), _load(folder, "s2")
     rows = slice(spectra)
     flux, ivar = _load(folder, "test_flux", rows), _load(folder, "test_ivar", rows)
     times = []

@@ -1003,7 +1003,7 @@ class CannonModel:
 
     @property
     def nu(self) -> float | None:
-        """Degrees of freedom of a spectrum's Student-t distribution, infinite for a normal one; None without factors."""
+        """Degrees of freedom of a spectrum's Student-t distribution, infinite for a normal one; None if independent."""
         return None if self.correlation is None else self.correlation.nu
 
     @property

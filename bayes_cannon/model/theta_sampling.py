@@ -189,9 +189,10 @@ def _check_unbounded(problem: PixelProblem, stars: TrainingSet) -> None:
     if bounded.any():
         pixel, term = np.argwhere(bounded)[0]
         bounds = float(problem.lower[pixel, term]), float(problem.upper[pixel, term])
+        text = term_texts(stars.vectorizer)[term]
         raise ValueError(
-            f"sample knows no bounds on theta, and the term {term_texts(stars.vectorizer)[term]} has the bounds {bounds} "
-            f"at pixel {pixel}: remove them from theta_bounds and train again"
+            f"sample knows no bounds on theta, and the term {text} has the bounds {bounds} at pixel {pixel}: "
+            "remove them from theta_bounds and train again"
         )
 
 

@@ -60,7 +60,8 @@ def subject(model):
         "free": (("pixel", "term"), problem.free), **per_pixel,
     }  # fmt: skip
     return Subject(
-        PIXELS, term_texts(model.vectorizer), model.label_names, {"TEFF": "K"}, model.dispersion[PIXELS], problem.flux, problem.ivar,
+        PIXELS, term_texts(model.vectorizer), model.label_names, {"TEFF": "K"}, model.dispersion[PIXELS], problem.flux,
+        problem.ivar,
         constant, {"method": "nuts", "n_chains": 4, "n_draws": N_DRAWS}, model._hashes(),
     )  # fmt: skip
 
