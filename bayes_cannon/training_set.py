@@ -1,7 +1,7 @@
 r"""Choosing a balanced training set from many labelled stars.
 
 Surveys label red-clump giants by the thousand and metal-poor ones by the dozen. A model trained on all of them, or on a
-random draw, is fitted to the crowd; the quadratic then bends where the crowd wants it to. Two ways to cover label space
+random draw, is fitted to the crowd; the quadratic then fits the crowd at the expense of the edges. Two ways to cover label space
 more evenly are offered. Both work in scaled labels (see :mod:`bayes_cannon.core.scaling`), and neither depends on the
 order of the stars.
 
@@ -67,7 +67,7 @@ def balance(
     n_neighbors
         Which nearest neighbour measures the density.
     trim
-        Fraction of the stars, the most isolated ones, that is never chosen; `isolated` tells which these are.
+        Fraction of the stars, the most isolated ones, that is never chosen; see `isolated`.
 
     Returns
     -------

@@ -8,7 +8,7 @@ With the difference d = inferred - reference of one label over all stars:
 - pull: d divided by the error of the inferred label, whose robust and plain scatter are 1 where errors are honest.
 
 A star has failed in a label where its inferred value is NaN. It has no d of either sign, so that the bias and the plain
-figures are those of the other stars; the number of failed stars stands beside them. Labels keep their units throughout.
+figures are those of the other stars; the number of failed stars is given with them. Labels keep their units throughout.
 """
 
 from collections.abc import Callable, Mapping, Sequence

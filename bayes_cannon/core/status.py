@@ -77,7 +77,7 @@ class StarStatus(IntEnum):
 _PIXEL_MESSAGES = {
     PixelStatus.CONVERGED: "converged",
     PixelStatus.ZERO_SCATTER: "converged to s2 = 0: the noise alone explains the residuals",
-    PixelStatus.MAX_ITERATIONS: "stopped before convergence: the certificate says how far from the optimum; "
+    PixelStatus.MAX_ITERATIONS: "stopped before convergence: the certificate states how far from the optimum; "
     "raise the limits in op_kwds or train again, which starts from here",
     PixelStatus.NO_INFORMATION: "no star has a positive ivar at this pixel: theta is NaN, s2 infinite, "
     "and the pixel is skipped in the test step",
@@ -101,18 +101,18 @@ _STAR_MESSAGES = {
 _POSTERIOR_MESSAGES = {
     PosteriorStatus.CONVERGED: "the chains agree",
     PosteriorStatus.RETRIED: "the chains agree after a second run",
-    PosteriorStatus.NOT_MIXED: "the chains do not agree or have few independent draws, in two runs: look at R-hat "
+    PosteriorStatus.NOT_MIXED: "the chains disagree or have few effective draws, in two runs: look at R-hat "
     "and the effective sample sizes, and draw more",
-    PosteriorStatus.DIVERGENT: "many trajectories diverge or reach the largest tree, in two runs: the draws "
-    "may leave out a part of the posterior",
+    PosteriorStatus.DIVERGENT: "many trajectories diverged or reached the maximum tree depth in two runs: "
+    "the draws may miss a part of the posterior",
     PosteriorStatus.INEXACT: "the likelihood could not be interpolated well enough in s: the noise of the stars spans "
     "too many decades; leave out stars of extreme S/N",
     PosteriorStatus.NO_INFORMATION: "no positive ivar or no trained theta: there is no posterior",
     PosteriorStatus.IMPROPER: "the data do not determine every parameter and the prior is flat: the posterior is "
     "improper. Of a pixel: set a regularization, whose Laplace prior makes it proper, or leave terms out. Of a star: "
     "give its labels a prior or bounds",
-    PosteriorStatus.SEVERAL_MODES: "the chains agree around the best mode, but another is not much worse: see "
-    "the modes",
-    PosteriorStatus.MODE_EXCLUDED: "the chains agree, but the prior is zero at the labels that the spectrum likes "
-    "best: look at the spectrum, or widen the prior",
+    PosteriorStatus.SEVERAL_MODES: "the chains agree around the best mode, but another mode is nearly as probable: "
+    "see the modes",
+    PosteriorStatus.MODE_EXCLUDED: "the chains agree, but the prior excludes the maximum-likelihood labels: "
+    "look at the spectrum, or widen the prior",
 }

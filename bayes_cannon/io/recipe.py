@@ -88,7 +88,7 @@ class ScatterSection:
     rank
         Number of factors; low rank needs it.
     heavy_tails
-        Whether spectra follow a Student-t law.
+        Whether spectra follow a Student-t distribution.
     shrinkage
         Of the full covariance, from 0 to 1; chosen by held-out training spectra where it is left out.
 
@@ -135,7 +135,7 @@ class ContinuumSection:
     pixels
         Indices of the continuum pixels, or the path of a ``.npy`` or text file with indices or a mask.
     every
-        Or: every so many pixels is one.
+        Alternatively, use every n-th pixel.
     L, order, regions
         As in `bayes_cannon.continuum.sines_and_cosines`, whose defaults hold.
 
@@ -176,7 +176,7 @@ class DataSection:
     spectra
         Path for `bayes_cannon.io.spectra.read_spectra`; with ``"gaia-xp"`` of another copy of the library.
     labels
-        Path of a FITS, ECSV or CSV table with labels, if they are not beside the spectra.
+        Path of a FITS, ECSV or CSV table with labels, if they are not in the file of the spectra.
     id_column
         Column of that table with the names of the stars.
     log_flux
@@ -316,7 +316,7 @@ def find_recipe(recipe: str | os.PathLike) -> Path:
 
 
 def models_folder() -> Path:
-    """Folder of the shipped recipes: inside the installed package, or beside it in a source tree."""
+    """Folder of the shipped recipes: inside the installed package, or next to it in a source tree."""
     package = Path(bayes_cannon.__file__).parent
     installed = package / "_models"
     return installed if installed.is_dir() else package.parent / "models"

@@ -305,7 +305,7 @@ def _columns(arrays: dict[str, np.ndarray], name: str, suffix: str) -> dict[str,
         return {}
     names = arrays.get("label_names")
     if names is None:
-        raise ValueError(f"the array {name!r} needs 'label_names' beside it")
+        raise ValueError(f"the array {name!r} needs an array 'label_names' in the same file")
     if arrays[name].ndim != 2 or names.shape != (arrays[name].shape[1],):
         raise ValueError(
             f"{name!r} must have shape (star, {names.size}) for the {names.size} label_names, "
@@ -338,7 +338,7 @@ def _numbers(name: str, values: Any) -> np.ndarray:
 
 def _of_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if values.shape != shape:
-        raise ValueError(f"{name} must have shape {shape} beside the flux, got shape {values.shape}")
+        raise ValueError(f"{name} must have shape {shape} to match the flux, got shape {values.shape}")
     return values
 
 

@@ -52,7 +52,7 @@ _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun
 
 
 class NotTrainedError(TypeError):
-    """The model was asked for something that only a trained model knows. Call `CannonModel.train` first."""
+    """This needs a trained model. Call `CannonModel.train` first."""
 
 
 class StaleResultWarning(BayesCannonWarning):
@@ -171,8 +171,8 @@ class CannonModel:
             Return s2 of restricted maximum likelihood. Maximum likelihood, the default, is biased low by about
             ``(D / N)(s2 + sigma^2) / s2``. Theta and the certificates stay those of the maximum.
         max_memory
-            Bytes of working memory of the certified solver, beside the training set and the result. By default it
-            works on blocks of pixels that fit the cache, some tens of MB beside the moments of the training set.
+            Bytes of working memory of the certified solver, in addition to the training set and the result. By default it
+            works on blocks of pixels that fit the cache, some tens of MB in addition to the moments of the training set.
         progress
             True for a bar on the standard error, or a function that is called with the number of pixels finished.
 
@@ -395,7 +395,7 @@ class CannonModel:
             (star, label) or (star, start, label). The best training stars are always tried.
         threads, use_derivatives, op_kwds
             Accepted for old scripts, without effect: all cores and exact derivatives are used, and Newton's method
-            runs to convergence. ``op_kwds`` may hold the names that ``scipy.optimize.leastsq`` knows.
+            runs to convergence. ``op_kwds`` may hold keywords of ``scipy.optimize.leastsq``.
         dispersion
             Wavelengths of these spectra. If given they must be the model's.
         progress
@@ -522,7 +522,7 @@ class CannonModel:
             Integer or JAX key. What is drawn for a star depends on it and on the row of the star only.
         prior
             ``"flat"``, improper; ``"gaussian"``, with the mean and covariance of the training labels; ``"mixture"``, a
-            mixture of normal laws fitted to them (needs scikit-learn); or a NumPyro distribution of the labels in their
+            mixture of normal distributions fitted to them (needs scikit-learn); or a NumPyro distribution of the labels in their
             units, event shape (label,).
         bounds
             Lowest and highest value by label name, such as ``{"TEFF": (4000, 5300), "LOGG": (0, None)}``, outside of
@@ -606,14 +606,14 @@ class CannonModel:
             Integer seed or JAX key.
         method
             ``"nuts"``; ``"hmc"``, with trajectories of fixed length; ``"psis"``, the fastest: importance
-            sampling of the normal law of expectation propagation, with chains at the pixels where the Pareto k-hat of
+            sampling from the normal approximation of expectation propagation, with chains at the pixels where the Pareto k-hat of
             the weights says that it is not good enough. It takes the place of a Laplace approximation, which the kink
             of the Laplace prior at zero makes useless; ``"laplace"`` is another name for it.
         pixels
             Which pixels: indices or a mask of shape (pixel,); all by default.
         n_chains, n_warmup, n_draws
-            Chains of each pixel, and draws of each chain that are forgotten and that are kept. Far fewer than 500 are
-            too few for R-hat to tell good chains from bad ones: pixels are then sampled twice and flagged in vain.
+            Chains of each pixel, and draws of each chain that are forgotten and that are kept. With far fewer than 500
+            draws R-hat is too noisy: converged pixels are sampled again and flagged by mistake.
             Pixels are sampled in blocks of 32, so that a few take as long as one block.
         theta_0
             Mean m and standard deviation t, of all pixels. By default the mean training flux at the pixel and ten
@@ -709,8 +709,8 @@ class CannonModel:
     ) -> Calibration:
         """Learn how large the errors of labels are, from training stars that are held out.
 
-        The training stars are held out fold after fold and labelled by the others. What their labels are off by, beside
-        what their covariances say, gives a factor and a floor for each label and the tails
+        The training stars are held out fold after fold and labelled by the others. Their residuals, compared with
+        what their covariances state, gives a factor and a floor for each label and the tails
         (`calibration.fit.calibrate`). From then on the covariance of every fit is the calibrated one, until the
         model is trained again, or the posterior of theta is another one; the labels themselves stay as they are. Where
         the model integrates theta out, so do those of the folds, with the posterior of their own theta by importance

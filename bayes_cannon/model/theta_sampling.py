@@ -191,7 +191,7 @@ def _check_unbounded(problem: PixelProblem, stars: TrainingSet) -> None:
         bounds = float(problem.lower[pixel, term]), float(problem.upper[pixel, term])
         text = term_texts(stars.vectorizer)[term]
         raise ValueError(
-            f"sample knows no bounds on theta, and the term {text} has the bounds {bounds} at pixel {pixel}: "
+            f"sample does not support bounds on theta, and the term {text} has the bounds {bounds} at pixel {pixel}: "
             "remove them from theta_bounds and train again"
         )
 
@@ -232,7 +232,7 @@ def _checked_key(key: Any) -> Any:
 
 
 def _key_text(key: Any) -> str:
-    """The key as a text that tells it from others."""
+    """The key as text, different for different keys."""
     if isinstance(key, int | np.integer):
         return str(key)
     typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
