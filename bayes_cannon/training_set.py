@@ -1,9 +1,9 @@
 r"""Choosing a balanced training set from many labelled stars.
 
 Surveys label red-clump giants by the thousand and metal-poor ones by the dozen. A model trained on all of them, or on a
-random draw, is fitted to the crowd; the quadratic then fits the crowd at the expense of the edges. Two ways to cover label space
-more evenly are offered. Both work in scaled labels (see :mod:`bayes_cannon.core.scaling`), and neither depends on the
-order of the stars.
+random draw, is fitted to the crowd; the quadratic then fits the crowd at the expense of the edges. Two ways to cover
+label space more evenly are offered. Both work in scaled labels (see :mod:`bayes_cannon.core.scaling`), and neither
+depends on the order of the stars.
 
 ``"density"`` draws stars at random without replacement, with weights :math:`density^{-\alpha}`. It keeps some of the
 crowd, so that averages over the training set remain meaningful.

@@ -18,7 +18,6 @@ from bayes_cannon.core.status import PixelStatus, StarStatus
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
-from bayes_cannon.io.model_file import read_model
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.recipe import Recipe, read_recipe
 from bayes_cannon.io.recipe_values import Limits
@@ -26,8 +25,8 @@ from bayes_cannon.io.spectra import Spectra, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, join_labels, label_table, read_table, write_table
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel, RestrictedCannonModel
-from bayes_cannon.model.label_errors import CalibratedFit
-from bayes_cannon.scatter.settings import LowRank
+from bayes_cannon.model.calibrating import CalibratedFit
+from bayes_cannon.scatter import LowRank
 from bayes_cannon.validate import folds, summary_table
 
 _SHOWN_COLUMNS = ("label", "unit", "stars", "failed", "bias", "robust_scatter", "median_error", "robust_pull")
@@ -97,10 +96,9 @@ def run_inference(
     With ``error_budget`` it has the sources of each label's error too.
     """
     check_output_path(check_table_suffix(output), overwrite=overwrite)
-    state, trained = read_model(model), CannonModel.read(model)
-    stars = read_spectra(spectra)
-    if "preparation" in state.provenance:
-        stars = Preparation.from_text(state.provenance["preparation"]).apply(stars)
+    trained, stars = CannonModel.read(model), read_spectra(spectra)
+    if "preparation" in trained.provenance:
+        stars = Preparation.from_text(trained.provenance["preparation"]).apply(stars)
     if stars.wavelength is None and trained.dispersion is not None:
         click.echo(f"Warning: {spectra} has no wavelengths: they are taken to be those of the model", err=True)
     fit = trained.fit_labels(stars.flux, stars.ivar, dispersion=stars.wavelength, progress=None if quiet else True)

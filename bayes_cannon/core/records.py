@@ -5,14 +5,17 @@ records are compared (`equal`), and a model file is written and read without a l
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
+NOT_STORED: dict[str, Any] = {"stored": False}
+"""Metadata of a field that is neither stored nor compared; whoever reads the record has to supply it."""
 
-def dims(*names: str, about: str = "", **options: Any) -> Any:
-    """Dataclass field that holds an array with these dimensions, or a mapping of such arrays.
+
+def dims(*names: str, about: str = "") -> dict[str, Any]:
+    """Metadata of a field that holds an array with these dimensions, or a mapping of such arrays.
 
     Parameters
     ----------
@@ -20,26 +23,19 @@ def dims(*names: str, about: str = "", **options: Any) -> Any:
         Dimensions in the order of the axes, such as ``"pixel", "term"``. A number in place of the array is allowed.
     about
         One line that describes the array in a file.
-    options
-        ``default`` and ``default_factory`` as for `dataclasses.field`.
 
     """
-    return field(metadata={"dims": names, "about": about}, **options)
+    return {"dims": names, "about": about}
 
 
-def encoded(encode: Callable[[Any], Any], decode: Callable[[Any], Any], stored_as: type, **options: Any) -> Any:
-    """Dataclass field that is stored in another form: a record or value of the type ``stored_as``."""
-    return field(metadata={"encode": encode, "decode": decode, "stored_as": stored_as}, **options)
+def encoded(encode: Callable[[Any], Any], decode: Callable[[Any], Any], stored_as: Any) -> dict[str, Any]:
+    """Metadata of a field that is stored in another form: a record or value of the type ``stored_as``."""
+    return {"encode": encode, "decode": decode, "stored_as": stored_as}
 
 
-def one_of(kinds: Callable[[], Mapping[str, type]], **options: Any) -> Any:
-    """Dataclass field that holds a record of one of several classes, found by name in ``kinds()`` when it is read."""
-    return field(metadata={"kinds": kinds}, **options)
-
-
-def not_stored(**options: Any) -> Any:
-    """Dataclass field that is neither stored nor compared; whoever reads the record has to supply it."""
-    return field(metadata={"stored": False}, **options)
+def one_of(kinds: Callable[[], Mapping[str, type]]) -> dict[str, Any]:
+    """Metadata of a field that holds a record of one of several classes, found by name in ``kinds()`` when it is read."""
+    return {"kinds": kinds}
 
 
 def stored_fields(record: Any) -> list[Field[Any]]:

@@ -5,7 +5,7 @@ The fiducial is the median of the training labels, the scale their 97.5 minus 2.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,8 +27,8 @@ class LabelScaling:
 
     """
 
-    fiducial: np.ndarray = dims("label", about="zero point of each label, in its unit")
-    scale: np.ndarray = dims("label", about="range of each label, in its unit")
+    fiducial: np.ndarray = field(metadata=dims("label", about="zero point of each label, in its unit"))
+    scale: np.ndarray = field(metadata=dims("label", about="range of each label, in its unit"))
     factor: float = 1.0
 
     @classmethod

@@ -1,9 +1,9 @@
 """The posterior of theta and s as a labelled tree, an ``xarray.DataTree`` as ArviZ takes it.
 
 Groups: ``posterior`` with the draws of theta (chain, draw, pixel, term) and s (chain, draw, pixel), and
-``sample_stats``, both only where draws are kept; ``summary``, of every pixel; ``observed_data`` with the flux
-(star, pixel) and ``constant_data`` with what the flux is explained by and the priors. The pixels are those that were
-asked for, by their number; terms and labels have their names, and wavelengths are a coordinate of the pixels. The attributes
+``sample_stats``, both only where draws are kept; ``summary``, of every pixel; ``observed_data`` with the flux (star,
+pixel) and ``constant_data`` with what the flux is explained by and the priors. The pixels are those that were asked
+for, by their number; terms and labels have their names, and wavelengths are a coordinate of the pixels. The attributes
 of the tree say how it was sampled (``sampling_...``) and of which model (``model_...``, hashes).
 """
 

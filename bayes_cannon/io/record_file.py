@@ -145,7 +145,7 @@ def _nested(field: Field[Any], hint: Any, groups: Groups, path: str, given: dict
         return arrays | {unquote(str(name)): _plain(value) for name, value in dataset.attrs.items()}
     name = str(groups[path].attrs.get(KIND, ""))
     known = field.metadata["kinds"]() if "kinds" in field.metadata else {}
-    known = known or {member.__name__: member for member in _members(hint) if is_dataclass(member)}
+    known = known or {member.__name__: member for member in _members(hint) if isinstance(member, type)}
     if name not in known:
         raise ValueError(
             f"{path.removeprefix('/')} is of the class {name!r}, not one of {', '.join(known)}. If that is a class of "

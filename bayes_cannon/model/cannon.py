@@ -25,6 +25,7 @@ from bayes_cannon.labelling.batches import check_batch, spectra_rows
 from bayes_cannon.labelling.error_budget import ErrorBudget, error_budget
 from bayes_cannon.labelling.fit import fit_label_stream, fit_labels
 from bayes_cannon.labelling.hull import in_convex_hull
+from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.model.calibrating import CalibratedFit, calibrated_fit, learn_calibration
 from bayes_cannon.model.record import StarRecord
 from bayes_cannon.model.result import Certificates, TrainingResult
@@ -52,7 +53,7 @@ _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun
 
 
 class NotTrainedError(TypeError):
-    """This needs a trained model. Call `CannonModel.train` first."""
+    """A trained model is needed for this. Call `CannonModel.train` first."""
 
 
 class StaleResultWarning(BayesCannonWarning):
@@ -171,8 +172,9 @@ class CannonModel:
             Return s2 of restricted maximum likelihood. Maximum likelihood, the default, is biased low by about
             ``(D / N)(s2 + sigma^2) / s2``. Theta and the certificates stay those of the maximum.
         max_memory
-            Bytes of working memory of the certified solver, in addition to the training set and the result. By default it
-            works on blocks of pixels that fit the cache, some tens of MB in addition to the moments of the training set.
+            Bytes of working memory of the certified solver, in addition to the training set and the result. By default
+            it works on blocks of pixels that fit the cache, some tens of MB in addition to the moments of the training
+            set.
         progress
             True for a bar on the standard error, or a function that is called with the number of pixels finished.
 
@@ -419,7 +421,7 @@ class CannonModel:
         if unknown:
             raise ValueError(f"unknown op_kwds {', '.join(unknown)}; known are {', '.join(_LEASTSQ_KEYWORDS)}")
         fit = self.fit_labels(flux, ivar, initial_labels=initial_labels, dispersion=dispersion, progress=progress)
-        metadata = [StarRecord(self, self.label_names, fit, star) for star in range(len(fit.labels))]
+        metadata: list[Record] = [StarRecord(self, self.label_names, fit, star) for star in range(len(fit.labels))]
         return fit.labels, fit.covariance, metadata
 
     def fit_labels(
@@ -522,8 +524,8 @@ class CannonModel:
             Integer or JAX key. What is drawn for a star depends on it and on the row of the star only.
         prior
             ``"flat"``, improper; ``"gaussian"``, with the mean and covariance of the training labels; ``"mixture"``, a
-            mixture of normal distributions fitted to them (needs scikit-learn); or a NumPyro distribution of the labels in their
-            units, event shape (label,).
+            mixture of normal distributions fitted to them (needs scikit-learn); or a NumPyro distribution of the labels
+            in their units, event shape (label,).
         bounds
             Lowest and highest value by label name, such as ``{"TEFF": (4000, 5300), "LOGG": (0, None)}``, outside of
             which the prior is zero.
@@ -605,10 +607,10 @@ class CannonModel:
         key
             Integer seed or JAX key.
         method
-            ``"nuts"``; ``"hmc"``, with trajectories of fixed length; ``"psis"``, the fastest: importance
-            sampling from the normal approximation of expectation propagation, with chains at the pixels where the Pareto k-hat of
-            the weights says that it is not good enough. It takes the place of a Laplace approximation, which the kink
-            of the Laplace prior at zero makes useless; ``"laplace"`` is another name for it.
+            ``"nuts"``; ``"hmc"``, with trajectories of fixed length; ``"psis"``, the fastest: importance sampling from
+            the normal approximation of expectation propagation, with chains at the pixels where the Pareto k-hat of the
+            weights says that it is not good enough. It takes the place of a Laplace approximation, which the kink of
+            the Laplace prior at zero makes useless; ``"laplace"`` is another name for it.
         pixels
             Which pixels: indices or a mask of shape (pixel,); all by default.
         n_chains, n_warmup, n_draws
@@ -1087,7 +1089,7 @@ class RestrictedCannonModel(CannonModel):
 
     def __init__(self, *args: Any, theta_bounds: Mapping[str, Sequence[float | None]] | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.theta_bounds = theta_bounds  # type: ignore[assignment]
+        self.theta_bounds = theta_bounds
 
 
 def load_model(path: str | os.PathLike[str]) -> CannonModel:

@@ -21,8 +21,8 @@ def log_likelihood(tree: xr.DataTree, pixels: Any = None) -> xr.DataTree:
     .. math:: \ln \mathrm{Normal}\left(y_{jn} \mid v_n \cdot \theta_j, (\sigma_{jn}^2 + s_j^2) / \tau_n\right)
 
     with the weights tau of heavy tails, else 1. Each pixel by itself, also where the scatter is correlated between
-    pixels. Stars with ``ivar = 0`` at any of these pixels are left out of the tree, because ArviZ does not support missing
-    values: take pixels one by one to lose none.
+    pixels. Stars with ``ivar = 0`` at any of these pixels are left out of the tree, because ArviZ does not support
+    missing values: take pixels one by one to lose none.
 
     Parameters
     ----------

@@ -1,12 +1,12 @@
 """What a training has found, as one record that is replaced as a whole."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
-from bayes_cannon.core.records import dims, encoded, not_stored, one_of
+from bayes_cannon.core.records import NOT_STORED, dims, encoded, one_of
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.model.settings import Settings
 from bayes_cannon.model.stars import TrainingSet
@@ -19,11 +19,13 @@ from bayes_cannon.training.problem import PixelSolution
 class Certificates:
     """How each pixel's training ended, as in `training.problem.PixelSolution`, shape (pixel,) each."""
 
-    objective: np.ndarray = dims("pixel", about="training scalar")
-    duality_gap: np.ndarray = dims("pixel", about="relative duality gap")
-    profile_gradient: np.ndarray = dims("pixel", about="derivative of the profile by s2, over the sum of the weights")
-    iterations: np.ndarray = dims("pixel", about="iterations of the solver")
-    status: np.ndarray = dims("pixel", about="PixelStatus")
+    objective: np.ndarray = field(metadata=dims("pixel", about="training scalar"))
+    duality_gap: np.ndarray = field(metadata=dims("pixel", about="relative duality gap"))
+    profile_gradient: np.ndarray = field(
+        metadata=dims("pixel", about="derivative of the profile by s2, over the sum of the weights")
+    )
+    iterations: np.ndarray = field(metadata=dims("pixel", about="iterations of the solver"))
+    status: np.ndarray = field(metadata=dims("pixel", about="PixelStatus"))
 
     @classmethod
     def of(cls, solution: PixelSolution) -> "Certificates":
@@ -35,10 +37,12 @@ class Certificates:
 class StoredPosterior:
     """What labels need of the posterior of theta, as a file keeps it (`ThetaPosterior.packed`)."""
 
-    theta_mean: np.ndarray = dims("pixel", "term", about="posterior mean of theta")
-    theta_covariance: np.ndarray = dims("pixel", "pair", about="lower triangle of its covariance, row by row")
-    s2_mean: np.ndarray = dims("pixel", about="posterior mean of s^2")
-    status: np.ndarray = dims("pixel", about="PosteriorStatus")
+    theta_mean: np.ndarray = field(metadata=dims("pixel", "term", about="posterior mean of theta"))
+    theta_covariance: np.ndarray = field(
+        metadata=dims("pixel", "pair", about="lower triangle of its covariance, row by row")
+    )
+    s2_mean: np.ndarray = field(metadata=dims("pixel", about="posterior mean of s^2"))
+    status: np.ndarray = field(metadata=dims("pixel", about="PosteriorStatus"))
 
     @classmethod
     def of(cls, posterior: ThetaPosterior) -> "StoredPosterior":
@@ -80,17 +84,17 @@ class TrainingResult:
 
     """
 
-    stars: TrainingSet = not_stored()
-    theta: np.ndarray = dims("pixel", "term", about="coefficients of the terms")
-    s2: np.ndarray = dims("pixel", about="variance of the intrinsic scatter")
-    scatter: LearnedScatter = one_of(lambda: LEARNED)
+    stars: TrainingSet = field(metadata=NOT_STORED)
+    theta: np.ndarray = field(metadata=dims("pixel", "term", about="coefficients of the terms"))
+    s2: np.ndarray = field(metadata=dims("pixel", about="variance of the intrinsic scatter"))
+    scatter: LearnedScatter = field(metadata=one_of(lambda: LEARNED))
     scatter_asked: str = ""
     certificates: Certificates | None = None
     trained_with: Settings | None = None
     op_method: str | None = None
     dof_correction: bool = False
-    posterior: ThetaPosterior | None = encoded(
-        StoredPosterior.of, StoredPosterior.posterior, StoredPosterior, default=None
+    posterior: ThetaPosterior | None = field(
+        metadata=encoded(StoredPosterior.of, StoredPosterior.posterior, StoredPosterior), default=None
     )
     calibration: Calibration | None = None
 

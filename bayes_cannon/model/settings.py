@@ -1,7 +1,7 @@
 """How a model is trained and used: the settings of `CannonModel`, and the training problem that they state."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from bayes_cannon.core.censoring import Censors, design_matrix_mask
 from bayes_cannon.core.records import dims, encoded, equal, one_of
 from bayes_cannon.core.vectorizer import BaseVectorizer, PolynomialVectorizer
 from bayes_cannon.model.stars import TrainingSet
-from bayes_cannon.scatter.base import FAMILIES, ScatterFamily
+from bayes_cannon.scatter.base import FAMILIES, Scatter
 from bayes_cannon.training.problem import PixelProblem
 
 Bound = tuple[float | None, float | None]
@@ -46,19 +46,21 @@ class Settings:
 
     """
 
-    regularization: float | np.ndarray | None = dims("pixel", about="Lambda", default=None)
-    censors: Mapping[str, np.ndarray] = dims("pixel", about="True where a label may not act", default_factory=dict)
-    theta_bounds: Mapping[str, Bound] = encoded(
-        _bounds_as_arrays, _bounds_of_arrays, Mapping[str, np.ndarray], default_factory=dict
+    regularization: float | np.ndarray | None = field(metadata=dims("pixel", about="Lambda"), default=None)
+    censors: Mapping[str, np.ndarray] = field(
+        metadata=dims("pixel", about="True where a label may not act"), default_factory=dict
     )
-    scatter: ScatterFamily | str | None = one_of(lambda: FAMILIES, default=None)
+    theta_bounds: Mapping[str, Bound] = field(
+        metadata=encoded(_bounds_as_arrays, _bounds_of_arrays, Mapping[str, np.ndarray]), default_factory=dict
+    )
+    scatter: Scatter | str | None = field(metadata=one_of(lambda: FAMILIES), default=None)
     integrate_theta: bool = True
 
     def snapshot(self) -> "Settings":
         """What decides theta, with arrays of its own, which later changes in place do not reach."""
-        regularization = None if self.regularization is None else np.array(self.regularization)
-        if regularization is not None and regularization.ndim == 0:
-            regularization = float(regularization)
+        regularization = self.regularization
+        if isinstance(regularization, np.ndarray):
+            regularization = regularization.copy()
         censors = {name: mask.copy() for name, mask in self.censors.items() if mask.any()}
         return replace(self, regularization=regularization, censors=censors, scatter=None, integrate_theta=True)
 

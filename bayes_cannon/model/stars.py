@@ -12,6 +12,7 @@ from bayes_cannon.core.labels import label_array, label_units
 from bayes_cannon.core.records import dims, encoded
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.terms import Terms
+from bayes_cannon.core.typing import PerStar
 from bayes_cannon.core.vectorizer import BaseVectorizer, PolynomialVectorizer, monomials
 from bayes_cannon.labelling.leverage import leverage, leverage_root
 
@@ -20,9 +21,9 @@ from bayes_cannon.labelling.leverage import leverage, leverage_root
 class StoredTerms:
     """The terms of a vectorizer as a file keeps them: names of the labels, and their powers (term, label)."""
 
-    label_names: tuple[str, ...] = dims("label", about="names of the labels")
-    exponents: np.ndarray = dims("term", "label", about="power of each label in each term")
-    texts: tuple[str, ...] = dims("term", about="text of each term")
+    label_names: tuple[str, ...] = field(metadata=dims("label", about="names of the labels"))
+    exponents: np.ndarray = field(metadata=dims("term", "label", about="power of each label in each term"))
+    texts: tuple[str, ...] = field(metadata=dims("term", about="text of each term"))
 
     @classmethod
     def of(cls, vectorizer: BaseVectorizer) -> "StoredTerms":
@@ -61,13 +62,13 @@ class TrainingSet:
 
     """
 
-    vectorizer: BaseVectorizer = encoded(StoredTerms.of, StoredTerms.vectorizer, StoredTerms)
-    labels: np.ndarray = dims("star", "label", about="labels in their units")
+    vectorizer: BaseVectorizer = field(metadata=encoded(StoredTerms.of, StoredTerms.vectorizer, StoredTerms))
+    labels: np.ndarray = field(metadata=dims("star", "label", about="labels in their units"))
     scaling: LabelScaling
     label_units: Mapping[str, str] = field(default_factory=dict)
-    flux: np.ndarray | None = dims("star", "pixel", about="normalized flux", default=None)
-    ivar: np.ndarray | None = dims("star", "pixel", about="inverse variance of the flux", default=None)
-    dispersion: np.ndarray | None = dims("pixel", about="wavelength", default=None)
+    flux: np.ndarray | None = field(metadata=dims("star", "pixel", about="normalized flux"), default=None)
+    ivar: np.ndarray | None = field(metadata=dims("star", "pixel", about="inverse variance of the flux"), default=None)
+    dispersion: np.ndarray | None = field(metadata=dims("pixel", about="wavelength"), default=None)
 
     @classmethod
     def from_user(
@@ -136,7 +137,7 @@ class TrainingSet:
     def _leverage_root(self) -> np.ndarray:
         return leverage_root(self.terms.design)
 
-    def leverage(self, labels: Any) -> np.ndarray:
+    def leverage(self, labels: Any) -> PerStar:
         """How far labels lie from those of the stars, whose mean is one (`labelling.leverage`), shape (star,)."""
         return leverage(self._leverage_root, self.terms_at(labels).design)
 

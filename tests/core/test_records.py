@@ -1,27 +1,27 @@
 """Records: dimensions that are checked where they meet, and equality that knows arrays and NaN."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
-from bayes_cannon.core.records import check_dims, dims, equal, not_stored
+from bayes_cannon.core.records import NOT_STORED, check_dims, dims, equal
 
 
 @dataclass(frozen=True, eq=False)
 class Inner:
-    values: np.ndarray = dims("pixel")
+    values: np.ndarray = field(metadata=dims("pixel"))
     weight: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Outer:
-    matrix: np.ndarray = dims("pixel", "term")
+    matrix: np.ndarray = field(metadata=dims("pixel", "term"))
     inner: Inner
-    masks: Mapping[str, np.ndarray] = dims("pixel", default_factory=dict)
-    strength: float | np.ndarray | None = dims("pixel", default=None)
-    about: object = not_stored(default=None)
+    masks: Mapping[str, np.ndarray] = field(metadata=dims("pixel"), default_factory=dict)
+    strength: float | np.ndarray | None = field(metadata=dims("pixel"), default=None)
+    about: object = field(metadata=NOT_STORED, default=None)
 
 
 OUTER = Outer(np.ones((4, 3)), Inner(np.array([0.0, np.nan, 1.0, 2.0])), {"a": np.zeros(4, bool)}, 2.0)

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bayes_cannon.core.records import dims, encoded, equal, not_stored, one_of, stored_fields
+from bayes_cannon.core.records import NOT_STORED, dims, encoded, equal, one_of, stored_fields
 from bayes_cannon.io.record_file import from_groups, read_groups, to_groups, write_groups
 
 
@@ -18,7 +18,7 @@ class Circle:
 
 @dataclass(frozen=True, eq=False)
 class Polygon:
-    corners: np.ndarray = dims("corner", "axis")
+    corners: np.ndarray = field(metadata=dims("corner", "axis"))
 
 
 SHAPES = {"Circle": Circle, "Polygon": Polygon}
@@ -26,17 +26,17 @@ SHAPES = {"Circle": Circle, "Polygon": Polygon}
 
 @dataclass(frozen=True, eq=False)
 class Everything:
-    owner: str = not_stored()
-    array: np.ndarray = dims("star", "pixel", about="an array")
-    single: np.ndarray = dims("star")
-    mask: np.ndarray = dims("pixel")
-    number_or_array: float | np.ndarray | None = dims("pixel", default=None)
-    names: tuple[str, ...] = dims("label", default=())
-    shape: Circle | Polygon | str | None = one_of(lambda: SHAPES, default=None)
+    owner: str = field(metadata=NOT_STORED)
+    array: np.ndarray = field(metadata=dims("star", "pixel", about="an array"))
+    single: np.ndarray = field(metadata=dims("star"))
+    mask: np.ndarray = field(metadata=dims("pixel"))
+    number_or_array: float | np.ndarray | None = field(metadata=dims("pixel"), default=None)
+    names: tuple[str, ...] = field(metadata=dims("label"), default=())
+    shape: Circle | Polygon | str | None = field(metadata=one_of(lambda: SHAPES), default=None)
     circle: Circle | None = None
-    masks: Mapping[str, np.ndarray] = dims("pixel", default_factory=dict)
+    masks: Mapping[str, np.ndarray] = field(metadata=dims("pixel"), default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
-    percent: float = encoded(lambda value: value / 100, lambda value: value * 100, float, default=50.0)
+    percent: float = field(metadata=encoded(lambda value: value / 100, lambda value: value * 100, float), default=50.0)
     flag: bool = True
     other_flag: bool | None = None
     count: int = 3

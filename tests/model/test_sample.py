@@ -241,7 +241,9 @@ def test_models_that_cannot_be_sampled(tmp_path, model, monkeypatch):
         untrained().sample()
     bounded = untrained(theta_bounds={"TEFF": (None, 0.3)})
     bounded.train()
-    with pytest.raises(ValueError, match=r"does not support bounds on theta, and the term TEFF has the bounds \(-inf, 0.3\)"):
+    with pytest.raises(
+        ValueError, match=r"does not support bounds on theta, and the term TEFF has the bounds \(-inf, 0.3\)"
+    ):
         bounded.sample()
     monkeypatch.setattr("bayes_cannon.io.posterior_tree.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"bayes-cannon\[zarr\]"):
