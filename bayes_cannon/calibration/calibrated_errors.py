@@ -11,8 +11,9 @@ with C the formal covariance; `programs.residuals` says what A, H, F and nu are.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln, ndtri, stdtrit
+from scipy.special import ndtri, stdtrit
 
+from bayes_cannon.core import student_t
 from bayes_cannon.core.typing import PerLabel, PerStar, StarLabel, StarLabelLabel
 
 
@@ -181,7 +182,7 @@ class Calibration:
         d, nu = scaled[known], nu[known]
         squared = np.einsum("nk,nk->n", d, np.linalg.solve(correlation[known], d[:, :, None])[:, :, 0])
         log_det = np.linalg.slogdet(correlation[known])[1] + 2 * np.log(unit[known]).sum(axis=1)
-        score[known] = _log_student(squared, nu, self.n_labels) - log_det / 2
+        score[known] = student_t.log_density(squared, log_det, self.n_labels, nu)
         return score
 
     def _log_snr(self, snr: PerStar) -> PerStar:
@@ -197,12 +198,3 @@ class Calibration:
             raise ValueError(f"leverage must have shape {shape}, one value a star as snr; got {relative.shape}")
         reach = relative[:, None] ** self.power
         return reach[:, :, None] * self.floor * reach[:, None, :]
-
-
-def _log_student(squared: PerStar, nu: PerStar, n_labels: int) -> PerStar:
-    """Log density of the standard multivariate law with this squared distance; the normal one for infinite nu."""
-    heavy = np.isfinite(nu)
-    nu = np.where(heavy, nu, 1.0)
-    student = gammaln((nu + n_labels) / 2) - gammaln(nu / 2) - n_labels / 2 * np.log(nu * np.pi)
-    student -= (nu + n_labels) / 2 * np.log1p(squared / nu)
-    return np.where(heavy, student, -squared / 2 - n_labels / 2 * np.log(2 * np.pi))

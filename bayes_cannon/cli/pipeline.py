@@ -27,7 +27,7 @@ from bayes_cannon.io.tables import check_table_suffix, join_labels, label_table,
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel, RestrictedCannonModel
 from bayes_cannon.model.label_errors import CalibratedFit
-from bayes_cannon.scatter.settings import LowRank
+from bayes_cannon.scatter import LowRank
 from bayes_cannon.validate import folds, summary_table
 
 _SHOWN_COLUMNS = ("label", "unit", "stars", "failed", "bias", "robust_scatter", "median_error", "robust_pull")

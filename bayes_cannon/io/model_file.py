@@ -24,7 +24,8 @@ from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.io.atomic import atomic_path
 from bayes_cannon.io.calibration import calibration_attributes, calibration_variables, read_calibration
 from bayes_cannon.io.model_state import POSTERIOR_AXES, ModelState
-from bayes_cannon.scatter.settings import AUTO, Full, Given, LowRank, Scatter
+from bayes_cannon.scatter import Full, Given, LowRank, Scatter
+from bayes_cannon.scatter.selection import AUTO
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "ModelState", "read_model", "training_set_hash", "write_model"]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, Term
-from bayes_cannon.scatter.settings import Scatter
+from bayes_cannon.scatter import Scatter
 
 POSTERIOR_AXES = {
     "theta_mean": ("pixel", "term"), "theta_covariance": ("pixel", "pair"), "s2_mean": ("pixel",), "status": ("pixel",),

@@ -28,7 +28,8 @@ from typing import Any
 import bayes_cannon
 from bayes_cannon.io import recipe_values as values
 from bayes_cannon.io.recipe_values import Check, Limits
-from bayes_cannon.scatter.settings import AUTO, Full, LowRank, Scatter
+from bayes_cannon.scatter import Full, LowRank, Scatter
+from bayes_cannon.scatter.selection import AUTO
 
 RECIPE_FILE = "recipe.toml"
 SOURCES = ("file", "gaia-xp")

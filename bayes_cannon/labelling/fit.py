@@ -15,16 +15,16 @@ from itertools import chain
 import jax
 import numpy as np
 
-from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import StarStatus
-from bayes_cannon.core.vectorizer import BaseVectorizer
 from bayes_cannon.execution.compiled_programs import make_room
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch, raise_fault
-from bayes_cannon.labelling.compressed import TrainedPixels, fit_batch
+from bayes_cannon.labelling.compressed import fit_batch
 from bayes_cannon.labelling.marginalized import fit_integrated
-from bayes_cannon.labelling.theta_errors import ThetaUncertainty
-from bayes_cannon.scatter.settings import Correlation
+from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.training.problem import Progress
+
+Spectra = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Flux and ivar, shape (star, pixel), and further starts in scaled labels, shape (star, start, label)."""
 
 ELEMENTS_PER_BATCH = 500_000
 """Stars times pixels of a batch: 4 MB for each array of that shape, which stays in the cache.
@@ -33,10 +33,10 @@ Larger arrays go back to the system after each batch, and to fetch them anew can
 """
 
 TABLE_PER_BATCH = 8
-"""A batch has at least one element for so many of the table of products, which is read once a batch."""
+"""Largest number of entries of the table of products, which is read once a batch, per element of a batch."""
 
 WORKERS = min(os.cpu_count() or 1, 8) + 1
-"""So many batches are computed at a time: one more than cores, so that none idles while Python has a batch."""
+"""Number of batches computed at a time: one more than cores, so that none idles while Python has a batch."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,10 @@ class LabelFit:
 
 
 def fit_labels(
+    trained: TrainedModel,
     flux: np.ndarray,
     ivar: np.ndarray,
     *,
-    theta: np.ndarray,
-    s2: np.ndarray,
-    vectorizer: BaseVectorizer,
-    scaling: LabelScaling,
-    training_labels: np.ndarray,
-    correlation: Correlation | None = None,
-    theta_covariance: np.ndarray | None = None,
     initial_labels: np.ndarray | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -111,19 +105,11 @@ def fit_labels(
 
     Parameters
     ----------
+    trained
+        The model. With a covariance of theta, theta is integrated out (`labelling.theta_errors`).
     flux, ivar
         Normalized flux and its inverse variance, shape (star, pixel). Anything with a shape that gives arrays when
         sliced will do, such as a memory map; it is read batch by batch. Flux where ``ivar = 0`` never matters.
-    theta, s2
-        Coefficients (pixel, term) and variance of the scatter (pixel,). Pixels where either is not finite are skipped.
-    vectorizer, scaling
-        Of the trained model.
-    training_labels
-        In their units, shape (star, label). Starting points, and the range outside of which labels are flagged.
-    correlation
-        Of the scatter between pixels, where the model has it.
-    theta_covariance
-        Of theta, shape (pixel, term, term): it is integrated out (`labelling.theta_errors`). None takes theta as known.
     initial_labels
         Further starting points in label units: one set (label,), one set for all stars (1, label), one per star
         (star, label), or several per star (star, start, label).
@@ -145,27 +131,22 @@ def fit_labels(
 
     Notes
     -----
-    The covariance assumes that theta and the scatter are known and as the model says. Where the model calls the scatter
-    independent and it is not, the errors are several times too small.
+    The covariance assumes that the scatter is known and of the kind that the model has. Where the model calls the
+    scatter independent and it is not, the errors are several times too small.
 
     """
-    pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels, correlation)
-    x, uncertainty = scaling.scaled(training_labels), None
-    if theta_covariance is not None:
-        uncertainty = ThetaUncertainty.from_labels(theta_covariance, vectorizer.exponents, x, correlation)
-    n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
-    check_batch(flux, ivar, n_pixels)
+    check_batch(flux, ivar, trained.n_pixels)
     n_stars = len(flux)
-    starts = _scaled_starts(initial_labels, n_stars, n_labels, scaling)
-    size = _batch_size(batch_size, n_stars, n_pixels, pixels.products.size)
+    starts = _scaled_starts(initial_labels, n_stars, trained)
+    size = _batch_size(batch_size, n_stars, trained)
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def batches() -> Iterator[Spectra]:
         for first in range(0, n_stars, size):
             stars = slice(first, first + size)
             yield flux[stars], ivar[stars], starts[stars]
 
-    parts = [_no_stars(n_labels)]
-    for part in fit_batches(batches(), pixels, scaling=scaling, batch_size=size, uncertainty=uncertainty):
+    parts = [_no_stars(trained.n_labels)]
+    for part in fit_batches(trained, batches(), size):
         parts.append(part)
         if progress is not None:
             progress(len(part.status))
@@ -173,15 +154,9 @@ def fit_labels(
 
 
 def fit_label_stream(
+    trained: TrainedModel,
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     *,
-    theta: np.ndarray,
-    s2: np.ndarray,
-    vectorizer: BaseVectorizer,
-    scaling: LabelScaling,
-    training_labels: np.ndarray,
-    correlation: Correlation | None = None,
-    theta_covariance: np.ndarray | None = None,
     initial_labels: np.ndarray | None = None,
     batch_size: int | None = None,
 ) -> Iterator[LabelFit]:
@@ -189,10 +164,10 @@ def fit_label_stream(
 
     Parameters
     ----------
+    trained
+        The model.
     batches
         Flux and ivar, both (star, pixel), of some stars at a time; any number of stars, or a memory map of all.
-    theta, s2, vectorizer, scaling, training_labels, correlation, theta_covariance
-        As in `fit_labels`.
     initial_labels
         Further starting points of all stars in label units: one set (label,), or several (1, start, label).
     batch_size
@@ -210,18 +185,13 @@ def fit_label_stream(
         batch is reached.
 
     """
-    pixels = _trained_pixels(theta, s2, vectorizer, scaling, training_labels, correlation)
-    x, uncertainty = scaling.scaled(training_labels), None
-    if theta_covariance is not None:
-        uncertainty = ThetaUncertainty.from_labels(theta_covariance, vectorizer.exponents, x, correlation)
-    n_pixels, n_labels = len(pixels.s2), len(pixels.space.low)
-    starts = _scaled_starts(initial_labels, 1, n_labels, scaling)
+    starts = _scaled_starts(initial_labels, 1, trained)
     if batch_size is not None:
-        _batch_size(batch_size, 1, n_pixels, 0)
+        _batch_size(batch_size, 1, trained)
     waiting: deque[int] = deque()
 
-    def pieces(flux: np.ndarray, ivar: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        check_batch(flux, ivar, n_pixels)
+    def pieces(flux: np.ndarray, ivar: np.ndarray, size: int) -> Iterator[Spectra]:
+        check_batch(flux, ivar, trained.n_pixels)
         waiting.append(len(flux))
         for first in range(0, max(len(flux), 1), size):
             part = flux[first : first + size]
@@ -230,10 +200,10 @@ def fit_label_stream(
     def fits() -> Iterator[LabelFit]:
         source = iter(batches)
         for head in source:
-            size = _batch_size(batch_size, len(head[0]), n_pixels, pixels.products.size)
+            size = _batch_size(batch_size, len(head[0]), trained)
             spectra = (piece for batch in chain([head], source) for piece in pieces(*batch, size))
             parts: list[LabelFit] = []
-            for part in fit_batches(spectra, pixels, scaling=scaling, batch_size=size, uncertainty=uncertainty):
+            for part in fit_batches(trained, spectra, size):
                 parts.append(part)
                 if sum(len(part.status) for part in parts) == waiting[0]:
                     waiting.popleft()
@@ -243,27 +213,21 @@ def fit_label_stream(
     return fits()
 
 
-def fit_batches(
-    batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    pixels: TrainedPixels,
-    *,
-    scaling: LabelScaling,
-    batch_size: int,
-    uncertainty: ThetaUncertainty | None = None,
-) -> Iterator[LabelFit]:
+def fit_batches(trained: TrainedModel, batches: Iterable[Spectra], batch_size: int) -> Iterator[LabelFit]:
     """Fit of each batch of at most ``batch_size`` stars, in order; `WORKERS` of them are computed at a time.
 
     A batch is flux (star, pixel), ivar (star, pixel) and further starts (star, start, label) in *scaled* labels; the
     number of starts, which may be zero, is the same for all. Errors are those of `fit_labels`.
     """
     make_room()
+    _ = trained.tables, trained.theta_errors  # Once, before several threads ask for them.
     running: deque[Future[LabelFit]] = deque()
     first = 0
     pool = ThreadPoolExecutor(WORKERS)
     try:
-        for flux, ivar, starts in batches:
-            running.append(pool.submit(_fitted, flux, ivar, starts, pixels, uncertainty, scaling, batch_size, first))
-            first += len(flux)
+        for batch in batches:
+            running.append(pool.submit(_fitted, trained, batch, batch_size, first))
+            first += len(batch[0])
             if len(running) > WORKERS:
                 yield running.popleft().result()
         while running:
@@ -272,21 +236,13 @@ def fit_batches(
         pool.shutdown(cancel_futures=True)
 
 
-def _fitted(
-    flux: np.ndarray,
-    ivar: np.ndarray,
-    starts: np.ndarray,
-    pixels: TrainedPixels,
-    uncertainty: ThetaUncertainty | None,
-    scaling: LabelScaling,
-    batch_size: int,
-    first: int,
-) -> LabelFit:
+def _fitted(trained: TrainedModel, batch: Spectra, batch_size: int, first: int) -> LabelFit:
     """Results of the stars of a batch, without the padding, in label units; ``first`` is its first star."""
-    flux, ivar = native(flux), native(ivar)
+    flux, ivar, starts = native(batch[0]), native(batch[1]), np.asarray(batch[2], float)
+    tables, errors, scaling = trained.tables, trained.theta_errors, trained.scaling
     with jax.enable_x64(True):
-        padded = (padded_batch(array, batch_size) for array in (flux, ivar, np.asarray(starts, float)))
-        found = fit_batch(pixels, *padded) if uncertainty is None else fit_integrated(pixels, uncertainty, *padded)
+        padded = (padded_batch(array, batch_size) for array in (flux, ivar, starts))
+        found = fit_batch(tables, *padded) if errors is None else fit_integrated(tables, errors, *padded)
         out = jax.tree.map(lambda array: np.asarray(array)[: len(flux)], found)
     if out.faulty.any():
         raise_fault(flux, ivar, int(np.argmax(out.faulty)), first)
@@ -310,7 +266,7 @@ def _fitted(
 
 
 def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Median of each row's finite numbers, so many as counted, the others being infinite; NaN where there is none."""
+    """Median of each row's finite numbers, whose count is given, the others being infinite; NaN where there is none."""
     medians = np.full(len(values), np.nan)
     # Spectra with one error for all pixels need no partition: more than half of the numbers are the lowest.
     lowest = values.min(axis=1, initial=np.inf)
@@ -325,9 +281,10 @@ def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return medians
 
 
-def _batch_size(batch_size: int | None, n_stars: int, n_pixels: int, table_size: int) -> int:
+def _batch_size(batch_size: int | None, n_stars: int, trained: TrainedModel) -> int:
     if batch_size is None:
-        most = max(ELEMENTS_PER_BATCH, table_size // TABLE_PER_BATCH) // max(n_pixels, 1)
+        table_size = trained.terms.moments.n_moments * trained.n_pixels
+        most = max(ELEMENTS_PER_BATCH, table_size // TABLE_PER_BATCH) // max(trained.n_pixels, 1)
         # Powers of two, so that few shapes are ever compiled.
         return 1 << min(max(most, 1).bit_length() - 1, max(n_stars - 1, 7).bit_length())
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
@@ -335,40 +292,9 @@ def _batch_size(batch_size: int | None, n_stars: int, n_pixels: int, table_size:
     return int(batch_size)
 
 
-def _trained_pixels(
-    theta: np.ndarray,
-    s2: np.ndarray,
-    vectorizer: BaseVectorizer,
-    scaling: LabelScaling,
-    training_labels: np.ndarray,
-    correlation: Correlation | None,
-) -> TrainedPixels:
-    theta, s2 = np.asarray(theta, float), np.asarray(s2, float)
-    if theta.ndim != 2 or theta.shape[1] != vectorizer.n_terms or s2.shape != theta.shape[:1]:
-        raise ValueError(
-            f"theta must have shape (pixel, {vectorizer.n_terms}) and s2 (pixel,); got {theta.shape} and {s2.shape}"
-        )
-    if (s2 < 0).any():
-        pixel = int(np.argmax(s2 < 0))
-        raise ValueError(f"s2 is {s2[pixel]} at pixel {pixel}: a variance cannot be negative; train again")
-    names = vectorizer.label_names
-    labels = np.asarray(training_labels, float)
-    if labels.ndim != 2 or labels.shape[1] != len(names) or not len(labels):
-        raise ValueError(
-            f"training_labels must have shape (star, {len(names)}) for {', '.join(names)}, got {labels.shape}"
-        )
-    if not np.isfinite(labels).all():
-        star, label = np.argwhere(~np.isfinite(labels))[0]
-        raise ValueError(
-            f"training_labels has {labels[star, label]} for {names[label]} of star {star}: leave the star out"
-        )
-    if correlation is not None and len(correlation.factors) != len(theta):
-        raise ValueError(f"the scatter has factors of {len(correlation.factors)} pixels, theta has {len(theta)}")
-    return TrainedPixels.from_arrays(theta, s2, vectorizer.exponents, scaling.scaled(labels), correlation)
-
-
-def _scaled_starts(initial_labels: np.ndarray | None, n_stars: int, n_labels: int, scaling: LabelScaling) -> np.ndarray:
+def _scaled_starts(initial_labels: np.ndarray | None, n_stars: int, trained: TrainedModel) -> np.ndarray:
     """Starting points of each star in scaled labels, shape (star, start, label)."""
+    n_labels = trained.n_labels
     if initial_labels is None:
         return np.zeros((n_stars, 0, n_labels))
     labels = np.asarray(initial_labels, float)
@@ -385,7 +311,7 @@ def _scaled_starts(initial_labels: np.ndarray | None, n_stars: int, n_labels: in
             f"initial_labels has {labels[star, start, label]} for label {label} of star {star}: leave the star's start "
             "out, or give it the fiducial labels"
         )
-    return scaling.scaled(np.broadcast_to(labels, (n_stars, *labels.shape[1:])))
+    return trained.scaling.scaled(np.broadcast_to(labels, (n_stars, *labels.shape[1:])))
 
 
 def _no_stars(n_labels: int) -> LabelFit:

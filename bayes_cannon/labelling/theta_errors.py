@@ -33,17 +33,14 @@ gains the factor 1 + h, ``h = v' A v``, and only the rest of each pixel's Sigma 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_cannon.core.moments import MomentBasis
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarPixel, StarTerm
-from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.scatter.low_rank_labels import SharedScatter
-from bayes_cannon.scatter.settings import Correlation
+from bayes_cannon.scatter.base import LearnedScatter
 
 MOST_NOISE = 0.75
 """Largest share of the apparent information along a direction that is taken for noise of theta."""
@@ -53,14 +50,14 @@ ROUNDS = 4
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class ThetaUncertainty:
-    """Covariances of theta. Make it with `from_labels`.
+class ThetaErrors:
+    """Covariances of theta. Make it with `from_covariance`.
 
     Attributes
     ----------
     own
-        Sigma of each pixel without what pixels share, shape (pixel, pair): an entry on or below the diagonal each,
-        those below doubled.
+        Sigma of each pixel without what pixels share, shape (pixel, pair): one entry for each pair of terms on or below
+        the diagonal; those below are doubled.
     common
         A, shape (term, term); zero where the scatter is independent.
     pairs
@@ -73,60 +70,29 @@ class ThetaUncertainty:
     pairs: Array
 
     @classmethod
-    def from_labels(
-        cls, covariance: np.ndarray, exponents: np.ndarray, x: np.ndarray, correlation: Correlation | None = None
-    ) -> "ThetaUncertainty":
-        """As `from_arrays`, on the device, for powers (term, label) and scaled labels (star, label) of the training.
-
-        Raises
-        ------
-        ValueError
-            For a covariance of another shape than (pixel, term, term).
-
-        """
-        covariance, n_terms = np.asarray(covariance, float), len(exponents)
-        if covariance.ndim != 3 or covariance.shape[1:] != (n_terms, n_terms):
-            raise ValueError(f"theta_covariance must have shape (pixel, {n_terms}, {n_terms}), got {covariance.shape}")
-        pairs = MomentBasis.from_terms(exponents).pairs
-        with jax.enable_x64(True):
-            return jax.device_put(cls.from_arrays(covariance, monomials(x, exponents), correlation, pairs))
-
-    @classmethod
-    def from_arrays(
-        cls, covariance: np.ndarray, design: np.ndarray, correlation: Correlation | None, pairs: np.ndarray
-    ) -> "ThetaUncertainty":
-        """Uncertainty from the covariances of theta, shape (pixel, term, term).
+    def from_covariance(cls, covariance: np.ndarray, scatter: LearnedScatter, terms: Terms) -> "ThetaErrors":
+        """As NumPy arrays.
 
         Parameters
         ----------
         covariance
-            Of each pixel; pixels where it is not finite count as known exactly.
-        design
-            Terms of the training stars, shape (star, term).
-        correlation
-            Of the scatter between pixels.
-        pairs
-            Index of the moment that two terms multiply to (`core.moments`).
+            Of the theta of each pixel, shape (pixel, term, term); pixels where it is not finite count as known exactly.
+        scatter
+            Learned scatter.
+        terms
+            Of the training stars.
 
         """
         known = np.isfinite(covariance).all(axis=(1, 2))
-        own = np.where(known[:, None, None], covariance, 0.0)
-        n_terms = design.shape[1]
-        common = np.zeros((n_terms, n_terms))
-        if correlation is not None:
-            gram = design.T @ design
-            common = np.linalg.pinv(gram, hermitian=True)
-            if correlation.noise is not None:
-                own = np.zeros_like(own)
-            else:
-                total = np.einsum("pde,de->p", own, gram) / n_terms
-                shared = np.sum(correlation.factors**2, axis=1) / np.where(total > 0, total, np.inf)
-                own = own * (1.0 - np.minimum(shared, 1.0))[:, None, None]
+        design, n_terms = terms.design, terms.n_terms
+        own, common = scatter.split_theta_covariance(
+            np.where(known[:, None, None], covariance, 0.0), design.T @ design
+        )  # fmt: skip
         rows, columns = np.tril_indices(n_terms)
-        return cls(own[:, rows, columns] * np.where(rows == columns, 1.0, 2.0), common, pairs)
+        return cls(own[:, rows, columns] * np.where(rows == columns, 1.0, 2.0), common, terms.moments.pairs)
 
 
-def terms_and_slopes(term_labels: Array, x: StarLabel) -> tuple[StarTerm, Array]:
+def terms_and_gradients(term_labels: Array, x: StarLabel) -> tuple[StarTerm, Array]:
     """Terms v of scaled labels, shape (star, term), and their derivatives, shape (star, term, label)."""
 
     def terms(x: Array) -> Array:
@@ -137,28 +103,28 @@ def terms_and_slopes(term_labels: Array, x: StarLabel) -> tuple[StarTerm, Array]
 
 
 @jax.jit
-def variances(uncertainty: ThetaUncertainty, v: StarTerm) -> tuple[StarPixel, PerStar]:
-    """The q of each pixel, shape (star, pixel), and h, shape (star,)."""
+def variances(errors: ThetaErrors, v: StarTerm) -> tuple[StarPixel, PerStar]:
+    """The q of each pixel, shape (star, pixel), and the growth 1 + h, shape (star,)."""
     rows, columns = np.tril_indices(v.shape[1])
-    own = (v[:, rows] * v[:, columns]) @ uncertainty.own.T
-    return own, jnp.einsum("nd,de,ne->n", v, uncertainty.common, v)
+    own = (v[:, rows] * v[:, columns]) @ errors.own.T
+    return own, 1.0 + jnp.einsum("nd,de,ne->n", v, errors.common, v)
 
 
 @jax.jit
-def noise_matrix(uncertainty: ThetaUncertainty, diagonal: StarPixel, shared: PerStar) -> Array:
-    """S of each star, shape (star, term, term), from the diagonal of C^-1 and the weight of the shared part."""
-    n_terms = uncertainty.common.shape[0]
+def noise_matrix(errors: ThetaErrors, diagonal: StarPixel, common: PerStar) -> Array:
+    """S of each star, shape (star, term, term), from what `LabelTables.theta_weights` returns."""
+    n_terms = errors.common.shape[0]
     rows, columns = np.tril_indices(n_terms)
-    packed = (diagonal @ uncertainty.own) * np.where(rows == columns, 1.0, 0.5)
+    packed = (diagonal @ errors.own) * np.where(rows == columns, 1.0, 0.5)
     lower = jnp.zeros((len(diagonal), n_terms, n_terms)).at[:, rows, columns].set(packed)
     full = lower + jnp.where(jnp.eye(n_terms, dtype=bool), 0.0, lower.swapaxes(1, 2))
-    return full + shared[:, None, None] * uncertainty.common
+    return full + common[:, None, None] * errors.common
 
 
 @jax.jit
-def correction(noise: Array, slopes: Array, information: Array) -> tuple[PerStar, Array]:
+def correction(noise: Array, gradients: Array, information: Array) -> tuple[PerStar, Array]:
     """Gamma of each star, shape (star,), and the matrix B, shape (star, label, label)."""
-    b = jnp.einsum("ndk,nde,nel->nkl", slopes, noise, slopes)
+    b = jnp.einsum("ndk,nde,nel->nkl", gradients, noise, gradients)
     usable = jnp.isfinite(information).all(axis=(1, 2)) & (jnp.diagonal(information, axis1=1, axis2=2) > 0).all(axis=1)
     safe = jnp.where(usable[:, None, None], information, jnp.eye(information.shape[1]))
     root = jnp.linalg.cholesky(safe)
@@ -199,25 +165,3 @@ def corrected_coefficients(coefficients: Array, noise: Array, gamma: PerStar, pa
     """Coefficients of the corrected chi^2, from those of chi^2, shape (star, moment)."""
     taken = (gamma[:, None, None] * noise).reshape(len(gamma), -1)
     return jnp.asarray(coefficients).at[:, pairs.reshape(-1)].add(-taken)
-
-
-def shared_weights(pixels: Any, w: StarPixel, h: PerStar, used: PerStar) -> tuple[Array, Array]:
-    """Diagonal of C^-1, shape (star, pixel), and the weight of the shared part of theta's errors, shape (star,)."""
-    if pixels.shared is None:
-        return w, jnp.zeros(len(w))
-    if not isinstance(pixels.shared, SharedScatter):  # A full covariance: all of it is shared.
-        return jnp.zeros_like(w), pixels.shared.n_tail(used) / (1.0 + h)
-    return _low_rank_weights(pixels.shared.factors, w, h)
-
-
-@jax.jit
-def _low_rank_weights(factors: Array, w: StarPixel, h: PerStar) -> tuple[Array, Array]:
-    n_factors = factors.shape[1]
-    gram = jnp.einsum("np,pr,ps->nrs", w, factors, factors)
-    inner = gram + jnp.eye(n_factors) / (1.0 + h)[:, None, None]
-    root = jnp.linalg.cholesky(inner)
-    pulled = w[:, None, :] * factors.T
-    half = jax.scipy.linalg.solve_triangular(root, pulled, lower=True)
-    diagonal = w - jnp.sum(half**2, axis=1)
-    solved = jax.scipy.linalg.cho_solve((root, True), gram)
-    return diagonal, jnp.einsum("nrr->n", gram) - jnp.einsum("nrs,nsr->n", gram, solved)

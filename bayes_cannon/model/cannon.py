@@ -20,11 +20,8 @@ from bayes_cannon.labelling.hull import in_convex_hull
 from bayes_cannon.model.label_errors import CalibratedFit, LabelErrors
 from bayes_cannon.model.record import StarRecord
 from bayes_cannon.model.sampling_theta import ThetaSampling
-from bayes_cannon.scatter.fit import train_scatter, warn_of_lone_stars, warn_of_tails
-from bayes_cannon.scatter.full_labels import posterior_coordinates
-from bayes_cannon.scatter.low_rank import posterior_factors
-from bayes_cannon.scatter.selection import ScatterPath, scatter_path
-from bayes_cannon.scatter.settings import Scatter
+from bayes_cannon.scatter.base import Scatter, warn_of_scatter
+from bayes_cannon.scatter.selection import ScatterPath, as_scatter, scatter_path
 from bayes_cannon.training.train import (
     RegularizationPath,
     check_op_method,
@@ -132,10 +129,11 @@ class CannonModel(ThetaSampling, LabelErrors):
 
         """
         check_op_method(op_method)
-        if dof_correction and self._scatter is not None:
+        if dof_correction and self.scatter is not None:
             raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
         problem = self._problem()
-        scatter = self.scatter_path().best if isinstance(self._scatter, str) else self._scatter
+        scatter = as_scatter(self.scatter_path().best) if isinstance(self._scatter, str) else self._scatter
+        scatter.check(problem)
         with reporter(progress, problem.n_pixels, "pixel") as report:
             solution = train(
                 problem,
@@ -146,16 +144,13 @@ class CannonModel(ThetaSampling, LabelErrors):
                 max_memory=max_memory,
                 progress=report,
             )
-            correlation = None
-            if scatter is not None:
-                solution, correlation = train_scatter(problem, solution, scatter, correlation=self._correlation)
+            solution, learned = scatter.fit(problem, solution, self._learned_scatter)
         metadata = records(solution, op_method)
         if dof_correction:
             solution = correct_scatter(problem, solution)
         warn_of_failures(solution)
-        warn_of_tails(correlation)
-        warn_of_lone_stars(problem, solution, correlation)
-        self._scatter, self._correlation, self._calibration = scatter, correlation, None
+        warn_of_scatter(problem, solution, learned)
+        self._scatter, self._learned_scatter, self._calibration = scatter, learned, None
         self._theta, self._s2, self._posterior, self._op_method = solution.theta, solution.s2, None, op_method
         self._training = {name: getattr(solution, name) for name in _CERTIFICATES}
         return self._theta, self._s2, metadata
@@ -253,17 +248,13 @@ class CannonModel(ThetaSampling, LabelErrors):
             If its scatter is independent, or for spectra that do not fit the model.
 
         """
-        theta, s2 = self._trained()
-        if self._correlation is None:
-            raise ValueError("the model has no latent factors: set scatter=LowRank(rank) and train")
+        trained = self._optimum()
         flux, ivar = check_spectra(flux, ivar)
-        check_batch(flux, ivar, len(theta))
-        design = monomials(self._scaling.scaled(self._vectorizer.label_rows(labels)), self._vectorizer.exponents)
-        if len(design) != len(flux):
-            raise ValueError(f"labels has {len(design)} stars but flux {len(flux)}: both need one row a star")
-        if self._correlation.noise is not None:
-            return posterior_coordinates(design, flux, ivar, theta=theta, correlation=self._correlation)
-        return posterior_factors(design, flux, ivar, theta=theta, s2=s2, factors=self._correlation.factors)
+        check_batch(flux, ivar, trained.n_pixels)
+        rows = self._vectorizer.label_rows(labels)
+        if len(rows) != len(flux):
+            raise ValueError(f"labels has {len(rows)} stars but flux {len(flux)}: both need one row a star")
+        return trained.latent_factors(flux, ivar, rows)
 
     def test(
         self,
@@ -332,10 +323,7 @@ class CannonModel(ThetaSampling, LabelErrors):
         check_same_dispersion(dispersion, self._dispersion)
         spectra = spectra_rows(flux, ivar)
         with reporter(progress, len(spectra[0]), "star") as report:
-            fit = fit_labels(
-                *spectra, **self._label_model(), vectorizer=self._vectorizer, scaling=self._scaling,
-                training_labels=self._labels, initial_labels=initial_labels, progress=report,
-            )  # fmt: skip
+            fit = fit_labels(self._label_model(), *spectra, initial_labels=initial_labels, progress=report)
         return self._calibrated(fit)
 
     def fit_label_stream(
@@ -356,10 +344,7 @@ class CannonModel(ThetaSampling, LabelErrors):
             For each batch, in order.
 
         """
-        fits = fit_label_stream(
-            batches, **self._label_model(), vectorizer=self._vectorizer, scaling=self._scaling,
-            training_labels=self._labels, initial_labels=initial_labels,
-        )  # fmt: skip
+        fits = fit_label_stream(self._label_model(), batches, initial_labels=initial_labels)
         return map(self._calibrated, fits)
 
     def in_convex_hull(self, labels: Any) -> np.ndarray:

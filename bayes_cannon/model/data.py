@@ -12,8 +12,11 @@ from bayes_cannon.core.labels import label_array, label_units
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import BaseVectorizer
+from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
-from bayes_cannon.scatter.settings import AUTO, Correlation, Scatter
+from bayes_cannon.scatter.base import LearnedScatter, Scatter
+from bayes_cannon.scatter.independent import Independent, IndependentScatter
+from bayes_cannon.scatter.selection import AUTO
 from bayes_cannon.training.problem import PixelProblem
 
 
@@ -50,7 +53,8 @@ class ModelData:
         self._ivar: np.ndarray | None = None
         self._theta: np.ndarray | None = None
         self._s2: np.ndarray | None = None
-        self._correlation: Correlation | None = None
+        self._learned_scatter: LearnedScatter = IndependentScatter()
+        self._trained_model: tuple[tuple[Any, ...], TrainedModel] | None = None
         self._calibration: Calibration | None = None
         self._posterior: ThetaPosterior | None = None
         self._training: dict[str, np.ndarray] | None = None
@@ -156,18 +160,18 @@ class ModelData:
 
         ``"auto"`` lets the next training choose, and becomes what it chose.
         """
-        return self._scatter
+        return None if isinstance(self._scatter, Independent) else self._scatter
 
     @scatter.setter
     def scatter(self, scatter: Scatter | str | None) -> None:
         if not (scatter is None or isinstance(scatter, Scatter) or (isinstance(scatter, str) and scatter == AUTO)):
             raise TypeError(f'scatter must be None, "auto", scatter.LowRank, Full or Given, got {scatter!r}')
-        self._scatter = scatter
+        self._scatter: Scatter | str = Independent() if scatter is None else scatter
 
     @property
-    def correlation(self) -> Correlation | None:
+    def correlation(self) -> LearnedScatter | None:
         """What was learned of the correlated scatter; None where it is independent."""
-        return self._correlation
+        return None if isinstance(self._learned_scatter, IndependentScatter) else self._learned_scatter
 
     @property
     def factors(self) -> np.ndarray | None:
@@ -175,12 +179,12 @@ class ModelData:
 
         Of a full covariance they are its leading directions.
         """
-        return None if self._correlation is None else self._correlation.factors
+        return self._learned_scatter.factors
 
     @property
     def nu(self) -> float | None:
-        """Degrees of freedom of a spectrum's Student-t law, infinite for a normal one; None without factors."""
-        return None if self._correlation is None else self._correlation.nu
+        """Degrees of freedom of a spectrum's Student-t distribution, infinite if normal; None if independent."""
+        return None if self.correlation is None else self._learned_scatter.nu
 
     @property
     def theta(self) -> np.ndarray | None:
@@ -209,8 +213,8 @@ class ModelData:
 
     def reset(self) -> None:
         """Forget what was trained."""
-        self._theta = self._s2 = self._correlation = self._calibration = self._training = self._op_method = None
-        self._posterior = None
+        self._theta = self._s2 = self._calibration = self._training = self._op_method = self._posterior = None
+        self._learned_scatter = IndependentScatter()
 
     def __str__(self) -> str:
         pixels = "an unknown number of" if self._n_pixels is None else self._n_pixels
@@ -242,6 +246,10 @@ class ModelData:
 
     def _training_terms(self) -> Terms:
         return Terms(self._vectorizer.exponents, self._scaling.scaled(self._labels))
+
+    def _optimum(self) -> TrainedModel:
+        """What training learned, theta being taken as known."""
+        return TrainedModel(*self._trained(), self._learned_scatter, self._training_terms(), self._scaling)
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds on theta, shape (pixel, term): both zero where a term is censored."""

@@ -11,7 +11,8 @@ from bayes_cannon.core.warnings import BayesCannonWarning
 from bayes_cannon.io.model_state import ModelState
 from bayes_cannon.model.data import ModelData
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
-from bayes_cannon.scatter.settings import Correlation
+from bayes_cannon.scatter.common_covariance import CommonCovariance
+from bayes_cannon.scatter.low_rank import LowRankScatter
 from bayes_cannon.training.train import TrainingWarning
 
 if TYPE_CHECKING:
@@ -102,12 +103,12 @@ class ModelFiles(ModelData):
             theta=self._theta,
             s2=self._s2,
             factors=self.factors,
-            factor_noise=None if self._correlation is None else self._correlation.noise,
-            floor=1.0 if self._correlation is None else self._correlation.floor,
+            factor_noise=getattr(self._learned_scatter, "noise", None),
+            floor=getattr(self._learned_scatter, "floor", 1.0),
             nu=self.nu,
             calibration=self._calibration,
             posterior=None if self._posterior is None else self._posterior.packed(),
-            scatter=self._scatter,
+            scatter=self.scatter,
             training=self._training,
             op_method=self._op_method,
             provenance=self._provenance,
@@ -125,9 +126,13 @@ class ModelFiles(ModelData):
         model._scaling = LabelScaling(np.asarray(state.fiducial), np.asarray(state.scale), state.scale_factor)
         model._n_pixels = state.n_pixels
         model.dispersion, model.regularization, model.censors = state.dispersion, state.regularization, state.censors
-        model._theta, model._s2, model._scatter = state.theta, state.s2, state.scatter
+        model._theta, model._s2, model.scatter = state.theta, state.s2, state.scatter
         if state.factors is not None and state.nu is not None:
-            model._correlation = Correlation(state.factors, state.nu, state.factor_noise, state.floor)
+            model._learned_scatter = (
+                LowRankScatter(state.factors, state.nu)
+                if state.factor_noise is None
+                else CommonCovariance(state.factors, state.factor_noise, state.nu, state.floor)
+            )
         model._calibration = state.calibration
         model._posterior = None if state.posterior is None else ThetaPosterior.from_packed(state.posterior)
         model._training = None if state.training is None else dict(state.training)

@@ -11,11 +11,9 @@ from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.typing import PerStar, StarLabel
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.io.model_state import ModelState
-from bayes_cannon.labelling.budget_record import ErrorBudget
-from bayes_cannon.labelling.error_budget import PARTS, shares
+from bayes_cannon.labelling.error_budget import ErrorBudget, error_budget
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.labelling.leverage import leverage, leverage_root
-from bayes_cannon.labelling.theta_errors import ThetaUncertainty
 from bayes_cannon.model.sampling import LabelSampling
 from bayes_cannon.validate import cross_validate
 
@@ -166,24 +164,13 @@ class LabelErrors(LabelSampling):
         ivar = np.atleast_2d(np.asarray(ivar, dtype=float))
         if len(fit.labels) != len(ivar):
             raise ValueError(f"the fit has {len(fit.labels)} stars but ivar {len(ivar)}")
-        trained = self._label_model()  # type: ignore[attr-defined]
-        covariance, correlation = trained.pop("theta_covariance", None), trained.pop("correlation")
-        exponents, scaling = self._vectorizer.exponents, self._scaling
-        uncertainty = None
-        if covariance is not None:
-            training_x = scaling.scaled(self._labels)
-            uncertainty = ThetaUncertainty.from_labels(covariance, exponents, training_x, correlation)
-        split = shares(
-            scaling.scaled(fit.labels), ivar, **trained, exponents=exponents, correlation=correlation,
-            uncertainty=uncertainty,
-        )  # fmt: skip
-        split = split * fit.scale[:, None, None] * (scaling.factor * scaling.scale) ** 2
-        parts = {name: split[:, k] for k, name in enumerate(PARTS)}
+        budget = error_budget(self._label_model(), fit, ivar)  # type: ignore[attr-defined]
+        parts = dict(budget.variance)
         if self._calibration is not None:
             floor = self._calibration.floor_covariance(fit.snr, self.leverage(fit.labels))
             parts["floor"] = np.diagonal(floor, axis1=1, axis2=2)
             whole = np.diagonal(fit.covariance, axis1=1, axis2=2)
-            parts["scale"] = whole - parts["floor"] - split.sum(axis=1)
+            parts["scale"] = whole - parts["floor"] - budget.total**2
         return ErrorBudget(parts)
 
     def _held_out(self, state: ModelState, fold_snr: list[np.ndarray], report: Any) -> Any:

@@ -56,10 +56,10 @@ def with_spectra(
         raise ValueError(f"the posterior has {n_stars} stars, the spectra {len(flux)}: give those that were sampled")
     stars, pixels = _chosen("star", stars, n_stars), _chosen("pixel", pixels, len(model.theta))
     part, trained = tree.isel(star=stars), model._label_model()
-    theta, covariance = trained["theta"][pixels], trained.get("theta_covariance")
+    theta, covariance = trained.theta[pixels], trained.theta_covariance
     flux, ivar = flux[np.ix_(stars, pixels)], ivar[np.ix_(stars, pixels)]
     known = (ivar > 0) & np.isfinite(theta).all(axis=1)
-    noise = _noise(trained, pixels, np.where(known, ivar, np.inf))
+    noise = trained.scatter.total_variance(trained.s2, np.where(known, ivar, np.inf), pixels)
     labels = part["posterior/labels"].to_numpy()
     likelihood = np.empty((*labels.shape[:2], *flux.shape))
     predictive = np.empty_like(likelihood)
@@ -86,15 +86,6 @@ def _chosen(what: str, numbers: Any, total: int) -> np.ndarray:
     if outside.size:
         raise ValueError(f"there is no {what} {outside[0]}: they are numbered from 0 to {total - 1}")
     return chosen
-
-
-def _noise(trained: dict[str, Any], pixels: np.ndarray, ivar: np.ndarray) -> np.ndarray:
-    """Variance of each pixel without that of theta, shape (star, pixel)."""
-    correlation = trained["correlation"]
-    if correlation is not None and correlation.noise is not None:  # The quoted noise is part of it.
-        return np.broadcast_to(np.diagonal(correlation.covariance)[pixels], ivar.shape)
-    shared = 0.0 if correlation is None else np.sum(correlation.factors[pixels] ** 2, axis=1)
-    return np.asarray(trained["s2"])[pixels] + shared + 1.0 / ivar
 
 
 def _coordinates(model: Any, pixels: np.ndarray) -> dict[str, Any]:

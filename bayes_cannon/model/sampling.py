@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 from bayes_cannon.core.checks import check_same_dispersion
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.labelling.batches import spectra_rows
-from bayes_cannon.labelling.compressed import TrainedPixels
-from bayes_cannon.labelling.theta_errors import ThetaUncertainty
 from bayes_cannon.model.files import ModelFiles
 
 if TYPE_CHECKING:
@@ -90,16 +88,9 @@ class LabelSampling(ModelFiles):
         label_prior = LabelPrior.of_labels(
             prior, bounds, label_names=self.label_names, scaling=self._scaling, training_labels=self._labels
         )
-        exponents, x = self._vectorizer.exponents, self._scaling.scaled(self._labels)
-        covariance, correlation = trained.pop("theta_covariance", None), trained.pop("correlation")
-        pixels = TrainedPixels.from_arrays(**trained, exponents=exponents, x=x, correlation=correlation)
-        uncertainty = None
-        if covariance is not None:
-            uncertainty = ThetaUncertainty.from_labels(covariance, exponents, x, correlation)
         settings = replace(LABEL_CHAINS, kernel=method, n_chains=n_chains, n_draws=n_draws, n_warmup=n_warmup)
         with reporter(progress, len(flux), "star") as report:
             posterior = sample_star_labels(
-                flux, ivar, pixels=pixels, exponents=exponents, scaling=self._scaling, prior=label_prior, key=key,
-                uncertainty=uncertainty, settings=settings, progress=report,
+                flux, ivar, trained=trained, prior=label_prior, key=key, settings=settings, progress=report,
             )  # fmt: skip
         return label_tree(posterior, self.label_names, self._label_units)

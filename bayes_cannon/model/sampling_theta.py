@@ -1,5 +1,6 @@
 """Posterior draws of theta and s, for `CannonModel`."""
 
+import operator
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,9 @@ import numpy as np
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
+from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.model.files import ModelFiles
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
-from bayes_cannon.scatter.one_pixel import star_precisions, whole_scatter
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -214,18 +215,24 @@ class ThetaSampling(ModelFiles):
                 StaleCalibrationWarning,
             )
 
-    def _label_model(self) -> dict[str, Any]:
-        """What the test step takes of the training: with the posterior of theta, where it is there and wanted."""
+    def _label_model(self) -> TrainedModel:
+        """What training learned, with the posterior of theta where it is there and wanted; kept until it changes."""
         theta, s2 = self._trained()
-        arrays: dict[str, Any] = {"theta": theta, "s2": s2, "correlation": self._correlation}
-        if self._posterior is None or not self.integrate_theta:
-            return arrays
-        known = np.isfinite(self._posterior.mean).all(axis=1) & np.isfinite(theta).all(axis=1)
-        arrays["theta"] = np.where(known[:, None], self._posterior.mean, theta)
-        arrays["theta_covariance"] = np.where(known[:, None, None], self._posterior.covariance, 0.0)
-        if self._correlation is None:
-            arrays["s2"] = np.where(known, self._posterior.s2, s2)
-        return arrays
+        posterior = self._posterior if self.integrate_theta else None
+        sources = theta, s2, self._learned_scatter, posterior, self._scaling
+        if self._trained_model is not None and all(map(operator.is_, self._trained_model[0], sources)):
+            return self._trained_model[1]
+        covariance = None
+        if posterior is not None:
+            known = np.isfinite(posterior.mean).all(axis=1) & np.isfinite(theta).all(axis=1)
+            theta = np.where(known[:, None], posterior.mean, theta)
+            covariance = np.where(known[:, None, None], posterior.covariance, 0.0)
+            if self.correlation is None:
+                s2 = np.where(known, posterior.s2, s2)
+        terms = self._training_terms()
+        trained = TrainedModel(theta, s2, self._learned_scatter, terms, self._scaling, covariance)
+        self._trained_model = sources, trained
+        return trained
 
     def _setup(
         self, key: Any, method: str, settings: "ChainSettings", theta_0: tuple[float, float] | None,
@@ -244,10 +251,11 @@ class ThetaSampling(ModelFiles):
                 f"sample knows no bounds on theta, and the term {self._terms()[term]} has the bounds {bounds} "
                 f"at pixel {pixel}: remove them from theta_bounds and train again"
             )
+        trained = self._optimum()
         return Setup.from_problem(
-            problem, theta=theta, s2=whole_scatter(problem, s2, self._correlation),
+            problem, theta=theta, s2=self._learned_scatter.marginal_variance(problem, s2),
             priors=ThetaPriors.weak(problem, theta_0, s_scale), method="psis" if method == _LAPLACE else method,
-            settings=settings, precision=star_precisions(problem, theta, s2, self._correlation), key=_checked_key(key),
+            settings=settings, precision=trained.scatter.star_precisions(problem, trained), key=_checked_key(key),
         )  # fmt: skip
 
     def _subject(self, setup: "Setup", pixels: np.ndarray, block: int) -> "Subject":

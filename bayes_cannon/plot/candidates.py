@@ -8,7 +8,7 @@ from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure
 
 
 def scatter_path(path: Any) -> Any:
-    """Gain of the log likelihood of held-out spectra over independent scatter, a star, with its standard error.
+    """Gain in log likelihood per held-out spectrum over independent scatter, with its standard error.
 
     The best candidate is filled; one that may not be chosen, because its degrees of freedom ended at their bound, is
     a cross.

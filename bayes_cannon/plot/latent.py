@@ -1,4 +1,4 @@
-"""Figure of correlated scatter: the latent factors over wavelength, and what they go with."""
+"""Figure of correlated scatter: the latent factors over wavelength, and how they correlate with the labels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure, pixel_axis, with_gaps
-from bayes_cannon.scatter.settings import Correlation
 
 
 def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.ndarray | None = None) -> Any:
@@ -14,7 +13,7 @@ def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.
 
     Each panel says which share of the scatter's variance, summed over the pixels, the factor carries. Where the model
     holds its training spectra, a last panel shows the correlation of the stars' factors with their labels and S/N. It
-    should be weak: what goes with a label belongs into theta.
+    should be weak: scatter that correlates with a label belongs in theta.
 
     Parameters
     ----------
@@ -50,7 +49,7 @@ def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.
     figure = new_figure(8.0, 1.2 + 1.0 * len(shown) + (2.0 if known else 0.0))
     ratios = [1.0] * len(shown) + [1.6] * known
     panels = figure.subplots(len(ratios), squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
-    share = variance_shares(model.correlation, model.s2)
+    share = model.correlation.variance_shares(model.s2)
     for axes, index in zip(panels, shown, strict=False):
         axes.axhline(0, color=REFERENCE, linewidth=0.6)
         axes.plot(*with_gaps(x, model.factors[:, index]), color=COLOURS[0], linewidth=0.9)
@@ -61,15 +60,6 @@ def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.
     if known:
         _draw_correlations(figure, panels[-1], model, shown)
     return figure
-
-
-def variance_shares(correlation: Correlation, s2: np.ndarray) -> np.ndarray:
-    """Share of each factor in the variance of the scatter over all pixels with a solution, shape (factor,)."""
-    solved = np.isfinite(s2)
-    each = (correlation.factors[solved] ** 2).sum(axis=0)
-    if correlation.noise is None:
-        return each / (each.sum() + s2[solved].sum())
-    return each / np.trace(correlation.covariance)
 
 
 def _draw_correlations(figure: Any, axes: Any, model: Any, shown: list[int]) -> None:

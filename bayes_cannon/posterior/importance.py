@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_cannon.core import student_t
 from bayes_cannon.core.typing import Array
 
 FREEDOM = 10.0
@@ -70,14 +71,14 @@ def _proposed(
         scale = 2.0 * jax.random.gamma(scale_key, FREEDOM / 2, (n_draws, 1)) / FREEDOM
         z = jax.random.normal(normal_key, (n_draws, n_coordinates)) / jnp.sqrt(scale)
         image = z.at[:, 0].set(2 * mirror - z[:, 0])
-        log_proposal = jnp.logaddexp(_log_student(z), _log_student(image))
+        log_proposal = jnp.logaddexp(*(_log_proposal(point) for point in (z, image)))
         return z, -jax.vmap(lambda point: potential(data, point))(z) - log_proposal
 
     return jax.lax.map(of_item, (items, keys, mirrored))
 
 
-def _log_student(z: Array) -> jax.Array:
-    return -0.5 * (FREEDOM + z.shape[1]) * jnp.log1p(jnp.sum(z**2, axis=1) / FREEDOM)
+def _log_proposal(z: jax.Array) -> Array:
+    return student_t.log_density(jnp.sum(z**2, axis=1), 0.0, z.shape[1], FREEDOM)
 
 
 def resampled(weighted: Weighted, generators: Sequence[np.random.Generator]) -> np.ndarray:

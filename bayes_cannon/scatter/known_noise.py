@@ -11,23 +11,90 @@ Without a penalty the best theta is that of least squares with the weights u; wi
 `scatter.common_design`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 from scipy.optimize import minimize
 
+from bayes_cannon.core.student_t import fitted_nu, log_density
+from bayes_cannon.scatter.base import LearnedScatter, Scatter, joint_solution
+from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
 from bayes_cannon.scatter.common_design import largest_gain, shared_weight_theta
-from bayes_cannon.scatter.full_labels import check_complete
-from bayes_cannon.scatter.low_rank import fitted_nu, student_t
 from bayes_cannon.scatter.pca_start import with_positive_peaks
-from bayes_cannon.scatter.settings import Correlation, Given
-from bayes_cannon.training.problem import PixelProblem
+from bayes_cannon.training.problem import PixelProblem, PixelSolution
 
 MAX_ROUNDS, TOLERANCE = 100, 1e-3
 """Rounds at most, and the gain of the log likelihood a star at which they end."""
 GRADIENT_TOLERANCE = 1e-6
 """On the derivative by the logarithm of each pixel's s2, a star."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Scatter):
+    r"""Covariance of the noise that the survey gives, the same for all stars, plus fitted scatter: ``G + diag(s^2)``.
+
+    Training spectra must be complete; spectra to be labelled need not be. Of ``ivar`` it only matters where it is zero.
+
+    Attributes
+    ----------
+    covariance
+        G in squared flux, shape (pixel, pixel).
+    heavy_tails
+        Whether spectra follow a multivariate Student-t distribution, whose degrees of freedom are fitted.
+
+    Raises
+    ------
+    ValueError
+        If the covariance is not a finite, symmetric, positive semi-definite matrix.
+
+    """
+
+    covariance: np.ndarray = field(metadata={"dims": ("pixel", "other_pixel")})
+    heavy_tails: bool = False
+
+    def __post_init__(self) -> None:
+        covariance = np.array(self.covariance, dtype=float)
+        if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+            raise ValueError(f"the given covariance must have shape (pixel, pixel), got {covariance.shape}")
+        if not np.isfinite(covariance).all():
+            row, column = np.argwhere(~np.isfinite(covariance))[0]
+            raise ValueError(f"the given covariance is {covariance[row, column]} at pixels {row} and {column}")
+        unit = np.sqrt(np.abs(np.diag(covariance)))
+        if (np.abs(covariance - covariance.T) > 1e-8 * np.outer(unit, unit)).any():
+            raise ValueError("the given covariance is not symmetric; is it a Cholesky factor?")
+        smallest = np.linalg.eigvalsh(covariance / np.where(np.outer(unit, unit) > 0, np.outer(unit, unit), 1.0))[0]
+        if smallest < -1e-8 or (np.diag(covariance) <= 0).any():
+            raise ValueError(
+                f"the given covariance is not positive definite: the smallest eigenvalue of its correlations is "
+                f"{smallest:.3g}, the smallest variance {np.diag(covariance).min():.3g}"
+            )
+        covariance.flags.writeable = False
+        object.__setattr__(self, "covariance", covariance)
+
+    def __repr__(self) -> str:
+        return f"Given({len(self.covariance)} pixels, heavy_tails={self.heavy_tails})"
+
+    def check(self, problem: PixelProblem) -> None:
+        """Raise ValueError if the covariance has another number of pixels."""
+        if len(self.covariance) != problem.n_pixels:
+            raise ValueError(
+                f"the given covariance is of {len(self.covariance)} pixels, the spectra have {problem.n_pixels}"
+            )
+
+    def fit(
+        self, problem: PixelProblem, start: PixelSolution, previous: LearnedScatter | None = None
+    ) -> tuple[PixelSolution, LearnedScatter]:
+        """As `Scatter.fit`; nothing is taken from ``previous``."""
+        fit = train_given(problem, start.theta, start.s2, self)
+        rounds = len(fit.log_likelihood)
+        solution = joint_solution(
+            start, fit.theta, fit.s2, gain=fit.gradient, rounds=rounds, converged=fit.converged
+        )  # fmt: skip
+        return solution, fit.learned
+
+
+KnownNoise = Given
 
 
 @dataclass(frozen=True)
@@ -38,10 +105,10 @@ class GivenSolution:
     ----------
     theta, s2
         Shape (pixel, term) and (pixel,): NaN and infinite at pixels that took no part.
-    correlation
+    learned
         The covariance C.
     gradient
-        As in `scatter.full.FullSolution`, shape (pixel,).
+        As in `scatter.full_training.FullSolution`, shape (pixel,).
     weight
         u of each star, shape (star,).
     log_likelihood
@@ -53,7 +120,7 @@ class GivenSolution:
 
     theta: np.ndarray
     s2: np.ndarray
-    correlation: Correlation
+    learned: CommonCovariance
     gradient: np.ndarray
     weight: np.ndarray
     log_likelihood: np.ndarray
@@ -78,10 +145,7 @@ def train_given(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatte
         If the covariance is of another number of pixels, or a star misses a pixel that others have.
 
     """
-    if len(scatter.covariance) != problem.n_pixels:
-        raise ValueError(
-            f"the given covariance is of {len(scatter.covariance)} pixels, the spectra have {problem.n_pixels}"
-        )
+    scatter.check(problem)
     solved = np.flatnonzero(np.isfinite(theta).all(axis=1) & np.isfinite(s2))
     part = problem.at(solved)
     check_complete(part.ivar, solved)
@@ -100,7 +164,7 @@ def train_given(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatte
         if scatter.heavy_tails:
             nu = fitted_nu(chi_squared, np.full(n_stars, log_det), count)
             weight = np.ones(n_stars) if np.isinf(nu) else (nu + count) / (nu + chi_squared)
-        history.append(float(student_t(chi_squared, log_det, len(solved), nu).sum()))
+        history.append(float(log_density(chi_squared, log_det, len(solved), nu).sum()))
         converged = len(history) > 1 and history[-1] - history[-2] < TOLERANCE * n_stars
         if converged:
             break
@@ -112,8 +176,8 @@ def train_given(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatte
     scaled = (given + np.diag(scatter2)) / np.outer(noise[solved], noise[solved])
     variances, basis = (array[..., ::-1] for array in eigh(scaled))
     factors[solved] = noise[solved, None] * with_positive_peaks(basis) * np.sqrt(variances)
-    correlation = Correlation(factors, nu, noise)
-    return GivenSolution(full_theta, out_s2, correlation, gradient, weight, np.array(history), converged)
+    learned = CommonCovariance(factors, noise, nu)
+    return GivenSolution(full_theta, out_s2, learned, gradient, weight, np.array(history), converged)
 
 
 def _scatter(given: np.ndarray, sample: np.ndarray, start: np.ndarray) -> np.ndarray:

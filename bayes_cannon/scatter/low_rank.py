@@ -1,373 +1,331 @@
-r"""Maximum likelihood of the Cannon with latent factors: scatter that is correlated between pixels.
+r"""Scatter of low rank plus a diagonal, ``U U' + diag(s^2)``: a few latent factors a star that all pixels share.
 
-.. math:: y_n = \Theta v_n + U z_n + e_n, \quad z_n \sim \mathrm{Normal}(0, I_r), \quad
-          e_{jn} \sim \mathrm{Normal}(0, \sigma_{jn}^2 + s_j^2)
+Training is in `scatter.low_rank_training`. The covariance of a star is :math:`C = W^{-1} + U U^T`. By Woodbury's
+identity, with :math:`K = I + U^T W U = L L^T`,
 
-with everything that is random divided by :math:`\sqrt{\tau_n}` where the tails are heavy,
-:math:`\tau_n \sim \mathrm{Gamma}(\nu / 2, \nu / 2)`, so that a spectrum follows a multivariate Student-t law. The
-penalty on theta is that of the independent model, which is the case r = 0.
+.. math:: (y - \Theta v)^T C^{-1} (y - \Theta v) = (y - \Theta v)^T W (y - \Theta v) - |h - H v|^2, \qquad
+          h = L^{-1} U^T W y, \quad H = L^{-1} U^T W \Theta
 
-The iteration is expectation and conditional maximization (Meng & Rubin 1993), from the independent optimum and the
-principal components of its residuals. With the posterior of the factors, mean :math:`m_n` and covariance
-:math:`S_n = (I + U^T W_n U)^{-1}`, and with :math:`u_n = (\nu + P_n) / (\nu + \chi_n^2)`,
-
-1. every pixel is a weighted lasso on the columns (v, m), with :math:`\sum_n w_n S_n` added to the part of the Gram
-   matrix that belongs to the factors;
-2. s^2 goes a Newton step, or, where that does not lower the expected scalar, the step of expectation-maximization;
-3. the factors' mean and covariance are freed and then absorbed into theta and U (parameter expansion: Liu, Rubin & Wu
-   1998), which makes it fast;
-4. nu maximizes the likelihood itself (Liu & Rubin 1994).
-
-No step lowers the likelihood. One pass over the data an iteration does the work of 1, 2 and of the next expectation.
+so that labels cost r D + r (r + 1) / 2 more columns of the product with the weights. Pixels without weight drop out of
+every sum: missing pixels are handled exactly.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import gammaln
 
-from bayes_cannon.execution.threads import in_parallel
-from bayes_cannon.scatter.low_rank_em import (
-    Latent,
-    StarSums,
-    expectation,
-    factor_moments,
-    latent_columns,
-    maximize,
-    star_sums,
-    transformed,
+from bayes_cannon.core.student_t import log_density
+from bayes_cannon.core.typing import Array, PerStar, StarPixel
+from bayes_cannon.scatter.base import (
+    Coefficients,
+    LearnedScatter,
+    NoiseParts,
+    PartsOfStar,
+    Scatter,
+    joint_solution,
 )
-from bayes_cannon.scatter.pca_start import principal_factors, with_positive_peaks
-from bayes_cannon.training.problem import PixelProblem
-from bayes_cannon.training.profile.blocks import Pixels, block_size, padded_monomials, pixel_block
+from bayes_cannon.scatter.label_tables import Chi2, LabelTables, Response, with_square
+from bayes_cannon.scatter.low_rank_em import expectation, star_sums, symmetric
+from bayes_cannon.scatter.low_rank_training import check_rank, log_quoted_variance, train_factors
+from bayes_cannon.training.problem import PixelProblem, PixelSolution
+from bayes_cannon.training.profile.blocks import Pixels
 
-SMALLEST_NU, LARGEST_NU = 0.5, 1e6
-"""Range of the degrees of freedom; beyond the larger the Student-t law counts as the normal one."""
+LONE_SHARE = 0.5
+"""A factor comes from one star if the star has more than this share of its sum of squares over the training stars."""
 
 
 @dataclass(frozen=True)
-class FactorSolution:
-    """Optimum of P pixels together.
+class LowRank(Scatter):
+    r"""Scatter of low rank plus a diagonal, ``U U' + diag(s^2)``: a few latent factors a star that all pixels share.
 
     Attributes
     ----------
-    theta, s2
-        Shape (pixel, term) and (pixel,); NaN and infinite at pixels that took no part.
-    factors
-        U, shape (pixel, factor), in canonical form: orthogonal in the metric of the mean weights, the strongest first,
-        the largest number of each positive; zero at pixels that took no part.
-    nu
-        Degrees of freedom of the tails, infinite for normal ones.
-    log_likelihood
-        Of all stars after each iteration, less half the penalty, shape (iteration,); it never falls.
-    gradient
-        Largest change that one coefficient of theta or U alone would make, in units of the square root of the training
-        scalar, shape (pixel,).
-    tau
-        Posterior mean of each star's tau, shape (star,): small for stars that do not fit.
-    converged
-        Whether the last iteration gained less than the tolerance.
-
-    """
-
-    theta: np.ndarray
-    s2: np.ndarray
-    factors: np.ndarray
-    nu: float
-    log_likelihood: np.ndarray
-    gradient: np.ndarray
-    tau: np.ndarray
-    converged: bool
-
-
-def train_factors(
-    problem: PixelProblem,
-    theta: np.ndarray,
-    s2: np.ndarray,
-    *,
-    rank: int,
-    factors: np.ndarray | None = None,
-    heavy_tails: bool = False,
-    tolerance: float = 1e-2,
-    max_iterations: int = 200,
-) -> FactorSolution:
-    """Joint optimum of theta, the factors and s2.
-
-    Parameters
-    ----------
-    problem
-        The pixels. Those without a finite ``theta`` take no part.
-    theta, s2
-        Where to start, shape (pixel, term) and (pixel,): the optimum of the independent model.
     rank
-        Number of factors r, at least one.
-    factors
-        Factors to start from, shape (pixel, factor), at most r; the others are principal components of what they leave.
+        Number of factors.
     heavy_tails
-        Whether the degrees of freedom are fitted; otherwise the law is normal.
+        Whether spectra follow a multivariate Student-t distribution, whose degrees of freedom are fitted, so that a few
+        bad spectra do not dominate the fit.
     tolerance
-        The iteration ends when it gains less than this a star, in natural logarithms of the likelihood.
-    max_iterations
-        Iterations at most.
-
-    Returns
-    -------
-    solution
-        In canonical form.
+        Training ends when an iteration gains less than this per star, in natural logarithms of the likelihood.
 
     Raises
     ------
     ValueError
-        If the rank is below one or above what stars and pixels allow.
+        If the rank is not a positive integer, or the tolerance not positive.
 
     """
-    solved = np.flatnonzero(np.isfinite(theta).all(axis=1) & np.isfinite(s2))
-    check_rank(rank, len(problem.design), len(solved))
-    part = problem.at(solved)
-    start = np.zeros((len(solved), 0)) if factors is None else factors[solved]
-    missing = rank - start.shape[1]
-    theta, s2 = theta[solved].copy(), s2[solved].copy()
-    with jax.enable_x64(True):
-        if missing > 0:
-            more, s2 = principal_factors(part, theta, s2, start, missing)
-            start = np.hstack([start, more])
-        work = _Work(part, theta, s2, start)
-        history, converged = work.iterate(heavy_tails, tolerance * len(problem.design), max_iterations)
-        work.rotate()
-    return work.solution(problem, solved, np.array(history), converged)
 
+    rank: int
+    heavy_tails: bool = False
+    tolerance: float = 1e-2
 
-def posterior_factors(
-    design: np.ndarray,
-    flux: np.ndarray,
-    ivar: np.ndarray,
-    *,
-    theta: np.ndarray,
-    s2: np.ndarray,
-    factors: np.ndarray,
-) -> np.ndarray:
-    """Posterior mean of each star's factors, ``(I + U'WU)^-1 U'W (y - Theta v)``, shape (star, factor).
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int | np.integer) or self.rank < 1:
+            raise ValueError(f"rank must be a positive integer, got {self.rank!r}; without factors leave scatter=None")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance!r}")
 
-    Parameters
-    ----------
-    design
-        Terms of the stars, shape (star, term).
-    flux, ivar
-        Shape (star, pixel).
-    theta, s2, factors
-        The model, shape (pixel, term), (pixel,) and (pixel, factor). Pixels without a solution take no part.
+    def check(self, problem: PixelProblem) -> None:
+        """Raise ValueError if there cannot be that many factors."""
+        check_rank(self.rank, *problem.flux.shape)
 
-    """
-    latent, _, _, _ = _expected(design, flux, ivar, theta, s2, factors)
-    return latent
+    def continues(self, previous: LearnedScatter) -> bool:
+        """Factors of a lower rank are a start."""
+        return isinstance(previous, LowRankScatter) and previous.rank <= self.rank
 
-
-def log_likelihoods(
-    design: np.ndarray,
-    flux: np.ndarray,
-    ivar: np.ndarray,
-    *,
-    theta: np.ndarray,
-    s2: np.ndarray,
-    factors: np.ndarray,
-    nu: float = np.inf,
-) -> np.ndarray:
-    """Log density of each star's spectrum given its labels, shape (star,); parameters as for `posterior_factors`."""
-    _, chi_squared, log_det, count = _expected(design, flux, ivar, theta, s2, factors)
-    return student_t(chi_squared, log_det, count, nu)
-
-
-def posterior_precisions(
-    design: np.ndarray,
-    flux: np.ndarray,
-    ivar: np.ndarray,
-    *,
-    theta: np.ndarray,
-    s2: np.ndarray,
-    factors: np.ndarray,
-    nu: float,
-) -> np.ndarray:
-    """Posterior mean of each star's tau, `FactorSolution.tau`, shape (star,); parameters as for `log_likelihoods`."""
-    _, chi_squared, _, count = _expected(design, flux, ivar, theta, s2, factors)
-    return (nu + count) / (nu + chi_squared)
-
-
-def _expected(
-    design: np.ndarray, flux: np.ndarray, ivar: np.ndarray, theta: np.ndarray, s2: np.ndarray, factors: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Posterior mean of the factors, ``r' C^-1 r``, ``ln det C`` and number of pixels of each star."""
-    solved = np.isfinite(theta).all(axis=1) & np.isfinite(s2)
-    free = np.full((int(solved.sum()), design.shape[1]), np.inf)
-    block = Pixels(flux[:, solved].T, ivar[:, solved].T, np.zeros(len(free)), -free, free)
-    with jax.enable_x64(True):
-        sums = star_sums(design, block, theta[solved], factors[solved], s2[solved], np.ones(len(free), bool))
-        latent, chi_squared, log_det = expectation(sums)
-        return (
-            np.array(latent.mean), np.array(chi_squared), np.array(log_det) + _log_noise(ivar[:, solved]),
-            np.array(sums.n_pixels),
+    def fit(
+        self, problem: PixelProblem, start: PixelSolution, previous: LearnedScatter | None = None
+    ) -> tuple[PixelSolution, LearnedScatter]:
+        """As `Scatter.fit`."""
+        of_use = previous is not None and self.continues(previous)
+        fit = train_factors(
+            problem, start.theta, start.s2, rank=self.rank, factors=previous.factors if of_use and previous else None,
+            heavy_tails=self.heavy_tails, tolerance=self.tolerance,
         )  # fmt: skip
+        rounds = len(fit.log_likelihood) - 1
+        solution = joint_solution(
+            start, fit.theta, fit.s2, gain=fit.gradient, rounds=rounds, converged=fit.converged
+        )  # fmt: skip
+        return solution, LowRankScatter(fit.factors, fit.nu)
 
 
-def _log_noise(ivar: np.ndarray) -> np.ndarray:
-    """``sum ln sigma^2`` over the known pixels of each star."""
-    return np.array([-np.log(row[row > 0]).sum() for row in ivar])
+@dataclass(frozen=True, eq=False)
+class LowRankScatter(LearnedScatter):
+    """Learned scatter of low rank.
 
-
-def check_rank(rank: int, n_stars: int, n_pixels: int) -> None:
-    """Raise ValueError unless there can be that many factors."""
-    most = min(n_stars, n_pixels) - 1
-    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or not 1 <= rank <= most:
-        raise ValueError(
-            f"the rank of the scatter must be an integer from 1 to {most}, as there are {n_stars} stars and {n_pixels} "
-            f"pixels with a solution; got {rank!r}"
-        )
-
-
-class _Work:
-    """The state of the iteration."""
-
-    def __init__(
-        self,
-        problem: PixelProblem,
-        theta: np.ndarray,
-        s2: np.ndarray,
-        factors: np.ndarray,
-    ):
-        self.problem, self.theta, self.s2, self.factors = problem, theta, s2, factors
-        terms, basis = problem.terms, problem.terms.moments
-        self.design, self.moments = (padded_monomials(terms.x, powers) for powers in (terms.exponents, basis.exponents))
-        self.pairs = basis.pairs
-        self.gradient = np.full(problem.n_pixels, np.inf)
-        self.n_stars, self.nu = len(problem.design), np.inf
-        self.log_noise = _log_noise(problem.ivar)
-        self.free_mean = not problem.regularization.any() and bool(np.isinf(problem.lower).all())
-        self.free_mean &= bool(np.isinf(problem.upper).all())
-        self.size = block_size(self.n_stars, problem.n_pixels)
-
-    def iterate(self, heavy_tails: bool, tolerance: float, max_iterations: int) -> tuple[list[float], bool]:
-        """Penalized log likelihood after each iteration, and whether the gain fell below the tolerance."""
-        history: list[float] = []
-        sums, done = self._sums(), False
-        for iteration in range(max_iterations + 1):
-            latent, chi_squared, log_det = expectation(sums)
-            parts = (np.asarray(array)[: self.n_stars] for array in (chi_squared, log_det, sums.n_pixels))
-            chi_squared, log_det, count = parts
-            log_det = log_det + self.log_noise
-            if heavy_tails:
-                self.nu = fitted_nu(chi_squared, log_det, count)
-            penalty = 0.5 * np.sum(self.problem.regularization * np.abs(self.theta[:, 1:]).sum(axis=1))
-            history.append(float(np.sum(student_t(chi_squared, log_det, count, self.nu)) - penalty))
-            done = iteration > 0 and history[-1] - history[-2] <= tolerance
-            self.tau = np.ones(self.n_stars) if np.isinf(self.nu) else (self.nu + count) / (self.nu + chi_squared)
-            if done or iteration == max_iterations:
-                break
-            latent = latent._replace(weight=jnp.zeros(len(self.design)).at[: self.n_stars].set(self.tau))
-            sums = self._expanded(self._step(latent), latent)
-        return history, done
-
-    def _blocks(self) -> Iterator[np.ndarray]:
-        n = self.problem.n_pixels
-        return (np.arange(first, min(first + self.size, n)) for first in range(0, n, self.size))
-
-    def _sums(self) -> StarSums:
-        """Sums over the pixels at the current point."""
-
-        def work(pixels: np.ndarray) -> StarSums:
-            with jax.enable_x64(True):
-                point, count = self._point(pixels)
-                return star_sums(self.design, *point, count)
-
-        return _total(in_parallel(work, self._blocks()))
-
-    def _point(self, pixels: np.ndarray) -> tuple[tuple[Pixels, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-        """Data and parameters of a block, and which of its rows are not padding."""
-        index = np.resize(pixels, self.size)
-        block = pixel_block(self.problem, pixels, self.size)
-        return (block, self.theta[index], self.factors[index], self.s2[index]), np.arange(self.size) < len(pixels)
-
-    def _step(self, latent: Latent) -> StarSums:
-        """Conditional maximization of all pixels, in place, and the sums at the new point."""
-        columns = latent_columns(self.design, self.moments, latent)
-
-        def work(pixels: np.ndarray) -> StarSums:
-            with jax.enable_x64(True):
-                point, real = self._point(pixels)
-                out = maximize(self.design, self.pairs, columns, latent, *point, real)
-                n = len(pixels)
-                self.theta[pixels], self.factors[pixels] = np.asarray(out.theta)[:n], np.asarray(out.factors)[:n]
-                self.s2[pixels], self.gradient[pixels] = np.asarray(out.s2)[:n], np.asarray(out.gradient)[:n]
-                return out.sums
-
-        return _total(in_parallel(work, self._blocks()))
-
-    def _expanded(self, sums: StarSums, latent: Latent) -> StarSums:
-        """Absorb mean and covariance of the factors into theta and U, and the sums at the point that results."""
-        # A mean that went into theta would break its penalty or bounds: then there are no terms for it to depend on.
-        terms = self.design if self.free_mean else jnp.zeros_like(self.design)
-        shift, root = factor_moments(terms, latent, self.n_stars)
-        self.theta += self.factors @ np.asarray(shift)
-        self.factors = self.factors @ np.asarray(root)
-        return transformed(sums, self.design @ shift.T, root)
-
-    def rotate(self) -> None:
-        """Bring the factors to their canonical form, which changes no likelihood."""
-        known = self.problem.ivar > 0
-        variance = np.where(known, 1 / np.where(known, self.problem.ivar, 1.0), 0.0)
-        mean = variance.sum(axis=0) / np.maximum(known.sum(axis=0), 1) + self.s2
-        scaled = self.factors / np.sqrt(mean)[:, None]
-        _, _, rotation = np.linalg.svd(scaled, full_matrices=False)
-        self.factors = with_positive_peaks(scaled @ rotation.T) * np.sqrt(mean)[:, None]
-
-    def solution(
-        self, problem: PixelProblem, solved: np.ndarray, history: np.ndarray, converged: bool
-    ) -> FactorSolution:
-        """Results at all pixels of the problem."""
-        n_pixels = problem.n_pixels
-        theta, s2 = np.full((n_pixels, self.theta.shape[1]), np.nan), np.full(n_pixels, np.inf)
-        factors, gradient = np.zeros((n_pixels, self.factors.shape[1])), np.full(n_pixels, np.nan)
-        theta[solved], s2[solved], factors[solved], gradient[solved] = self.theta, self.s2, self.factors, self.gradient
-        return FactorSolution(theta, s2, factors, self.nu, history, gradient, self.tau, converged)
-
-
-def _total(parts: Iterator[StarSums]) -> StarSums:
-    total = next(parts)
-    for part in parts:
-        total = StarSums(*(a + b for a, b in zip(total, part, strict=True)))
-    return total
-
-
-def student_t(chi_squared: np.ndarray, log_det: np.ndarray | float, count: np.ndarray | int, nu: float) -> np.ndarray:
-    r"""Log density of each star's spectrum, multivariate Student-t, or normal where nu is infinite.
-
-    .. math:: \ln \frac{\Gamma((\nu + P)/2)}{\Gamma(\nu/2)} - \frac P2 \ln(\nu \pi) - \frac12 \ln\det C
-              - \frac{\nu + P}{2} \ln\left(1 + \frac{\chi^2}{\nu}\right)
-
-    Parameters
+    Attributes
     ----------
-    chi_squared, log_det, count
-        ``r' C^-1 r``, ``ln det C`` and the number of pixels P of each star, shape (star,), or the same for all.
+    factors
+        U in flux, shape (pixel, factor): orthogonal in the metric of the mean weights, the strongest first, the largest
+        number of each positive; zero at pixels without solution.
     nu
-        Degrees of freedom.
+        Degrees of freedom of a spectrum's Student-t distribution; infinite where it is normal.
 
     """
-    if np.isinf(nu):
-        return -0.5 * (chi_squared + log_det + count * np.log(2 * np.pi))
-    shape = gammaln(0.5 * (nu + count)) - gammaln(0.5 * nu) - 0.5 * count * np.log(nu * np.pi)
-    return shape - 0.5 * log_det - 0.5 * (nu + count) * np.log1p(chi_squared / nu)
+
+    factors: np.ndarray = field(metadata={"dims": ("pixel", "factor")})
+    nu: float = np.inf
+
+    @property
+    def rank(self) -> int:
+        """Number of factors."""
+        return self.factors.shape[1]
+
+    def check(self, n_pixels: int) -> None:
+        """Raise ValueError unless the factors have so many pixels."""
+        if len(self.factors) != n_pixels:
+            raise ValueError(f"the scatter has factors of {len(self.factors)} pixels, theta has {n_pixels}")
+
+    def log_likelihood(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray:
+        """As `LearnedScatter.log_likelihood`."""
+        _, chi_squared, log_det, count = self._expected(problem, solution)
+        return np.asarray(log_density(chi_squared, log_det, count, self.nu))
+
+    def star_precisions(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray | None:
+        """``(nu + P) / (nu + chi^2)``."""
+        if not np.isfinite(self.nu):
+            return None
+        _, chi_squared, _, count = self._expected(problem, solution)
+        return (self.nu + count) / (self.nu + chi_squared)
+
+    def latent_factors(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray:
+        """Posterior mean ``(I + U'WU)^-1 U'W (y - Theta v)``."""
+        return self._expected(problem, solution)[0]
+
+    def cautions(self, problem: PixelProblem, solution: Coefficients) -> list[str]:
+        """Names, too, the stars each of which alone makes a latent factor."""
+        z = self.latent_factors(problem, solution)
+        # With heavy tails the variance of a star's factors is 1 / tau.
+        tau = self.star_precisions(problem, solution)
+        square = z**2 if tau is None else tau[:, None] * z**2
+        share = square / np.maximum(square.sum(axis=0), np.finfo(float).tiny)
+        lone = np.argwhere((share > LONE_SHARE).T)
+        texts = super().cautions(problem, solution)
+        if len(lone) and len(z) > 2 / LONE_SHARE:
+            named = ", ".join(f"factor {factor} by star {star}" for factor, star in lone[:5])
+            texts.append(
+                f"{len(lone)} of {self.rank} latent factors come from one star each: {named}. Leave bad stars out, "
+                "or use heavy_tails=True"
+            )
+        return texts
+
+    def marginal_variance(self, problem: PixelProblem, s2: np.ndarray) -> np.ndarray:
+        """``s_j^2 + |u_j|^2``."""
+        return s2 + np.sum(self.factors**2, axis=1)
+
+    def total_variance(self, s2: np.ndarray, ivar: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """``s_j^2 + |u_j|^2 + 1 / ivar``."""
+        return s2[pixels] + np.sum(self.factors[pixels] ** 2, axis=1) + 1.0 / ivar
+
+    def variance_shares(self, s2: np.ndarray) -> np.ndarray:
+        """As `LearnedScatter.variance_shares`."""
+        solved = np.isfinite(s2)
+        each = np.sum(self.factors[solved] ** 2, axis=0)
+        return each / (each.sum() + s2[solved].sum())
+
+    def label_tables(self, response: Response) -> "LowRankTables":
+        """As `LearnedScatter.label_tables`."""
+        return LowRankTables.from_factors(self.factors, response)
+
+    def split_theta_covariance(self, covariance: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The part of the errors that comes from the factors is shared; the rest is each pixel's own."""
+        total = np.einsum("pde,de->p", covariance, gram) / len(gram)
+        shared = np.sum(self.factors**2, axis=1) / np.where(total > 0, total, np.inf)
+        own = covariance * (1.0 - np.minimum(shared, 1.0))[:, None, None]
+        return own, np.linalg.pinv(gram, hermitian=True)
+
+    def noise_parts(self, s2: np.ndarray) -> PartsOfStar:
+        """As `LearnedScatter.noise_parts`."""
+
+        def parts(used: np.ndarray, ivar: np.ndarray, of_theta: np.ndarray, h: float) -> NoiseParts:
+            return DiagonalAndFactors.of_star(1.0 / ivar, s2[used], of_theta, self.factors[used], h)
+
+        return parts
+
+    def _expected(
+        self, problem: PixelProblem, solution: Coefficients
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Posterior mean of the factors, ``r' C^-1 r``, ``ln det C`` and number of pixels of each star."""
+        theta, s2 = solution.theta, solution.s2
+        solved = np.isfinite(theta).all(axis=1) & np.isfinite(s2)
+        flux, ivar = problem.flux[:, solved], problem.ivar[:, solved]
+        free = np.full((int(solved.sum()), problem.design.shape[1]), np.inf)
+        block = Pixels(flux.T, ivar.T, np.zeros(len(free)), -free, free)
+        with jax.enable_x64(True):
+            point = theta[solved], self.factors[solved], s2[solved]
+            sums = star_sums(problem.design, block, *point, np.ones(len(free), bool))
+            latent, chi_squared, log_det = expectation(sums)
+            return (
+                np.array(latent.mean), np.array(chi_squared), np.array(log_det) + log_quoted_variance(ivar),
+                np.array(sums.n_pixels),
+            )  # fmt: skip
 
 
-def fitted_nu(chi_squared: np.ndarray, log_det: np.ndarray, count: np.ndarray) -> float:
-    """Degrees of freedom that maximize the likelihood; infinite beyond `LARGEST_NU`."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LowRankTables(LabelTables):
+    """Tables of the factors. Make it with `from_factors`.
 
-    def loss(log_nu: float) -> float:
-        return -float(np.sum(student_t(chi_squared, log_det, count, np.exp(log_nu))))
+    Attributes
+    ----------
+    factors
+        U, shape (pixel, factor).
+    squares
+        Products of two factors, shape (pixel, pair of factors).
+    crossed
+        Products of a factor with a term's coefficient, the constant's being zero, shape (pixel, factor x term).
 
-    best = minimize_scalar(
-        loss, bounds=(np.log(SMALLEST_NU), np.log(LARGEST_NU)), method="bounded", options={"xatol": 1e-8}
-    )
-    normal = -float(np.sum(student_t(chi_squared, log_det, count, np.inf)))
-    return np.inf if normal <= best.fun else float(np.exp(best.x))
+    """
+
+    factors: Array
+    squares: Array
+    crossed: Array
+
+    @classmethod
+    def from_factors(cls, factors: np.ndarray, response: Response) -> "LowRankTables":
+        """Tables of U, shape (pixel, factor)."""
+        rows, columns = np.tril_indices(factors.shape[1])
+        crossed = (factors[:, :, None] * np.asarray(response.theta)[:, None, :]).reshape(len(factors), -1)
+        return cls(factors, factors[:, rows] * factors[:, columns], crossed)
+
+    def chi_squared(self, response: Response, w: StarPixel, y: StarPixel, growth: PerStar) -> Chi2:
+        """As `LabelTables.chi_squared`; the root is the Cholesky factor of K of each star."""
+        return _chi_squared(self, response, w, y, growth)
+
+    def compare(self, root: Array, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
+        """As `LabelTables.compare`."""
+        return _compare(self, root, w, residual)
+
+    def theta_weights(self, w: StarPixel, growth: PerStar, used: Array) -> tuple[StarPixel, PerStar]:
+        """As `LabelTables.theta_weights`; S is ``U U'``."""
+        return _theta_weights(self.factors, w, growth)
+
+
+@jax.jit
+def _chi_squared(tables: LowRankTables, response: Response, w: StarPixel, y: StarPixel, growth: PerStar) -> Chi2:
+    n_factors = tables.factors.shape[1]
+    gram = symmetric(w @ tables.squares, n_factors)
+    root = jnp.linalg.cholesky(gram + jnp.eye(n_factors) / jnp.asarray(growth)[:, None, None])
+    crossed = (w @ tables.crossed).reshape(len(w), n_factors, -1)
+    right = jnp.concatenate([((w * y) @ tables.factors)[:, :, None], crossed], axis=2)
+    half = jax.scipy.linalg.solve_triangular(root, right, lower=True)
+    h, of_terms = half[:, :, 0], half[:, :, 1:]
+    squares = jnp.einsum("nrd,nre->nde", of_terms, of_terms)
+    linear = jnp.einsum("nr,nrd->nd", h, of_terms)
+    independent = response.chi_squared(w, y)
+    return Chi2(with_square(independent, response, -jnp.sum(h**2, axis=1), -linear, -squares), root)
+
+
+@jax.jit
+def _compare(tables: LowRankTables, root: Array, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
+    """The factors explain ``r' W U K^-1 U' W r``."""
+    weighted = jax.lax.optimization_barrier(w * residual)
+    pulled = (weighted @ tables.factors)[:, :, None]
+    half = jax.scipy.linalg.solve_triangular(root, pulled, lower=True)
+    mean = jax.scipy.linalg.solve_triangular(root, half, lower=True, trans=1)[:, :, 0]
+    chi_squared = jnp.einsum("np,np->n", weighted, residual) - jnp.sum(half[:, :, 0] ** 2, axis=1)
+    return chi_squared, weighted - w * (mean @ tables.factors.T)
+
+
+@jax.jit
+def _theta_weights(factors: Array, w: StarPixel, growth: PerStar) -> tuple[StarPixel, PerStar]:
+    n_factors = factors.shape[1]
+    gram = jnp.einsum("np,pr,ps->nrs", w, factors, factors)
+    inner = gram + jnp.eye(n_factors) / jnp.asarray(growth)[:, None, None]
+    root = jnp.linalg.cholesky(inner)
+    pulled = w[:, None, :] * factors.T
+    half = jax.scipy.linalg.solve_triangular(root, pulled, lower=True)
+    diagonal = w - jnp.sum(half**2, axis=1)
+    solved = jax.scipy.linalg.cho_solve((root, True), gram)
+    return diagonal, jnp.einsum("nrr->n", gram) - jnp.einsum("nrs,nsr->n", gram, solved)
+
+
+@dataclass(frozen=True)
+class DiagonalAndFactors(NoiseParts):
+    """Parts ``C_i = diag(d_i) + m_i F F'``, whose sum is inverted by Woodbury's identity.
+
+    Attributes
+    ----------
+    diagonals, multiples
+        d and m of each part, shape (part, pixel) and (part,).
+    factors
+        F, shape (pixel, factor); none for independent scatter.
+
+    """
+
+    diagonals: np.ndarray
+    multiples: np.ndarray
+    factors: np.ndarray
+
+    @classmethod
+    def of_star(
+        cls, photon: np.ndarray, s2: np.ndarray, of_theta: np.ndarray, factors: np.ndarray, h: float
+    ) -> "DiagonalAndFactors":
+        """Variances of the noise, the scatter and theta at the used pixels, shape (pixel,), and the factors there."""
+        return cls(np.stack([photon, s2, np.zeros(len(s2)), of_theta]), np.array([0.0, 0.0, 1.0, h]), factors)
+
+    @cached_property
+    def _inverse(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        w = 1.0 / self.diagonals.sum(axis=0)
+        weighted = w[:, None] * self.factors
+        gram = self.factors.T @ weighted
+        return w, weighted, gram, np.linalg.inv(np.eye(len(gram)) / self.multiples.sum() + gram)
+
+    def solved(self, right: np.ndarray) -> np.ndarray:
+        """As `NoiseParts.solved`."""
+        w, weighted, _, inner = self._inverse
+        return w[:, None] * right - weighted @ (inner @ (weighted.T @ right))
+
+    def weights(self) -> tuple[np.ndarray, float]:
+        """As `NoiseParts.weights`."""
+        w, weighted, gram, inner = self._inverse
+        diagonal = w - np.einsum("pr,rs,ps->p", weighted, inner, weighted, optimize=True)
+        return diagonal, float(np.trace(gram) - np.sum(gram * (inner @ gram)))
+
+    def variances(self, gain: np.ndarray) -> np.ndarray:
+        """As `NoiseParts.variances`."""
+        shared = np.sum((gain @ self.factors) ** 2, axis=1)
+        return self.diagonals @ (gain**2).T + self.multiples[:, None] * shared

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayes_cannon.core.folds import folds
-from bayes_cannon.scatter.fit import hit_bound, spectrum_log_likelihoods, train_scatter
-from bayes_cannon.scatter.full import fewest_stars
-from bayes_cannon.scatter.settings import Correlation, Full, LowRank, Scatter
+from bayes_cannon.scatter.base import LearnedScatter, Scatter
+from bayes_cannon.scatter.full import Full
+from bayes_cannon.scatter.full_training import fewest_stars
+from bayes_cannon.scatter.independent import Independent
+from bayes_cannon.scatter.low_rank import LowRank
 from bayes_cannon.training.problem import PixelProblem, Progress
 from bayes_cannon.training.train import train
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
+AUTO = "auto"
+"""What asks for the kind of scatter, and its rank, with the highest likelihood of held-out spectra."""
 RANKS = (2, 5, 10, 20, 40)
 """Ranks that are tried where nothing else is asked for."""
 LARGEST_FULL = 1000
@@ -60,7 +64,7 @@ class ScatterPath:
         known = np.isfinite(self.log_likelihood).all(axis=0)
         gain = self.log_likelihood[:, known] - self.log_likelihood[0, known]
         columns = {
-            "scatter": ["independent" if candidate is None else str(candidate) for candidate in self.candidates],
+            "scatter": [str(as_scatter(candidate)) for candidate in self.candidates],
             "log_likelihood": self.log_likelihood[:, known].mean(axis=1),
             "gain": gain.mean(axis=1),
             "gain_error": gain.std(axis=1) / np.sqrt(known.sum()),
@@ -68,6 +72,11 @@ class ScatterPath:
             "valid": self.valid,
         }
         return Table(columns)
+
+
+def as_scatter(scatter: Scatter | None) -> Scatter:
+    """The kind of scatter, independent for None."""
+    return Independent() if scatter is None else scatter
 
 
 def default_candidates(problem: PixelProblem) -> list[Scatter | None]:
@@ -128,15 +137,14 @@ def scatter_path(
             raise ValueError(f"there is no fold {out}: folds are from 0 to {n_folds - 1}")
         kept, other = problem.of_stars(~away), problem.of_stars(away)
         independent = solution = train(kept)
-        correlation: Correlation | None = None
-        for k, candidate in enumerate(tried):
-            if candidate is not None:
-                low_rank = isinstance(candidate, LowRank) and correlation is not None and correlation.noise is None
-                start = solution if low_rank else independent
-                solution, correlation = train_scatter(kept, start, candidate, correlation=correlation)
-                nu[k] = correlation.nu
-                valid[k] &= not hit_bound(correlation)
-            scores[k, away] = spectrum_log_likelihoods(other, solution, correlation)
+        learned: LearnedScatter | None = None
+        for k, candidate in enumerate(map(as_scatter, tried)):
+            if learned is None or not candidate.continues(learned):
+                solution, learned = independent, None
+            solution, learned = candidate.fit(kept, solution, learned)
+            nu[k] = learned.nu
+            valid[k] &= not learned.hit_bound
+            scores[k, away] = learned.log_likelihood(other, solution)
             if progress is not None:
                 progress(1)
     return ScatterPath(tried, scores, nu, valid)

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.typing import Array
-from bayes_cannon.labelling.compressed import Compressed, TrainedPixels
+from bayes_cannon.labelling.compressed import Compressed
 from bayes_cannon.labelling.marginalized import pilot_at, settled
-from bayes_cannon.labelling.theta_errors import ThetaUncertainty, curvature_root
+from bayes_cannon.labelling.theta_errors import curvature_root
+from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.chains import ChainSettings, Draws, dispersed_starts, draw_chains, statistics
 from bayes_cannon.posterior.labels.density import Potential, StarItem, forms, label_potential, within
 from bayes_cannon.posterior.labels.modes import FARTHEST, middle_of
@@ -36,8 +36,8 @@ class Run:
 
     Attributes
     ----------
-    pixels, exponents, scaling
-        The trained model: its tables, powers of the terms (term, label), scaling of the labels.
+    trained
+        The model.
     prior
         Of the scaled labels.
     key
@@ -48,43 +48,38 @@ class Run:
         Stars of a batch.
     first_star
         Number of the first star.
-    uncertainty
-        Of theta, where it is to be integrated out.
     lock, compiled
         Whether the chains of first and second runs were compiled, and what keeps other threads from doing so meanwhile.
 
     """
 
-    pixels: TrainedPixels
-    exponents: np.ndarray
-    scaling: LabelScaling
+    trained: TrainedModel
     prior: LabelPrior
     key: Any
     settings: ChainSettings
     batch_size: int
     first_star: int = 0
-    uncertainty: ThetaUncertainty | None = None
     lock: Any = field(default_factory=Lock)
     compiled: tuple[Event, Event] = field(default_factory=lambda: (Event(), Event()))
 
     @property
     def potential(self) -> Potential:
         """Minus the log density of a star."""
-        return label_potential(tuple(map(tuple, self.exponents.tolist())), self.prior.kinds)
+        return label_potential(tuple(map(tuple, self.trained.terms.exponents.tolist())), self.prior.kinds)
 
 
 def star_items(
     run: Run, coefficients: np.ndarray, count: np.ndarray, widened: tuple[Array, Array] | None = None
 ) -> StarItem:
     """Densities of the stars in their own coordinates."""
-    n_stars, n_labels = len(coefficients), run.exponents.shape[1]
+    n_stars, n_labels = len(coefficients), run.trained.n_labels
 
     def repeated(array: Any) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(array, float), (n_stars, *jnp.shape(array)))
 
-    nu = float(run.pixels.nu)
+    nu = float(run.trained.scatter.nu)
     return StarItem(
-        jnp.asarray(forms(coefficients, run.exponents)),
+        jnp.asarray(forms(coefficients, run.trained.terms.exponents)),
         (repeated(nu), jnp.asarray(count, float)) if np.isfinite(nu) else None,
         widened,
         jax.tree.map(repeated, run.prior.distribution),
@@ -99,11 +94,12 @@ def widened_spectra(run: Run, found: Compressed, x: Array) -> tuple[Array, tuple
     The minimum is looked for near the scaled labels x, shape (star, label). Where there is none, chi^2 has the variance
     of theta at the middle of the prior and is not widened.
     """
-    assert run.uncertainty is not None
-    end = settled(run.pixels, run.uncertainty, found, x)
+    tables, errors = run.trained.tables, run.trained.theta_errors
+    assert errors is not None
+    end = settled(tables, errors, found, x)
     good = end.converged & ~end.pilot.singular & jnp.isfinite(end.x).all(axis=1)
     place = jnp.where(good[:, None], end.x, jnp.asarray(middle_of(run.prior)))
-    pilot = end.pilot if bool(good.all()) else pilot_at(run.pixels, run.uncertainty, found, place)
+    pilot = end.pilot if bool(good.all()) else pilot_at(tables, errors, found, place)
     turn = curvature_root(pilot.information, pilot.b, pilot.gamma)
     return pilot.coefficients, (place, jnp.where(good[:, None, None], turn, jnp.eye(x.shape[1])))
 
@@ -112,7 +108,7 @@ def label_draws(
     run: Run, items: StarItem, numbers: np.ndarray, good: np.ndarray, attempt: int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Draws of u and of the labels, shape (chain, draw, star, label), and their statistics, of the good stars."""
-    settings, n_labels = run.settings, run.exponents.shape[1]
+    settings, n_labels = run.settings, run.trained.n_labels
     shape = settings.n_chains, settings.n_draws, len(numbers)
     u = np.full((*shape, n_labels), np.nan)
     stats: dict[str, np.ndarray] = {name: np.zeros(shape, kind) for name, kind in STATISTICS.items()}
@@ -129,7 +125,7 @@ def label_draws(
         u[:, :, stars] = mean + np.einsum("nij,cdnj->cdni", root, kept.pop("z"))
         for name, array in kept.items():
             stats[name][..., stars] = array
-    return u, run.scaling.unscaled(np.asarray(scaled_labels(run, u))), stats
+    return u, run.trained.scaling.unscaled(np.asarray(scaled_labels(run, u))), stats
 
 
 def _drawn(run: Run, items: StarItem, numbers: np.ndarray, attempt: int) -> Draws:
@@ -137,7 +133,7 @@ def _drawn(run: Run, items: StarItem, numbers: np.ndarray, attempt: int) -> Draw
     settings = run.settings.of_run(attempt)
     own = jax.vmap(lambda star: jax.random.fold_in(jax.random.fold_in(run.key, star), attempt))(numbers)
     keys = jax.vmap(lambda key: jax.random.split(key, 2 * settings.n_chains))(own)
-    starts = dispersed_starts(keys[:, settings.n_chains :], run.exponents.shape[1])
+    starts = dispersed_starts(keys[:, settings.n_chains :], run.trained.n_labels)
     arguments = run.potential, items, keys[:, : settings.n_chains], starts, settings, len(numbers)
     compiled = run.compiled[attempt]
     if compiled.is_set():

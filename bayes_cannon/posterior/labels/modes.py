@@ -13,7 +13,7 @@ import numpy as np
 
 from bayes_cannon.core.typing import Array
 from bayes_cannon.labelling.polynomial import Polynomials, minimize
-from bayes_cannon.labelling.starts import LabelSpace, search_starts
+from bayes_cannon.labelling.starts import LabelStarts, search_starts
 from bayes_cannon.posterior.labels.density import Potential, StarItem, unbounded
 from bayes_cannon.posterior.labels.priors import LabelPrior
 
@@ -69,7 +69,7 @@ class Modes(NamedTuple):
 
 
 @jax.jit
-def likeliest(space: LabelSpace, coefficients: Array) -> Likeliest:
+def likeliest(space: LabelStarts, coefficients: Array) -> Likeliest:
     """Minima of the polynomials with these coefficients, shape (star, moment)."""
     polynomials = Polynomials.from_coefficients(space.moment_tables, coefficients)
     point = minimize(polynomials, search_starts(space, coefficients)).point
@@ -81,7 +81,7 @@ def likeliest(space: LabelSpace, coefficients: Array) -> Likeliest:
 
 @partial(jax.jit, static_argnames="kinds")
 def starts_of(
-    space: LabelSpace, coefficients: Array, found: Likeliest, items: StarItem, middle: Array, kinds: tuple[str, ...]
+    space: LabelStarts, coefficients: Array, found: Likeliest, items: StarItem, middle: Array, kinds: tuple[str, ...]
 ) -> jax.Array:
     """Starts in unbounded coordinates, shape (star, start, label)."""
     chi_squared = coefficients @ space.anchor_moments.T

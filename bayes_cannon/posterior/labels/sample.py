@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch, raise_fault
-from bayes_cannon.labelling.compressed import TrainedPixels, compressed_batch
-from bayes_cannon.labelling.theta_errors import ThetaUncertainty
+from bayes_cannon.labelling.compressed import compressed_batch
+from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.chains import KERNELS, ChainSettings, whitened_again
 from bayes_cannon.posterior.diagnostics import convergence
 from bayes_cannon.posterior.labels.chains import (
@@ -76,12 +75,9 @@ def sample_star_labels(
     flux: np.ndarray,
     ivar: np.ndarray,
     *,
-    pixels: TrainedPixels,
-    exponents: np.ndarray,
-    scaling: LabelScaling,
+    trained: TrainedModel,
     prior: LabelPrior,
     key: Any,
-    uncertainty: ThetaUncertainty | None = None,
     settings: ChainSettings = LABEL_CHAINS,
     first_star: int = 0,
     batch_size: int | None = None,
@@ -94,18 +90,12 @@ def sample_star_labels(
     flux, ivar
         Normalized flux and its inverse variance, shape (star, pixel). Anything with a shape that gives arrays when
         sliced will do. Flux where ``ivar = 0`` never matters.
-    pixels
-        Tables of the trained model.
-    exponents
-        Powers of the labels in each term, shape (term, label).
-    scaling
-        From scaled labels to labels.
+    trained
+        The model. With a covariance of theta, theta is integrated out.
     prior
         Of the scaled labels.
     key
         Integer or JAX key. What is drawn for a star depends on it and on the star's number only.
-    uncertainty
-        Of theta, which is then integrated out; by default theta and s are taken as known.
     settings
         Of the chains.
     first_star
@@ -127,13 +117,14 @@ def sample_star_labels(
         flux that is not finite where ivar is positive (naming star and pixel).
 
     """
-    check_batch(flux, ivar, len(pixels.s2))
+    check_batch(flux, ivar, trained.n_pixels)
     n_stars = len(flux)
     _check_settings(settings)
     size = batch_size or min(LARGEST_BATCH, 1 << max(n_stars - 1, 7).bit_length())
     if isinstance(key, int | np.integer):
         key = jax.random.key(int(key))
-    run = Run(pixels, exponents, scaling, prior, key, settings, size, first_star, uncertainty)
+    _ = trained.tables, trained.theta_errors  # Once, before several threads ask for them.
+    run = Run(trained, prior, key, settings, size, first_star)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         for first in range(0, n_stars, size):
@@ -170,19 +161,20 @@ def _check_settings(settings: ChainSettings) -> None:
 def _first_run(run: Run, flux: np.ndarray, ivar: np.ndarray, first: int) -> Batch:
     n_stars = len(flux)
     numbers = run.first_star + first + np.arange(run.batch_size)
+    tables = run.trained.tables
     with jax.enable_x64(True):
-        compressed = compressed_batch(run.pixels, *(padded_batch(array, run.batch_size) for array in (flux, ivar)))
+        compressed = compressed_batch(tables, *(padded_batch(array, run.batch_size) for array in (flux, ivar)))
         spectra = jax.tree.map(np.asarray, compressed)
         if spectra.faulty.any():
             raise_fault(flux, ivar, int(np.argmax(spectra.faulty)), first)
-        found = likeliest(run.pixels.space, spectra.coefficients)
+        found = likeliest(tables.starts, spectra.coefficients)
         status = _before(run.prior, np.asarray(found.hessian), spectra.used)
         coefficients, widened = spectra.coefficients, None
-        if run.uncertainty is not None:
+        if run.trained.theta_errors is not None:
             coefficients, widened = widened_spectra(run, compressed, found.best)
         items = star_items(run, np.asarray(coefficients), spectra.n_tail, widened)
         starts = starts_of(
-            run.pixels.space, np.asarray(coefficients), found, items, middle_of(run.prior), kinds=run.prior.kinds
+            tables.starts, np.asarray(coefficients), found, items, middle_of(run.prior), kinds=run.prior.kinds
         )
         modes = modes_of(run.potential, items, starts)
         excess, x = np.asarray(modes.excess), np.asarray(scaled_labels(run, modes.u))
@@ -272,7 +264,7 @@ def _reported(run: Run, x: np.ndarray, excess: np.ndarray, known: np.ndarray) ->
     """Labels and excess of the modes that are not far above the best one, in ascending order."""
     order = np.argsort(excess, axis=1, kind="stable")
     excess = np.take_along_axis(excess, order, axis=1)
-    labels = run.scaling.unscaled(np.take_along_axis(x, order[..., None], axis=1))
+    labels = run.trained.scaling.unscaled(np.take_along_axis(x, order[..., None], axis=1))
     kept = (excess < REPORTED) & known[:, None]
     return np.where(kept[..., None], labels, np.nan), np.where(kept, excess, np.nan)
 
@@ -294,7 +286,7 @@ def _flag(posterior: LabelPosterior, excluded: np.ndarray) -> None:
 def _nothing(run: Run) -> LabelPosterior:
     """The posterior of no star."""
     shape = run.settings.n_chains, run.settings.n_draws, 0
-    n_labels = run.exponents.shape[1]
+    n_labels = run.trained.n_labels
     none = np.zeros((0, n_labels))
     return LabelPosterior.from_draws(
         np.zeros((*shape, n_labels)), r_hat=none, ess_bulk=none, ess_tail=none,

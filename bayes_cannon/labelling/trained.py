@@ -1,0 +1,130 @@
+"""A trained model as the test step uses it: what training learned, and all that is derived from it once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import numpy as np
+
+from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.terms import Terms
+from bayes_cannon.core.typing import PerStar, StarLabel, StarPixel
+from bayes_cannon.core.vectorizer import monomials
+from bayes_cannon.labelling.compressed import ModelTables
+from bayes_cannon.labelling.leverage import leverage, leverage_root
+from bayes_cannon.labelling.theta_errors import ThetaErrors
+from bayes_cannon.scatter.base import LearnedScatter
+from bayes_cannon.training.problem import PixelProblem
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """What training learned. It must not be changed: what is derived from it is kept.
+
+    Attributes
+    ----------
+    theta
+        Coefficients, shape (pixel, term). Pixels where they or s2 are not finite are skipped.
+    s2
+        Variance of the scatter of each pixel by itself, in squared flux, shape (pixel,).
+    scatter
+        Learned scatter.
+    terms
+        Terms of the training stars: starting points, and the range outside of which labels are flagged.
+    scaling
+        From labels to scaled labels.
+    theta_covariance
+        Of theta, shape (pixel, term, term), to integrate theta out (`labelling.theta_errors`). None: theta is known.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit together, a negative s2, and training labels that are not finite.
+
+    """
+
+    theta: np.ndarray
+    s2: np.ndarray
+    scatter: LearnedScatter
+    terms: Terms
+    scaling: LabelScaling
+    theta_covariance: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        n_terms, n_labels = self.terms.exponents.shape
+        theta, s2 = np.asarray(self.theta, float), np.asarray(self.s2, float)
+        object.__setattr__(self, "theta", theta)
+        object.__setattr__(self, "s2", s2)
+        if theta.ndim != 2 or theta.shape[1] != n_terms or s2.shape != theta.shape[:1]:
+            raise ValueError(
+                f"theta must have shape (pixel, {n_terms}) and s2 (pixel,); got {theta.shape} and {s2.shape}"
+            )
+        if (s2 < 0).any():
+            pixel = int(np.argmax(s2 < 0))
+            raise ValueError(f"s2 is {s2[pixel]} at pixel {pixel}: a variance cannot be negative; train again")
+        x = self.terms.x
+        if x.ndim != 2 or x.shape[1] != n_labels or not len(x):
+            raise ValueError(f"the training labels must have shape (star, {n_labels}), got {x.shape}")
+        if not np.isfinite(x).all():
+            star, label = np.argwhere(~np.isfinite(x))[0]
+            raise ValueError(f"label {label} of training star {star} is {x[star, label]}: leave the star out")
+        self.scatter.check(len(theta))
+        if self.theta_covariance is not None:
+            covariance = np.asarray(self.theta_covariance, float)
+            if covariance.shape != (len(theta), n_terms, n_terms):
+                raise ValueError(
+                    f"theta_covariance must have shape ({len(theta)}, {n_terms}, {n_terms}), got {covariance.shape}"
+                )
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels."""
+        return len(self.s2)
+
+    @property
+    def n_labels(self) -> int:
+        """Number of labels."""
+        return self.terms.exponents.shape[1]
+
+    @cached_property
+    def solved(self) -> np.ndarray:
+        """Which pixels have a solution, shape (pixel,)."""
+        return np.isfinite(self.theta).all(axis=1) & np.isfinite(self.s2)
+
+    @cached_property
+    def tables(self) -> ModelTables:
+        """Tables of the compiled test step, on the device."""
+        with jax.enable_x64(True):
+            return jax.device_put(ModelTables.from_arrays(self.theta, self.s2, self.scatter, self.terms))
+
+    @cached_property
+    def theta_errors(self) -> ThetaErrors | None:
+        """Covariance of theta as the test step uses it, on the device; None where theta is taken as known."""
+        if self.theta_covariance is None:
+            return None
+        with jax.enable_x64(True):
+            return jax.device_put(ThetaErrors.from_covariance(self.theta_covariance, self.scatter, self.terms))
+
+    @cached_property
+    def _leverage_root(self) -> np.ndarray:
+        return leverage_root(self.terms.design)
+
+    def design(self, labels: np.ndarray) -> np.ndarray:
+        """Terms at labels in their units (star, label), shape (star, term)."""
+        return monomials(self.scaling.scaled(labels), self.terms.exponents)
+
+    def model_flux(self, labels: StarLabel) -> StarPixel:
+        """Flux ``v(x) . theta`` at labels in their units (star, label); NaN at pixels without solution."""
+        return self.design(labels) @ self.theta.T
+
+    def leverage(self, labels: StarLabel) -> PerStar:
+        """How far labels in their units lie from the training stars (`labelling.leverage`), shape (star,)."""
+        return leverage(self._leverage_root, self.design(labels))
+
+    def latent_factors(self, flux: np.ndarray, ivar: np.ndarray, labels: StarLabel) -> np.ndarray:
+        """Posterior mean of the latent factors of stars with these labels, dimensionless, shape (star, factor).
+
+        Raises ValueError where the scatter is independent.
+        """
+        terms = Terms(self.terms.exponents, self.scaling.scaled(labels))
+        return self.scatter.latent_factors(PixelProblem.unbounded(terms, flux, ivar), self)
