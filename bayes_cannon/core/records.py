@@ -34,7 +34,7 @@ def encoded(encode: Callable[[Any], Any], decode: Callable[[Any], Any], stored_a
 
 
 def one_of(kinds: Callable[[], Mapping[str, type]]) -> dict[str, Any]:
-    """Metadata of a field that holds a record of one of several classes, found by name in ``kinds()`` when it is read."""
+    """Metadata of a field that holds a record of one of several classes, by name in ``kinds()`` when it is read."""
     return {"kinds": kinds}
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from bayes_cannon.core.typing import StarLabel
+from bayes_cannon.core.typing import StarLabel, StarLabelLabel
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.labelling.theta_errors import ThetaErrors, correction, noise_matrix
@@ -60,7 +60,7 @@ class ErrorBudget:
         names = [(k, label, what) for k, label in enumerate(label_names) for what in named]
         return {f"{label}_ERR_{what.upper()}": np.asarray(named[what])[:, k] for k, label, what in names}
 
-    def calibrated(self, covariance: np.ndarray, floor: np.ndarray) -> "ErrorBudget":
+    def calibrated(self, covariance: StarLabelLabel, floor: StarLabelLabel) -> "ErrorBudget":
         """The budget with the parts ``floor`` and ``scale``, from the calibrated covariance and its floor.
 
         Both have shape (star, label, label), in products of label units.

@@ -12,9 +12,11 @@ from scipy.optimize import least_squares
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import StarStatus
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
-from bayes_cannon.labelling.compressed import TrainedPixels, chi_squared_coefficients
 from bayes_cannon.labelling.fit import WORKERS, LabelFit, _medians, fit_batches, fit_label_stream, fit_labels
+from bayes_cannon.labelling.trained import TrainedModel
+from bayes_cannon.scatter import IndependentScatter
 
 NAMES = ("TEFF", "LOGG", "FE_H")
 VECTORIZER = PolynomialVectorizer(NAMES, 2)
@@ -46,16 +48,21 @@ def simulated(n_stars: int, seed: int, noise: float = 1.0) -> dict:
         "labels": labels,
         "flux": flux,
         "ivar": 1 / sigma**2,
-        "model": {
-            "theta": theta, "s2": s2, "vectorizer": VECTORIZER, "scaling": scaling, "training_labels": training_labels,
-        },
-    }  # fmt: skip
+        "model": {"theta": theta, "s2": s2, "scaling": scaling, "training_labels": training_labels},
+    }
+
+
+def trained(model: dict, vectorizer: PolynomialVectorizer = VECTORIZER) -> TrainedModel:
+    """The model with independent scatter."""
+    scaling = model["scaling"]
+    terms = Terms(vectorizer.exponents, scaling.scaled(model["training_labels"]))
+    return TrainedModel(model["theta"], model["s2"], IndependentScatter(), terms, scaling)
 
 
 def fitted(data: dict, **changes: object) -> LabelFit:
-    arguments = data["model"] | {"batch_size": BATCH} | changes
-    flux, ivar = (arguments.pop(name, data[name]) for name in ("flux", "ivar"))
-    return fit_labels(flux, ivar, **arguments)
+    model = data["model"] | {name: changes.pop(name) for name in data["model"] if name in changes}
+    arguments: dict[str, Any] = {"flux": data["flux"], "ivar": data["ivar"], "batch_size": BATCH} | changes
+    return fit_labels(trained(model), **arguments)
 
 
 def reference(data: dict, star: int, start: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
@@ -113,13 +120,11 @@ def test_diagnostics(data: dict, fit: LabelFit) -> None:
 
 def test_compressed_chi_squared_is_that_over_the_pixels(data: dict) -> None:
     model, rng = data["model"], np.random.default_rng(3)
-    basis = MomentBasis.from_terms(VECTORIZER.exponents)
-    training = model["scaling"].scaled(model["training_labels"])
-    pixels = TrainedPixels.from_arrays(model["theta"], model["s2"], VECTORIZER.exponents, training)
+    basis, tables = MomentBasis.from_terms(VECTORIZER.exponents), trained(model).tables
     w = np.where(np.isfinite(model["s2"]), 1 / (1 / data["ivar"] + np.where(model["s2"] < 1, model["s2"], 0)), 0)
     y = np.where(w > 0, data["flux"], 0)
     with jax.enable_x64(True):
-        coefficients = np.array(chi_squared_coefficients(pixels, w, np.where(w > 0, y - pixels.constant, 0)))
+        coefficients = np.array(tables.response.chi_squared(w, np.where(w > 0, y - tables.constant, 0)))
     x = rng.normal(0, 0.5, (12, 3))
     theta = np.nan_to_num(model["theta"])
     direct = np.sum(w * (y - monomials(x, VECTORIZER.exponents) @ theta.T) ** 2, axis=1)
@@ -255,20 +260,22 @@ def test_the_start_matters_where_chi_squared_has_two_minima() -> None:
     sigma, truth = 0.005, np.array([4200.0, 5700.0, 4400.0])[:, None]
     flux = monomials(scaling.scaled(truth), vectorizer.exponents) @ theta.T + sigma * rng.normal(size=(3, 40))
     arguments: dict[str, Any] = {
-        "theta": theta, "s2": np.zeros(40), "vectorizer": vectorizer, "scaling": scaling, "batch_size": BATCH,
+        "theta": theta, "s2": np.zeros(40), "scaling": scaling, "training_labels": training_labels,
     }  # fmt: skip
+    model = trained(arguments, vectorizer)
     ivar = np.full(flux.shape, sigma**-2)
-    got = fit_labels(flux, ivar, training_labels=training_labels, **arguments)
+    got = fit_labels(model, flux, ivar, batch_size=BATCH)
     error = np.sqrt(got.covariance[:, 0])
     assert (np.abs(got.labels - truth) < 5 * error).all()
     assert (got.status == StarStatus.CONVERGED).all()
     # All training stars on the wrong side of the ridge: a start on the right side, given by the user, wins.
     cool = np.resize(training_labels[scaling.scaled(training_labels) < -0.1], (50, 1))
-    helped = fit_labels(flux[1:2], ivar[1:2], training_labels=cool, initial_labels=np.array([5600.0]), **arguments)
+    model = trained(arguments | {"training_labels": cool}, vectorizer)
+    helped = fit_labels(model, flux[1:2], ivar[1:2], initial_labels=np.array([5600.0]), batch_size=BATCH)
     assert helped.start[0] == 3
     np.testing.assert_allclose(helped.labels, got.labels[1:2], rtol=1e-8)
     assert helped.status[0] == StarStatus.OUTSIDE_TRAINING_SET
-    misled = fit_labels(flux[1:2], ivar[1:2], training_labels=cool, **arguments)
+    misled = fit_labels(model, flux[1:2], ivar[1:2], batch_size=BATCH)
     assert misled.chi_squared[0] > helped.chi_squared[0] + 10
 
 
@@ -285,11 +292,8 @@ def test_no_star_at_all(data: dict) -> None:
 
 
 def test_batches_from_an_iterator(data: dict, fit: LabelFit) -> None:
-    model = data["model"]
-    training = model["scaling"].scaled(model["training_labels"])
-    pixels = TrainedPixels.from_arrays(model["theta"], model["s2"], VECTORIZER.exponents, training)
     pieces = ((data["flux"][part], data["ivar"][part], np.zeros((len(part), 0, 3))) for part in ([0, 1, 2], [3, 4]))
-    parts = list(fit_batches(pieces, pixels, scaling=model["scaling"], batch_size=BATCH))
+    parts = list(fit_batches(trained(data["model"]), pieces, BATCH))
     assert [len(part.status) for part in parts] == [3, 2]
     np.testing.assert_allclose(LabelFit.concatenated(parts).labels, fit.labels[:5], rtol=1e-10)
 
@@ -302,12 +306,12 @@ def test_a_stream_of_batches_of_any_size_gives_what_one_array_gives(data: dict, 
     whole = fitted(data, flux=flux, ivar=ivar, initial_labels=start)
     cuts = [0, 3, 3, 203, 300]
     batches = ((flux[a:b], ivar[a:b]) for a, b in pairwise(cuts))
-    parts = list(fit_label_stream(batches, **data["model"], initial_labels=start, batch_size=BATCH))
+    parts = list(fit_label_stream(trained(data["model"]), batches, initial_labels=start, batch_size=BATCH))
     assert [len(part.status) for part in parts] == [3, 0, 200, 97]
     together = LabelFit.concatenated(parts)
     for field in fields(LabelFit):
         np.testing.assert_allclose(getattr(together, field.name), getattr(whole, field.name), rtol=1e-10, atol=1e-18)
-    assert not list(fit_label_stream([], **data["model"]))
+    assert not list(fit_label_stream(trained(data["model"]), []))
 
 
 def test_a_stream_reads_a_bounded_number_of_batches_ahead(data: dict) -> None:
@@ -318,7 +322,7 @@ def test_a_stream_reads_a_bounded_number_of_batches_ahead(data: dict) -> None:
             read.append(n)
             yield data["flux"], data["ivar"]
 
-    fits = fit_label_stream(batches(), **data["model"], batch_size=BATCH)
+    fits = fit_label_stream(trained(data["model"]), batches(), batch_size=BATCH)
     assert not read
     next(fits)
     assert len(read) <= WORKERS + 1
@@ -330,14 +334,14 @@ def test_faults_in_a_stream_name_the_star_counted_from_its_beginning(data: dict)
     flux = data["flux"].copy()
     flux[2, 5] = np.nan
     batches = [(data["flux"], data["ivar"]), (flux, data["ivar"])]
-    fits = fit_label_stream(batches, **data["model"], batch_size=BATCH)
+    fits = fit_label_stream(trained(data["model"]), batches, batch_size=BATCH)
     assert len(next(fits).status) == 12
     with pytest.raises(ValueError, match="flux is nan for star 14 at pixel 5"):
         next(fits)
     with pytest.raises(ValueError, match="flux and ivar must have shape"):
-        next(fit_label_stream([(flux[:, :5], data["ivar"])], **data["model"]))
+        next(fit_label_stream(trained(data["model"]), [(flux[:, :5], data["ivar"])]))
     with pytest.raises(ValueError, match="batch_size must be a positive integer"):
-        fit_label_stream([], **data["model"], batch_size=-1)
+        fit_label_stream(trained(data["model"]), [], batch_size=-1)
 
 
 FAULTS = {
@@ -362,8 +366,8 @@ REFUSED = {
     "one spectrum": ({"flux": np.ones(N_PIXELS), "ivar": np.ones(N_PIXELS)}, r"write flux\[None\]"),
     "theta shape": ({"theta": np.ones((N_PIXELS, 4))}, "theta must have shape"),
     "negative s2": ({"s2": np.full(N_PIXELS, -1.0)}, "s2 is -1.0 at pixel 0"),
-    "training shape": ({"training_labels": np.ones((4, 2))}, "training_labels must have shape"),
-    "training NaN": ({"training_labels": np.full((4, 3), np.nan)}, "nan for TEFF of star 0"),
+    "no training star": ({"training_labels": np.ones((0, 3))}, "training labels must have shape"),
+    "training NaN": ({"training_labels": np.full((4, 3), np.nan)}, "label 0 of training star 0 is nan"),
     "initial shape": ({"initial_labels": np.ones((5, 3))}, "initial_labels must have shape"),
     "initial NaN": ({"initial_labels": np.full((12, 3), np.nan)}, "initial_labels has nan"),
     "batch size": ({"batch_size": 0}, "batch_size must be a positive integer"),

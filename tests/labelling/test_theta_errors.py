@@ -9,14 +9,15 @@ from scipy.stats import norm
 import bayes_cannon as tc
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.labelling.compressed import TrainedPixels, compressed_batch
+from bayes_cannon.labelling.compressed import compressed_batch
 from bayes_cannon.labelling.fit import fit_labels
 from bayes_cannon.labelling.marginalized import pilot_at
-from bayes_cannon.labelling.theta_errors import ThetaUncertainty
+from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.labels.priors import LabelPrior
 from bayes_cannon.posterior.labels.sample import sample_star_labels
-from bayes_cannon.scatter.settings import Correlation
+from bayes_cannon.scatter import IndependentScatter, LowRankScatter
 
 VECTORIZER = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
 SCALING = LabelScaling(np.zeros(2), np.ones(2))
@@ -24,7 +25,7 @@ N_TRAINING, N_PIXELS, N_STARS, NOISE = 60, 120, 100, 0.02
 
 
 def simulation(seed, correlation=0.0, n_training=N_TRAINING):
-    """Training set, theta by least squares with its covariances, and stars, all from one law."""
+    """Training set, theta by least squares with its covariances, and stars, all from one distribution."""
     rng = np.random.default_rng(seed)
     theta = np.random.default_rng(1234).normal(0, [1, 0.06, 0.05, 0.03, 0.02, 0.03], (N_PIXELS, 6))
     factors = np.random.default_rng(99).normal(0, correlation * NOISE, (N_PIXELS, 2))
@@ -39,16 +40,18 @@ def simulation(seed, correlation=0.0, n_training=N_TRAINING):
     fitted = (inverse @ design.T @ spectra(x)).T
     total = NOISE**2 + np.sum(factors**2, axis=1)
     covariance = total[:, None, None] * inverse
-    shared = Correlation(factors) if correlation else None
+    shared = LowRankScatter(factors) if correlation else IndependentScatter()
     return x, fitted, covariance, shared, new, spectra(new)
+
+
+def trained(theta, x, scatter, covariance):
+    return TrainedModel(theta, np.zeros(len(theta)), scatter, Terms(VECTORIZER.exponents, x), SCALING, covariance)
 
 
 def pulls(seed, correlation, integrate):
     x, theta, covariance, shared, truth, flux = simulation(seed, correlation)
-    fit = fit_labels(
-        flux, np.full(flux.shape, 1 / NOISE**2), theta=theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER,
-        scaling=SCALING, training_labels=x, correlation=shared, theta_covariance=covariance if integrate else None,
-    )  # fmt: skip
+    model = trained(theta, x, shared, covariance if integrate else None)
+    fit = fit_labels(model, flux, np.full(flux.shape, 1 / NOISE**2))
     return (fit.labels - truth) / np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2))
 
 
@@ -67,18 +70,11 @@ def test_errors_cover_with_few_training_stars(correlation):
 def test_sampled_labels_have_the_errors_of_the_corrected_score(correlation, prior):
     """Those of `test_errors_cover_with_few_training_stars`, times the prior where there is one."""
     x, theta, covariance, shared, _, flux = simulation(5, correlation)
-    model = {"theta": theta, "s2": np.zeros(N_PIXELS)}
+    model = trained(theta, x, shared, covariance)
     flux, ivar = flux[:48], np.full((48, N_PIXELS), 1 / NOISE**2)
-    fit = fit_labels(
-        flux, ivar, **model, vectorizer=VECTORIZER, scaling=SCALING, training_labels=x, correlation=shared,
-        theta_covariance=covariance,
-    )  # fmt: skip
-    posterior = sample_star_labels(
-        flux, ivar, pixels=TrainedPixels.from_arrays(**model, exponents=VECTORIZER.exponents, x=x, correlation=shared),
-        exponents=VECTORIZER.exponents, scaling=SCALING, key=0,
-        prior=LabelPrior.of_labels(prior, label_names=("TEFF", "LOGG"), scaling=SCALING, training_labels=x),
-        uncertainty=ThetaUncertainty.from_labels(covariance, VECTORIZER.exponents, x, shared),
-    )  # fmt: skip
+    fit = fit_labels(model, flux, ivar)
+    of_labels = LabelPrior.of_labels(prior, label_names=("TEFF", "LOGG"), scaling=SCALING, training_labels=x)
+    posterior = sample_star_labels(flux, ivar, trained=model, prior=of_labels, key=0)
     precision = np.linalg.inv(fit.covariance)
     pulled = np.einsum("nkl,nl->nk", precision, fit.labels)
     if prior == "gaussian":
@@ -94,15 +90,12 @@ def test_sampled_labels_have_the_errors_of_the_corrected_score(correlation, prio
 
 
 def test_a_spectrum_without_a_minimum_is_drawn_from_its_prior():
-    x, theta, covariance, _, _, flux = simulation(5)
+    x, theta, covariance, independent, _, flux = simulation(5)
     ivar = np.full((8, N_PIXELS), 1 / NOISE**2)
     ivar[0, 1:] = 0  # One pixel for two labels.
-    posterior = sample_star_labels(
-        flux[:8], ivar, pixels=TrainedPixels.from_arrays(theta, np.zeros(N_PIXELS), VECTORIZER.exponents, x),
-        exponents=VECTORIZER.exponents, scaling=SCALING, key=0,
-        prior=LabelPrior.of_labels("gaussian", label_names=("TEFF", "LOGG"), scaling=SCALING, training_labels=x),
-        uncertainty=ThetaUncertainty.from_labels(covariance, VECTORIZER.exponents, x),
-    )  # fmt: skip
+    prior = LabelPrior.of_labels("gaussian", label_names=("TEFF", "LOGG"), scaling=SCALING, training_labels=x)
+    model = trained(theta, x, independent, covariance)
+    posterior = sample_star_labels(flux[:8], ivar, trained=model, prior=prior, key=0)
     widths = np.sqrt(np.diagonal(posterior.covariance, axis1=1, axis2=2)) / x.std(axis=0)
     assert np.isfinite(posterior.mean).all()
     # The direction that the pixel says nothing of has the width of the prior.
@@ -114,13 +107,10 @@ def test_a_spectrum_without_a_minimum_is_drawn_from_its_prior():
 def pilot():
     """A pilot with its ingredients, for low rank."""
     x, theta, covariance, shared, truth, flux = simulation(3, 0.7)
-    basis = MomentBasis.from_terms(VECTORIZER.exponents)
-    design = monomials(x, VECTORIZER.exponents)
+    model = trained(theta, x, shared, covariance)
     with jax.enable_x64(True):
-        pixels = TrainedPixels.from_arrays(theta, np.zeros(N_PIXELS), VECTORIZER.exponents, x, shared)
-        uncertainty = ThetaUncertainty.from_arrays(covariance, design, shared, basis.pairs)
-        found = compressed_batch(pixels, flux[:8], np.full((8, N_PIXELS), 1 / NOISE**2))
-        out = pilot_at(pixels, uncertainty, found, truth[:8])
+        found = compressed_batch(model.tables, flux[:8], np.full((8, N_PIXELS), 1 / NOISE**2))
+        out = pilot_at(model.tables, model.theta_errors, found, truth[:8])
         out = jax.tree.map(np.asarray, vars(out))
     return x, theta, covariance, shared, truth[:8], flux[:8], out
 
@@ -165,10 +155,9 @@ def test_one_label_against_mixing_over_draws_of_theta():
     covariance = np.broadcast_to(0.05**2 * np.linalg.inv(design.T @ design), (3, 2, 2))
     flux = (theta @ [1, 0.4])[None] + 0.05 * rng.normal(size=(1, 3))
     scaling = LabelScaling(np.zeros(1), np.ones(1))
-    fit = fit_labels(
-        flux, np.full(flux.shape, 1 / 0.05**2), theta=theta, s2=np.zeros(3), vectorizer=vectorizer, scaling=scaling,
-        training_labels=x, theta_covariance=covariance,
-    )  # fmt: skip
+    terms = Terms(vectorizer.exponents, x)
+    model = TrainedModel(theta, np.zeros(3), IndependentScatter(), terms, scaling, covariance)
+    fit = fit_labels(model, flux, np.full(flux.shape, 1 / 0.05**2))
     grid = np.linspace(-0.6, 1.4, 4001)
     draws = theta + np.einsum("pij,npj->npi", np.linalg.cholesky(covariance), rng.normal(size=(4000, 3, 2)))
     density = np.zeros_like(grid)
@@ -218,15 +207,12 @@ def noise_share(label, theta, covariance):
 def test_two_labels_against_mixing_over_draws_of_theta(n_training, largest_share, of_mean, of_sd):
     """In units of the quoted errors: what differs is the attenuation, which the exact posterior shares with plug-in."""
     n_stars, rng = 6, np.random.default_rng(1)
-    x, theta, covariance, _, _, flux = simulation(5, n_training=n_training)
+    x, theta, covariance, independent, _, flux = simulation(5, n_training=n_training)
     flux = flux[:n_stars]
     integrated, plug_in = (
-        fit_labels(
-            flux, np.full(flux.shape, 1 / NOISE**2), theta=theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER,
-            scaling=SCALING, training_labels=x, theta_covariance=one,
-        )
+        fit_labels(trained(theta, x, independent, one), flux, np.full(flux.shape, 1 / NOISE**2))
         for one in (covariance, None)
-    )  # fmt: skip
+    )
     for star in range(n_stars):
         label, root = integrated.labels[star], np.linalg.cholesky(integrated.covariance[star])
         assert 0 < noise_share(label, theta, covariance) < largest_share
@@ -242,9 +228,6 @@ def test_two_labels_against_mixing_over_draws_of_theta(n_training, largest_share
 
 
 def test_wrong_shape_is_named():
-    x, theta, covariance, _, _, flux = simulation(0)
-    with pytest.raises(ValueError, match=r"theta_covariance must have shape \(pixel, 6, 6\)"):
-        fit_labels(
-            flux, flux, theta=theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER, scaling=SCALING, training_labels=x,
-            theta_covariance=covariance[:, :3],
-        )  # fmt: skip
+    x, theta, covariance, independent, _, _ = simulation(0)
+    with pytest.raises(ValueError, match=r"theta_covariance must have shape \(120, 6, 6\)"):
+        trained(theta, x, independent, covariance[:, :3])

@@ -99,7 +99,7 @@ def test_spectra_join_a_posterior_of_labels(stars, scatter):
     if scatter is not None:
         correlation = model.correlation
         total = total + np.sum(correlation.factors[[3, 11]] ** 2, axis=1)
-        if correlation.noise is not None:
+        if isinstance(scatter, tc.scatter.Full):
             total = np.diagonal(correlation.covariance)[[3, 11]]
     mean = np.stack([model(draws[1, 9, star]) for star in (0, 2)])[:, [3, 11]]
     found = part["log_likelihood/flux"].isel(chain=1, draw=9).sel(pixel=[3, 11]).to_numpy()

@@ -1,5 +1,7 @@
 """Posterior of theta where the scatter is correlated between pixels, and where its tails are heavy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -8,11 +10,9 @@ import bayes_cannon as tc
 from bayes_cannon.model.posterior_groups import log_likelihood, posterior_predictive
 from bayes_cannon.posterior.theta import sample as posterior_pixels
 from bayes_cannon.posterior.theta.density import Setup
-from bayes_cannon.scatter.full import train_full
+from bayes_cannon.scatter.full_training import train_full
 from bayes_cannon.scatter.known_noise import train_given
-from bayes_cannon.scatter.low_rank import train_factors
-from bayes_cannon.scatter.one_pixel import star_precisions, whole_scatter
-from bayes_cannon.scatter.settings import Correlation
+from bayes_cannon.scatter.low_rank_training import train_factors
 from bayes_cannon.training.profile.solver import solve
 
 N_STARS, N_PIXELS, SIGMA = 80, 4, 0.01
@@ -155,13 +155,13 @@ def test_weights_are_those_of_the_training():
     low = train_factors(
         problem, start.theta, start.s2, rank=1, heavy_tails=True
     )  # fmt: skip
-    correlation = Correlation(low.factors, low.nu)
-    assert_allclose(star_precisions(problem, low.theta, low.s2, correlation), low.tau, rtol=1e-8)
+    learned = tc.scatter.LowRankScatter(low.factors, low.nu)
+    assert_allclose(learned.star_precisions(problem, low), low.tau, rtol=1e-8)
     full = train_full(problem, start.theta, start.s2, tc.scatter.Full(shrinkage=0.1, heavy_tails=True))
     given = train_given(problem, start.theta, start.s2, tc.scatter.Given(SIGMA**2 * np.eye(N_PIXELS), heavy_tails=True))
     for found in (full, given):
         # Of a full covariance the scale is that of stars that are held out, which the mean takes out but for nu.
-        weights = star_precisions(problem, found.theta, found.s2, found.correlation)
+        weights = found.learned.star_precisions(problem, found)
         assert_allclose(weights, found.weight / found.weight.mean(), rtol=0.1)
 
 
@@ -169,7 +169,9 @@ def test_pixels_without_solution_have_no_scatter(model):
     problem = model._problem()
     s2 = np.where(np.arange(N_PIXELS) == 2, np.inf, model.s2)
     theta = np.where(np.isfinite(s2)[:, None], model.theta, np.nan)
-    assert_array_equal(np.isinf(whole_scatter(problem, s2, model.correlation)), np.isinf(s2))
-    assert np.isfinite(star_precisions(problem, theta, s2, model.correlation)).all()
-    assert_array_equal(whole_scatter(problem, s2, None), s2)
-    assert star_precisions(problem, theta, s2, None) is None
+    fewer = replace(model._optimum(), theta=theta, s2=s2)
+    assert_array_equal(np.isinf(model.correlation.marginal_variance(problem, s2)), np.isinf(s2))
+    assert np.isfinite(model.correlation.star_precisions(problem, fewer)).all()
+    independent = tc.scatter.IndependentScatter()
+    assert_array_equal(independent.marginal_variance(problem, s2), s2)
+    assert independent.star_precisions(problem, fewer) is None

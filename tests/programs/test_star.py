@@ -10,10 +10,12 @@ from numpyro.infer import Predictive
 from numpyro.infer.util import log_density
 
 from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
-from bayes_cannon.labelling.compressed import TrainedPixels, compressed_batch
+from bayes_cannon.labelling.compressed import ModelTables, compressed_batch
 from bayes_cannon.posterior.labels.density import StarItem, forms, log_likelihood
 from bayes_cannon.programs.star import compressed_star, star
+from bayes_cannon.scatter import IndependentScatter
 
 VECTORIZER = PolynomialVectorizer(("TEFF", "LOGG"), 2)
 N_PIXELS = 40
@@ -87,8 +89,9 @@ def test_prior_predictive_gives_labels_in_their_units(spectrum):
 @pytest.mark.parametrize("proper", [False, True], ids=["flat", "normal"])
 def test_compressed_it_has_the_same_density_up_to_a_constant(spectrum, proper):
     theta, s2, ivar, flux = spectrum
-    pixels = TrainedPixels.from_arrays(theta, s2, VECTORIZER.exponents, np.zeros((2, 2)))
-    coefficients = compressed_batch(pixels, flux[None], ivar[None]).coefficients
+    terms = Terms(VECTORIZER.exponents, np.zeros((2, 2)))
+    tables = ModelTables.from_arrays(theta, s2, IndependentScatter(), terms)
+    coefficients = compressed_batch(tables, flux[None], ivar[None]).coefficients
     n_labels, one = 2, jnp.ones(())
     form = forms(np.asarray(coefficients), VECTORIZER.exponents)[0]
     item = StarItem(

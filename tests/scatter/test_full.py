@@ -12,9 +12,9 @@ from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
 from bayes_cannon.labelling.fit import fit_labels
-from bayes_cannon.scatter.full import train_full
-from bayes_cannon.scatter.full_labels import log_likelihoods_full
-from bayes_cannon.scatter.settings import Correlation, Full
+from bayes_cannon.labelling.trained import TrainedModel
+from bayes_cannon.scatter import CommonCovariance, Full, IndependentScatter
+from bayes_cannon.scatter.full_training import train_full
 from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.train import train
 
@@ -54,10 +54,8 @@ class Case:
 
     def fitted(self, fit, other: "Case", ivar: np.ndarray | None = None):
         """Labels of the other case's stars."""
-        return fit_labels(
-            other.flux, other.ivar if ivar is None else ivar, theta=fit.theta, s2=fit.s2, vectorizer=VECTORIZER,
-            scaling=self.scaling, training_labels=self.labels, correlation=fit.correlation,
-        )  # fmt: skip
+        model = TrainedModel(fit.theta, fit.s2, fit.learned, self.problem.terms, self.scaling)
+        return fit_labels(model, other.flux, other.ivar if ivar is None else ivar)
 
 
 @pytest.fixture(scope="module")
@@ -82,49 +80,49 @@ def test_normal_covariance_is_that_of_the_residuals(case):
     assert_allclose(fit.theta, theta, atol=1e-10)
     residual = case.flux - case.design @ theta.T
     expected = residual.T @ residual / (1000 - VECTORIZER.n_terms)
-    assert_allclose(fit.correlation.covariance, fit.scale * expected, atol=1e-12)
+    assert_allclose(fit.learned.covariance, fit.scale * expected, atol=1e-12)
     # Of 40 coordinates and 6 terms with 800 stars, chi^2 of other stars is larger by about this.
     assert_allclose(fit.scale, 1 / (1 - 47 / 800), rtol=0.05)
-    assert fit.correlation.nu == np.inf
+    assert fit.learned.nu == np.inf
     assert (fit.gradient < 1e-9).all()
 
 
 def test_densities_are_those_of_scipy(case, heavy):
-    sample = slice(0, 20)
+    sample = np.arange(20)
     every = case.trained(Full(shrinkage=0.1, heavy_tails=True))
-    arrays = case.design[sample], case.flux[sample], case.ivar[sample]
+    problem = case.problem.of_stars(sample)
     mean = case.design[sample] @ every.theta.T
-    ours = log_likelihoods_full(*arrays, theta=every.theta, correlation=every.correlation)
+    ours = every.learned.log_likelihood(problem, every)
     theirs = [
-        multivariate_t(shape=every.correlation.covariance, df=every.correlation.nu).logpdf(row)
+        multivariate_t(shape=every.learned.covariance, df=every.learned.nu).logpdf(row)
         for row in case.flux[sample] - mean
     ]
-    assert every.correlation.rank == N_PIXELS
+    assert every.learned.rank == N_PIXELS
     assert_allclose(ours, theirs, rtol=1e-9)
-    # With fewer leading directions: a Student-t law along them, a normal one across them.
-    ours = log_likelihoods_full(*arrays, theta=heavy.theta, correlation=heavy.correlation)
-    noise, factors = heavy.correlation.noise, heavy.correlation.factors
+    # With fewer leading directions: Student-t along them, normal across them.
+    ours = heavy.learned.log_likelihood(problem, heavy)
+    noise, factors = heavy.learned.noise, heavy.learned.factors
     basis, lengths, _ = np.linalg.svd(factors / noise[:, None])
     scaled = (case.flux[sample] - case.design[sample] @ heavy.theta.T) / noise @ basis
-    rank = heavy.correlation.rank
-    along = multivariate_t(shape=np.diag(lengths**2), df=heavy.correlation.nu).logpdf(scaled[:, :rank])
-    across = multivariate_normal(cov=heavy.correlation.floor * np.eye(N_PIXELS - rank)).logpdf(scaled[:, rank:])
+    rank = heavy.learned.rank
+    along = multivariate_t(shape=np.diag(lengths**2), df=heavy.learned.nu).logpdf(scaled[:, :rank])
+    across = multivariate_normal(cov=heavy.learned.floor * np.eye(N_PIXELS - rank)).logpdf(scaled[:, rank:])
     assert_allclose(ours, along + across - np.log(noise).sum(), rtol=1e-9)
 
 
 def test_directions_tails_and_covariance_are_found(case, heavy):
     assert heavy.converged
     assert heavy.shrinkage == 0
-    assert heavy.correlation.rank == N_COEFFICIENTS
-    assert 4 < heavy.correlation.nu < 9
+    assert heavy.learned.rank == N_COEFFICIENTS
+    assert 4 < heavy.learned.nu < 9
     assert (heavy.gradient < 0.01).all()
-    found = heavy.correlation.factors @ heavy.correlation.factors.T / heavy.scale
+    found = heavy.learned.factors @ heavy.learned.factors.T / heavy.scale
     assert np.linalg.norm(found - case.covariance) < 0.15 * np.linalg.norm(case.covariance)
     basis = np.linalg.svd(case.covariance)[0][:, :N_COEFFICIENTS]
-    across = heavy.correlation.factors - basis @ (basis.T @ heavy.correlation.factors)
-    assert np.linalg.norm(across) < 0.02 * np.linalg.norm(heavy.correlation.factors)
+    across = heavy.learned.factors - basis @ (basis.T @ heavy.learned.factors)
+    assert np.linalg.norm(across) < 0.02 * np.linalg.norm(heavy.learned.factors)
     # Canonical: orthogonal in units of the noise, the strongest first.
-    scaled = heavy.correlation.factors / heavy.correlation.noise[:, None]
+    scaled = heavy.learned.factors / heavy.learned.noise[:, None]
     gram = scaled.T @ scaled
     assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-9 * gram.max())
     assert (np.diff(np.diag(gram)) < 0).all()
@@ -133,7 +131,7 @@ def test_directions_tails_and_covariance_are_found(case, heavy):
 def test_labels_are_better_and_their_errors_cover(case, heavy, others):
     fit = case.fitted(heavy, others)
     start = train(case.problem)
-    naive = case.fitted(replace(heavy, theta=start.theta, s2=start.s2, correlation=None), others)
+    naive = case.fitted(replace(heavy, theta=start.theta, s2=start.s2, learned=IndependentScatter()), others)
     sigma = np.sqrt(np.einsum("nkk->nk", fit.covariance))
     pulls = (fit.labels - others.labels) / sigma
     coverage = [(np.abs(pulls) < width).mean(axis=0) for width in (1.0, 2.0)]
@@ -152,7 +150,7 @@ def test_equals_a_dense_fit_with_missing_pixels(case, heavy, others):
     flux = np.where(ivar > 0, others.flux, np.nan)
     some = replace_flux(others, flux)
     fit = case.fitted(heavy, some, ivar)
-    whole, unit = heavy.correlation.covariance, case.scaling.factor * case.scaling.scale
+    whole, unit = heavy.learned.covariance, case.scaling.factor * case.scaling.scale
     for star in range(6):
         used = ivar[star] > 0
         root = np.linalg.cholesky(whole[np.ix_(used, used)])
@@ -161,8 +159,8 @@ def test_equals_a_dense_fit_with_missing_pixels(case, heavy, others):
             return np.linalg.solve(root, flux - theta @ VECTORIZER.get_label_vector(x)[:, 0])
 
         best = least_squares(residual, others.x[star], "3-point", xtol=1e-15, ftol=1e-15, gtol=1e-15)
-        count = min(used.sum(), heavy.correlation.rank)
-        scale = (heavy.correlation.nu + 2 * best.cost) / (heavy.correlation.nu + count - 2)
+        count = min(used.sum(), heavy.learned.rank)
+        scale = (heavy.learned.nu + 2 * best.cost) / (heavy.learned.nu + count - 2)
         covariance = scale * np.linalg.inv(best.jac.T @ best.jac) * np.outer(unit, unit)
         error = np.sqrt(np.diag(covariance))
         assert_allclose(fit.chi_squared[star], 2 * best.cost, rtol=1e-8)
@@ -185,9 +183,9 @@ def test_bad_stars_do_not_set_the_covariance(case, heavy):
     spoilt = case.trained(Full(shrinkage=0.0, heavy_tails=True), replace(case.problem, flux=flux))
     normal = case.trained(Full(shrinkage=0.0), replace(case.problem, flux=flux))
     assert spoilt.weight[:20].max() < 0.1 < np.median(spoilt.weight[20:])
-    trace = np.trace(heavy.correlation.covariance)
-    assert np.trace(spoilt.correlation.covariance) < 1.5 * trace
-    assert np.trace(normal.correlation.covariance) > 2.5 * trace
+    trace = np.trace(heavy.learned.covariance)
+    assert np.trace(spoilt.learned.covariance) < 1.5 * trace
+    assert np.trace(normal.learned.covariance) > 2.5 * trace
 
 
 def test_few_stars_are_shrunk(case):
@@ -195,11 +193,9 @@ def test_few_stars_are_shrunk(case):
     chosen = few.trained(Full())
     assert chosen.shrinkage > 0
     held = Case(300, seed=8)
-    arrays = {"theta": chosen.theta, "correlation": chosen.correlation}
-    best = log_likelihoods_full(held.design, held.flux, held.ivar, **arrays).mean()
+    best = chosen.learned.log_likelihood(held.problem, chosen).mean()
     strong = few.trained(Full(shrinkage=0.95))
-    arrays = {"theta": strong.theta, "correlation": strong.correlation}
-    assert best > log_likelihoods_full(held.design, held.flux, held.ivar, **arrays).mean()
+    assert best > strong.learned.log_likelihood(held.problem, strong).mean()
     with pytest.raises(ValueError, match="shrinkage 0 needs a quarter more stars than pixels"):
         Case(50).trained(Full(shrinkage=0.0))
     with pytest.raises(ValueError, match="needs at least 23 stars with 6 terms, there are 20"):
@@ -222,7 +218,7 @@ def test_pixels_without_solution_take_no_part(case, heavy, others):
     fit = case.trained(Full(shrinkage=0.0, heavy_tails=True), replace(case.problem, ivar=ivar))
     assert np.isnan(fit.theta[7]).all()
     assert np.isinf(fit.s2[7])
-    assert (fit.correlation.factors[7] == 0).all()
+    assert (fit.learned.factors[7] == 0).all()
     labels = case.fitted(fit, others).labels
     sigma = np.sqrt(np.einsum("nkk->nk", case.fitted(heavy, others).covariance))
     assert np.median(np.abs(labels - case.fitted(heavy, others).labels) / sigma) < 0.3
@@ -240,13 +236,7 @@ def test_bad_input(case):
             Full(shrinkage)
     with pytest.raises(ValueError, match="share must be finite and not negative"):
         Full(share=np.inf)
-    with pytest.raises(ValueError, match="no covariance that all stars share"):
-        _ = Correlation(np.ones((3, 1))).covariance
-    with pytest.raises(ValueError, match="is not a full covariance"):
-        log_likelihoods_full(case.design, case.flux, case.ivar, theta=case.theta, correlation=Correlation(case.theta))
-    singular = Correlation(np.zeros((N_PIXELS, 1)), noise=np.zeros(N_PIXELS))
+    singular = CommonCovariance(np.zeros((N_PIXELS, 1)), noise=np.zeros(N_PIXELS))
+    model = TrainedModel(case.theta, np.zeros(N_PIXELS), singular, case.problem.terms, case.scaling)
     with pytest.raises(ValueError, match="not positive definite"):
-        fit_labels(
-            case.flux, case.ivar, theta=case.theta, s2=np.zeros(N_PIXELS), vectorizer=VECTORIZER, scaling=case.scaling,
-            training_labels=case.labels, correlation=singular,
-        )  # fmt: skip
+        fit_labels(model, case.flux, case.ivar)

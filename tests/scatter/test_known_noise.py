@@ -10,9 +10,7 @@ from scipy.stats import multivariate_normal
 import bayes_cannon as tc
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.scatter.full_labels import log_likelihoods_full
-from bayes_cannon.scatter.known_noise import train_given
-from bayes_cannon.scatter.settings import Given
+from bayes_cannon.scatter.known_noise import Given, train_given
 from bayes_cannon.training.problem import PixelProblem
 
 N_STARS, N_PIXELS, NAMES = 800, 40, ("TEFF", "LOGG")
@@ -58,14 +56,13 @@ def test_scatter_has_the_highest_likelihood():
             assert log_likelihood(other) < best or (fit.s2[pixel] < 1e-12 and change < 0)
     assert_allclose(fit.s2[S2 > 0], S2[S2 > 0], rtol=0.25)
     assert (fit.s2[S2 == 0] < 2e-6).all()
-    arrays = problem.design[:9], problem.flux[:9], problem.ivar[:9]
-    ours = log_likelihoods_full(*arrays, theta=fit.theta, correlation=fit.correlation)
+    ours = fit.learned.log_likelihood(problem.of_stars(np.arange(9)), fit)
     assert_allclose(ours, multivariate_normal(cov=GIVEN + np.diag(fit.s2)).logpdf(residual[:9]), rtol=1e-9)
 
 
 def test_heavy_tails_are_found_and_no_round_lowers_the_likelihood():
     _, fit = trained(Given(GIVEN, heavy_tails=True), nu=5.0)
-    assert 3.5 < fit.correlation.nu < 7
+    assert 3.5 < fit.learned.nu < 7
     assert (np.diff(fit.log_likelihood) > -1e-6).all()
     assert_allclose(fit.s2[S2 > 0], S2[S2 > 0], rtol=0.3)
 

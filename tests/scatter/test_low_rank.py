@@ -9,9 +9,10 @@ from scipy.linalg import subspace_angles
 from scipy.stats import multivariate_normal, multivariate_t
 from sklearn.decomposition import FactorAnalysis
 
+from bayes_cannon.core.student_t import fitted_nu
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
-from bayes_cannon.scatter.low_rank import fitted_nu, train_factors
+from bayes_cannon.scatter.low_rank_training import train_factors
 from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.profile import solver as profile
 

@@ -1,14 +1,18 @@
 """Labels with correlated scatter, against dense covariances over the pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.optimize import least_squares
 
 from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
 from bayes_cannon.labelling.fit import fit_labels
-from bayes_cannon.scatter.settings import Correlation
+from bayes_cannon.labelling.trained import TrainedModel
+from bayes_cannon.scatter import IndependentScatter, LowRankScatter
 
 NAMES = ("TEFF", "LOGG")
 VECTORIZER = PolynomialVectorizer(NAMES, 2)
@@ -34,24 +38,23 @@ def case():
     lost = rng.random(flux.shape) < 0.1
     flux[lost], ivar[lost] = np.nan, 0.0
     theta[7], s2[7], factors[7] = np.nan, np.inf, 0.0
-    model = {
-        "theta": theta, "s2": s2, "vectorizer": VECTORIZER, "scaling": scaling, "training_labels": training,
-    }  # fmt: skip
-    return {"flux": flux, "ivar": ivar, "labels": labels, "model": model, "correlation": Correlation(factors)}
+    terms = Terms(VECTORIZER.exponents, scaling.scaled(training))
+    model = TrainedModel(theta, s2, LowRankScatter(factors), terms, scaling)
+    return {"flux": flux, "ivar": ivar, "labels": labels, "model": model}
 
 
 @pytest.fixture(scope="module")
 def fit(case):
-    return fit_labels(case["flux"], case["ivar"], correlation=case["correlation"], **case["model"])
+    return fit_labels(case["model"], case["flux"], case["ivar"])
 
 
 def test_equals_a_dense_whitened_fit_over_the_pixels(case, fit):
-    model, scaling = case["model"], case["model"]["scaling"]
+    model, scaling = case["model"], case["model"].scaling
     unit = scaling.factor * scaling.scale
     for star in range(5):
-        used = (case["ivar"][star] > 0) & np.isfinite(model["s2"])
-        U, theta = case["correlation"].factors[used], model["theta"][used]
-        root = np.linalg.cholesky(np.diag(1 / case["ivar"][star, used] + model["s2"][used]) + U @ U.T)
+        used = (case["ivar"][star] > 0) & np.isfinite(model.s2)
+        U, theta = model.scatter.factors[used], model.theta[used]
+        root = np.linalg.cholesky(np.diag(1 / case["ivar"][star, used] + model.s2[used]) + U @ U.T)
 
         def residual(x, root=root, theta=theta, flux=case["flux"][star, used]):
             return np.linalg.solve(root, flux - theta @ VECTORIZER.get_label_vector(x)[:, 0])
@@ -69,16 +72,18 @@ def test_equals_a_dense_whitened_fit_over_the_pixels(case, fit):
 def test_errors_cover_where_those_of_the_independent_model_do_not(case, fit):
     pulls = (fit.labels - case["labels"]) / np.sqrt(np.einsum("nkk->nk", fit.covariance))
     assert_allclose(pulls.std(axis=0), 1, atol=0.12)
-    naive = fit_labels(case["flux"], case["ivar"], **case["model"])
+    naive = fit_labels(replace(case["model"], scatter=IndependentScatter()), case["flux"], case["ivar"])
     wrong = (naive.labels - case["labels"]) / np.sqrt(np.einsum("nkk->nk", naive.covariance))
     assert (wrong.std(axis=0) > 1.5 * pulls.std(axis=0)).all()
     assert ((naive.labels - case["labels"]).std(axis=0) > (fit.labels - case["labels"]).std(axis=0)).all()
 
 
 def test_no_factors_is_the_independent_model(case):
-    nothing = Correlation(np.zeros((N_PIXELS, 1)))
-    one = fit_labels(case["flux"][:20], case["ivar"][:20], correlation=nothing, **case["model"])
-    other = fit_labels(case["flux"][:20], case["ivar"][:20], **case["model"])
+    spectra = case["flux"][:20], case["ivar"][:20]
+    one, other = (
+        fit_labels(replace(case["model"], scatter=scatter), *spectra)
+        for scatter in (LowRankScatter(np.zeros((N_PIXELS, 1))), IndependentScatter())
+    )
     assert_allclose(one.labels, other.labels, rtol=1e-9)
     assert_allclose(one.covariance, other.covariance, rtol=1e-7)
 
@@ -86,8 +91,8 @@ def test_no_factors_is_the_independent_model(case):
 def test_heavy_tails_scale_the_errors_of_stars_that_do_not_fit(case, fit):
     flux = case["flux"].copy()
     flux[0] += 0.1 * np.random.default_rng(1).normal(size=N_PIXELS)
-    correlation = Correlation(case["correlation"].factors, nu=10.0)
-    heavy = fit_labels(flux, case["ivar"], correlation=correlation, **case["model"])
+    scatter = LowRankScatter(case["model"].scatter.factors, nu=10.0)
+    heavy = fit_labels(replace(case["model"], scatter=scatter), flux, case["ivar"])
     assert_allclose(heavy.labels[1:], fit.labels[1:])
     expected = (10 + fit.chi_squared) / (10 + fit.n_pixels - 2)
     assert_allclose(heavy.scale[1:], expected[1:])
@@ -98,4 +103,4 @@ def test_heavy_tails_scale_the_errors_of_stars_that_do_not_fit(case, fit):
 
 def test_factors_of_another_model_are_refused(case):
     with pytest.raises(ValueError, match="factors of 3 pixels, theta has 40"):
-        fit_labels(case["flux"], case["ivar"], correlation=Correlation(np.zeros((3, 1))), **case["model"])
+        replace(case["model"], scatter=LowRankScatter(np.zeros((3, 1))))

@@ -11,12 +11,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import PosteriorStatus
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
-from bayes_cannon.labelling.compressed import TrainedPixels
+from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.chains import ChainSettings
 from bayes_cannon.posterior.labels.chains import LABEL_CHAINS
 from bayes_cannon.posterior.labels.priors import LabelPrior
 from bayes_cannon.posterior.labels.sample import sample_star_labels
+from bayes_cannon.scatter import IndependentScatter, LowRankScatter
 
 NAMES = ("TEFF", "LOGG")
 SCALING = LabelScaling(np.array([4800.0, 2.5]), np.array([1000.0, 3.0]))
@@ -32,8 +34,9 @@ class Stars:
         self.names, self.theta, self.x = names, theta, training_x
         self.vectorizer = PolynomialVectorizer(names, 2)
         self.scaling = LabelScaling(SCALING.fiducial[: len(names)], SCALING.scale[: len(names)])
-        pixels = TrainedPixels.from_arrays(theta, np.zeros(len(theta)), self.vectorizer.exponents, training_x)
-        self.pixels = replace(pixels, nu=nu)
+        scatter = IndependentScatter() if np.isinf(nu) else LowRankScatter(np.zeros((len(theta), 1)), nu)
+        terms = Terms(self.vectorizer.exponents, training_x)
+        self.trained = TrainedModel(theta, np.zeros(len(theta)), scatter, terms, self.scaling)
 
     def spectra(self, x, seed):
         flux = self.vectorizer(x).T @ self.theta.T
@@ -45,9 +48,8 @@ class Stars:
             prior, bounds, label_names=self.names, scaling=self.scaling, training_labels=self.scaling.unscaled(self.x)
         )
         return sample_star_labels(
-            flux, ivar, pixels=self.pixels, exponents=self.vectorizer.exponents, scaling=self.scaling,
-            prior=label_prior, **{"key": 0, "settings": LONG} | keywords,
-        )  # fmt: skip
+            flux, ivar, trained=self.trained, prior=label_prior, **{"key": 0, "settings": LONG} | keywords
+        )
 
 
 def training_x(n_labels=2):

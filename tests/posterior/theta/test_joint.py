@@ -10,8 +10,6 @@ from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import MCMC, NUTS
 
 import bayes_cannon as tc
-from bayes_cannon.core.moments import MomentBasis
-from bayes_cannon.labelling.theta_errors import ThetaUncertainty
 from bayes_cannon.posterior.theta import sample as posterior_pixels
 from bayes_cannon.posterior.theta.priors import ThetaPriors
 from bayes_cannon.programs.spectrum import spectrum
@@ -95,10 +93,9 @@ def test_pixels_alone_and_together(regularization, of_mean, of_sd, of_correlatio
     assert_allclose(model.posterior.s[:, 0], s.mean(axis=(0, 1)), rtol=0.05)
 
     # cov(theta_jd, theta_ke) = C_jk A_de: across pixels what the factors share.
-    correlation, design = model.correlation, model.design_matrix
-    pairs = MomentBasis.from_terms(model.vectorizer.exponents).pairs
-    common = ThetaUncertainty.from_arrays(model.posterior.covariance, design, correlation, pairs).common
-    expected = np.einsum("jk,de->jkde", correlation.factors @ correlation.factors.T, common)
+    gram = model.design_matrix.T @ model.design_matrix
+    _, common = model.correlation.split_theta_covariance(model.posterior.covariance, gram)
+    expected = np.einsum("jk,de->jkde", model.factors @ model.factors.T, common)
     across = np.einsum("njd,nke->jkde", flat - mean, flat - mean) / len(flat)
     units = np.einsum("jd,ke->jkde", sd, sd)
     others = ~np.eye(N_PIXELS, dtype=bool)
