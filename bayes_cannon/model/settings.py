@@ -51,7 +51,8 @@ class Settings:
         metadata=dims("pixel", about="True where a label may not act"), default_factory=dict
     )
     theta_bounds: Mapping[str, Bound] = field(
-        metadata=encoded(_bounds_as_arrays, _bounds_of_arrays, Mapping[str, np.ndarray]), default_factory=dict
+        metadata=encoded(_bounds_as_arrays, _bounds_of_arrays, Mapping[str, np.ndarray]) | dims("end"),
+        default_factory=dict,
     )
     scatter: Scatter | str | None = field(metadata=one_of(lambda: FAMILIES), default=None)
     integrate_theta: bool = True

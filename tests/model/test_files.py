@@ -93,7 +93,8 @@ def nothing() -> StoredModel:
 
 def assert_same(one: object, other: object, where: str = "") -> None:
     """Equal, of the same type, and arrays to the last bit."""
-    assert type(one) is type(other) or (isinstance(one, dict) and isinstance(other, dict)), where
+    alike = dict, float  # NumPy's and Python's numbers
+    assert type(one) is type(other) or any(isinstance(one, kind) and isinstance(other, kind) for kind in alike), where
     if is_dataclass(one):
         for each in stored_fields(one):
             assert_same(getattr(one, each.name), getattr(other, each.name), f"{where}.{each.name}")
