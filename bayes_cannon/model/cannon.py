@@ -488,7 +488,10 @@ class CannonModel:
         """
         result = self._trained()
         fit = self.fit_labels(flux, ivar) if fit is None else fit
-        budget = error_budget(self._label_model(), fit, np.atleast_2d(np.asarray(ivar, dtype=float)))
+        ivar = np.atleast_2d(np.asarray(ivar, dtype=float))
+        if len(fit.labels) != len(ivar):
+            raise ValueError(f"the fit has {len(fit.labels)} stars but ivar {len(ivar)}")
+        budget = error_budget(self._label_model(), fit, ivar)
         if result.calibration is None:
             return budget
         floor = result.calibration.floor_covariance(fit.snr, self._stars.leverage(fit.labels))
