@@ -18,7 +18,7 @@ def room(monkeypatch):
     """Leaves room for so many more mappings."""
 
     def room_for(more):
-        monkeypatch.setattr(compilation, "_most", n_mappings() + more)
+        monkeypatch.setattr(compilation, "_max_mappings", n_mappings() + more)
 
     return room_for
 
@@ -77,7 +77,7 @@ def test_mappings_of_something_else_do_not_drop_programs_again_and_again(room, m
 
 def test_a_system_without_limit_drops_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(compilation, "_LIMIT", tmp_path / "none")
-    monkeypatch.setattr(compilation, "_most", None)
+    monkeypatch.setattr(compilation, "_max_mappings", None)
     before = make_room()
     compiled(7)
     assert limit() == np.inf
