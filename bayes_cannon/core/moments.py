@@ -39,7 +39,8 @@ class MomentBasis:
     @property
     def terms(self) -> np.ndarray:
         """Index of the moment that equals each term, shape (term,): its product with the constant."""
-        return self.pairs[0]
+        first: np.ndarray = self.pairs[0]
+        return first
 
     @property
     def n_moments(self) -> int:

@@ -66,7 +66,7 @@ class PixelProblem:
     @property
     def n_pixels(self) -> int:
         """Number of pixels P."""
-        return self.flux.shape[1]
+        return int(self.flux.shape[1])
 
     @property
     def free(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Compiled programs are dropped before a process has more memory mappings than Linux bears, and not earlier."""
+"""Compiled programs are dropped before a process reaches Linux's limit on memory mappings, and not much earlier."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(n_mappings() == 0, reason="the system does not s
 
 @pytest.fixture
 def room(monkeypatch):
-    """Leaves room for so many more mappings."""
+    """Leaves room for a given number of further mappings."""
 
     def room_for(more):
         monkeypatch.setattr(compilation, "_max_mappings", n_mappings() + more)
@@ -85,20 +85,20 @@ def test_a_system_without_limit_drops_nothing(monkeypatch, tmp_path):
 
 
 def test_trained_and_used_models_make_room_and_are_the_same_without_their_programs(simulate, room):
-    def used(n_stars):
+    simulation = simulate(40, 9)
+
+    def used():
         room(100)
-        simulation = simulate(n_stars, 9)
         model = simulation.model()
         theta, _, _ = model.train()
         labels, _, _ = model.test(simulation.flux[:3], simulation.ivar[:3])
         return theta, labels
 
     before = make_room()
-    first = used(40)
-    assert make_room() > before
-    used(48)
+    first = used()
     dropped = make_room()
-    for again, expected in zip(used(40), first, strict=True):
+    assert dropped > before
+    for again, expected in zip(used(), first, strict=True):
         assert_array_equal(again, expected)
     assert make_room() > dropped
 

@@ -178,8 +178,9 @@ class BlockSolver:
         failed: list[list[Starts]] = [[], []]
         tasks = ((kind, some) for kind, starts in enumerate((second_minima, unfinished)) for some in self._cut(starts))
         for kind, starts, fit in in_parallel(self._search_again, tasks):
-            yield starts.problems[fit.done], fit.at(fit.done)
-            failed[kind].append(starts.at(~fit.done))
+            done = np.asarray(fit.done)
+            yield starts.problems[done], fit.at(done)
+            failed[kind].append(starts.at(~done))
         minima = zip(*in_parallel(self._exact_minima, self._cut(exact)), strict=True)
         again = (Starts.joined(parts) for parts in (*failed, *minima) if parts)
         yield from in_parallel(self._bracketed, chain.from_iterable(map(self._cut, again)))

@@ -67,7 +67,7 @@ class Pixels(NamedTuple):
 
 def padded_size(n: int) -> int:
     """A length for n stars or pixels, at most an eighth more, so that similar sets share a compiled program."""
-    step = 2 ** max(3, n.bit_length() - 4)
+    step = 1 << max(3, n.bit_length() - 4)
     return -(-n // step) * step
 
 
@@ -86,7 +86,8 @@ def padded_monomials(x: np.ndarray, exponents: np.ndarray, dtype: type[np.floati
     for first in range(0, len(x), _STARS_AT_A_TIME):
         some = x[first : first + _STARS_AT_A_TIME]
         values[first : first + len(some)] = monomials(some, exponents)
-    return jax.device_put(values)
+    placed: Array = jax.device_put(values)
+    return placed
 
 
 def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:

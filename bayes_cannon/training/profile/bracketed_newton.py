@@ -32,7 +32,7 @@ from bayes_cannon.training.profile.residuals import residual_sums
 from bayes_cannon.training.profile.results import PixelFit
 from bayes_cannon.training.profile.settings import SETTINGS
 
-type _Bracket = tuple[Array, Array, Array]
+type _Bracket = tuple[jax.Array, jax.Array, jax.Array]
 """Where p' was negative, where it was positive, and the next s2."""
 
 
@@ -84,12 +84,12 @@ def _one_pixel(training: Training, moments: Array, pixel: Pixels, theta: Array, 
     fit, _ = jax.lax.while_loop(
         lambda state: ~state[0].done & (state[0].iterations < SETTINGS.max_bracket_steps),
         step,
-        (start, (jnp.zeros_like(s2), infinite, s2)),
+        (start, (jnp.zeros_like(s2), infinite, jnp.asarray(s2))),
     )
     return fit
 
 
-def _within(proposal: Array, s2: Array, low: Array, high: Array, noise_scale: Array, iterations: Array) -> Array:
+def _within(proposal: Array, s2: Array, low: Array, high: Array, noise_scale: Array, iterations: Array) -> jax.Array:
     """The proposed s2, or the geometric middle of the bracket where it is outside or no progress, or time is up."""
     middle = jnp.sqrt((noise_scale + low) * (noise_scale + jnp.where(jnp.isinf(high), low, high))) - noise_scale
     bisect = (proposal < low) | (proposal > high) | ((proposal == s2) & (s2 > 0))

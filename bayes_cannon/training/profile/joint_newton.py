@@ -163,7 +163,7 @@ def joint_newton(
 def _log_ratios(ivar: Array, s2: Array, noise_scale: Array) -> Array:
     """``sum_n ln(1 + ivar_n s2)`` of every pixel, from the logarithms of products of eight, scaled by their mean."""
     unit = 1 + s2 / noise_scale
-    products = folded(mul, jnp.asarray((1 + ivar * s2[:, None]) / unit[:, None]))
+    products = folded(mul, (1 + ivar * s2[:, None]) / unit[:, None])
     return jnp.sum(jnp.log(products), axis=1) + ivar.shape[1] * jnp.log(unit)
 
 

@@ -37,6 +37,10 @@ class SearchResult(NamedTuple):
     needs_exact_gram: Array
 
 
+type _Carry = tuple[SearchResult, jax.Array, jax.Array]
+"""The last result, theta on the grid of its scan, and its strength."""
+
+
 @jax.jit
 def search(
     training: Training,
@@ -72,7 +76,7 @@ def search(
         twice = jnp.stack([s2, s2], axis=1), jnp.stack([theta, theta], axis=1)
         return Minima(twice[0], jnp.stack([jnp.zeros_like(s2), jnp.full_like(s2, jnp.inf)], axis=1), twice[1]), warm
 
-    def at(theta: Array, warm: Array, lam: Array) -> tuple[SearchResult, Array]:
+    def at(theta: Array, warm: Array, lam: Array) -> tuple[SearchResult, jax.Array]:
         here = block._replace(regularization=lam)
         minima, thetas = jax.lax.cond(jnp.isnan(s2).all(), scanned, given, here, theta, warm)
         lowest, second = (jax.tree.map(lambda array, k=k: array[:, k], minima) for k in (0, 1))
@@ -82,15 +86,15 @@ def search(
         misled = end.mismatch > SETTINGS.second_minimum_margin * sums.n_stars
         needs_exact_gram = failed | misled | (sums.error > SETTINGS.max_interpolation_error)
         second = second._replace(objective=jnp.where(needs_exact_gram, jnp.inf, second.objective))
-        return SearchResult(end, second, needs_exact_gram), thetas
+        return SearchResult(end, second, needs_exact_gram), jnp.asarray(thetas)
 
-    def step(carry: tuple[SearchResult, Array, Array], lam: Array) -> tuple[tuple, SearchResult]:
+    def step(carry: _Carry, lam: Array) -> tuple[_Carry, SearchResult]:
         last, thetas, before = carry
         # A pixel that failed at one strength may succeed at the next, so that NaN must not propagate.
         start, warm = (jnp.where(jnp.isfinite(array), array, 0.0) for array in (last.end.fit.theta, thetas))
         same = jnp.isnan(lam).any() | _is_same(last, before, lam)
         result, thetas = jax.lax.cond(same, lambda *_: (last, thetas), at, start, warm, lam)
-        return (result, thetas, lam), result
+        return (result, thetas, jnp.asarray(lam)), result
 
     thetas = jnp.zeros((len(grid.s2), *theta.T.shape), grid.square.dtype)
     shapes, _ = jax.eval_shape(at, theta, thetas, strengths[0])
