@@ -1,7 +1,7 @@
 """The two scalars that are minimized, and their pieces (Casey et al. 2016, equations 2 and 3).
 
-The functions work on NumPy and JAX arrays alike. A flux value of zero weight never matters, not even NaN: callers hand
-over flux that went through `masked`.
+The functions take NumPy and JAX arrays. Flux of zero weight must not matter, not even if it is NaN: callers pass flux
+through `masked` first.
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ def masked(flux: np.ndarray, ivar: np.ndarray) -> np.ndarray:
 
 
 def weights(ivar: Array, s2: Array) -> Array:
-    """Inverse total variance, ``w = ivar / (1 + ivar s2) = 1 / (sigma^2 + s2)``, at finite s2; zero where ivar is."""
+    """Inverse total variance, ``w = ivar / (1 + ivar s2) = 1 / (sigma^2 + s2)``, for finite s2; zero where ivar is."""
     return ivar / (1.0 + ivar * s2)
 
 
 def log_variance(ivar: Array, s2: Array) -> Array:
-    """``ln(sigma^2 + s2)`` of each flux; zero where ivar is zero, because such a flux is not part of the data."""
+    """``ln(sigma^2 + s2)`` of each flux; zero where ivar is zero, because that flux is not part of the data."""
     xp = ivar.__array_namespace__()
     known = ivar > 0
     return xp.where(known, xp.log1p(ivar * s2) - xp.log(xp.where(known, ivar, 1.0)), 0.0)

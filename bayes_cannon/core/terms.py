@@ -1,4 +1,4 @@
-"""The terms of the model at the labels of given stars: the design matrix, and how it was made."""
+"""The terms of the model at the labels of given stars: the design matrix and its ingredients."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +11,7 @@ from bayes_cannon.core.vectorizer import monomials
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """Monomials of the scaled labels of N stars. Nothing is checked; arrays are shared, not copied.
+    """Monomials of the scaled labels of N stars. Nothing is checked, and arrays are not copied.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Terms:
 
     @cached_property
     def moments(self) -> MomentBasis:
-        """The distinct products of two terms."""
+        """The distinct products of two of the terms."""
         return MomentBasis.from_terms(self.exponents)
 
     def of_stars(self, stars: np.ndarray) -> "Terms":

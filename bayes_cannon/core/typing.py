@@ -1,7 +1,9 @@
 """Shapes that the package speaks of, by one name each.
 
-The axes are ``star`` (N), ``pixel`` (P), ``label`` (K), ``term`` (D, constant term included) and ``moment`` (the
-distinct products of two terms). An alias names the axes in their order; all arrays are float64 unless said.
+The axes are ``star`` (N), ``pixel`` (P), ``label`` (K), ``term`` (D, constant term included), ``moment`` (the distinct
+products of two terms), and of the profile solver ``node``, ``grid`` (values of s2) and ``strength``. An alias names the
+axes in their order; ``*pixel`` stands for any number of axes, none of them for a single pixel under vmap. All arrays
+are float64 unless said.
 """
 
 from typing import Any
@@ -16,7 +18,6 @@ StarLabel = Float[Array, "star label"]
 CornerLabel = Float[Array, "corner label"]
 StarLabelLabel = Float[Array, "star label other"]
 StarPixel = Float[Array, "star pixel"]
-PixelStar = Float[Array, "pixel star"]
 StarTerm = Float[Array, "star term"]
 StarMoment = Float[Array, "star moment"]
 PixelTerm = Float[Array, "pixel term"]
@@ -26,10 +27,23 @@ PixelTermRight = Float[Array, "pixel term right"]
 TermTerm = Float[Array, "term term"]
 TermTermPixels = Float[Array, "term term *pixel"]
 PixelsTerm = Float[Array, "*pixel term"]
+PixelsStar = Float[Array, "*pixel star"]
+PerPixels = Float[Array, "*pixel"]
+PixelsMask = Bool[Array, "*pixel"]
+PixelsInt = Int[Array, "*pixel"]
 TermPixels = Float[Array, "term *pixel"]
+TermPixel = Float[Array, "term pixel"]
+MomentPixel = Float[Array, "moment pixel"]
+NodePixel = Float[Array, "node pixel"]
+NodeTermPixel = Float[Array, "node term pixel"]
+NodeMomentPixel = Float[Array, "node moment pixel"]
+GridPixel = Float[Array, "grid pixel"]
+GridTermPixel = Float[Array, "grid term pixel"]
+GridMomentPixel = Float[Array, "grid moment pixel"]
+StrengthPixel = Float[Array, "strength pixel"]
+TermTermInt = Int[Array, "term term"]
 PerPixel = Float[Array, " pixel"]
 PerPixelMask = Bool[Array, " pixel"]
-PerPixelInt = Int[Array, " pixel"]
 PerStar = Float[Array, " star"]
 PerStarInt = Int[Array, " star"]
 PerTerm = Float[Array, " term"]

@@ -1,4 +1,4 @@
-"""One thread for each BLAS and LAPACK call, while the package's own threads keep all cores busy."""
+"""Limit BLAS and LAPACK to one thread a call while the package's own threads keep all cores busy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
-import scipy.linalg  # noqa: F401 - its library, which JAX uses, too, is then there to be found
+import scipy.linalg  # noqa: F401 - loads its BLAS, which JAX uses, too, so that threadpoolctl finds it
 from threadpoolctl import ThreadpoolController
 
 _lock = Lock()
@@ -21,10 +21,10 @@ def _libraries() -> ThreadpoolController:
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Limit BLAS to one thread a call, until the last of those who asked for it has left.
+    """Limit BLAS to one thread a call until the last of all overlapping uses has ended.
 
-    The limit is that of the whole process, but for OpenBLAS built with OpenMP, which has one for each thread. OpenBLAS
-    factors a matrix of a hundred rows or more on all cores, which takes turns in doing so: two threads that factor
+    The limit applies to the whole process, except for OpenBLAS built with OpenMP, which has one for each thread.
+    OpenBLAS factors matrices of a hundred rows or more on all cores, one call after the other: two threads that factor
     matrices of 171 rows then take twice as long as with one core each.
     """
     global _users, _limit

@@ -1,4 +1,4 @@
-"""Independent pieces of work on all cores."""
+"""Run independent pieces of work on all cores."""
 
 import os
 from collections import deque
@@ -8,19 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from bayes_cannon.execution.blas import single_threaded_blas
 from bayes_cannon.execution.compiled_programs import make_room
 
-_AHEAD = 2
-"""Pieces per thread that are being worked on or whose results wait to be taken."""
+_MAX_PENDING = 2
+"""Blocks for each thread that are in progress or whose results have not been taken."""
 
 
 def n_threads() -> int:
-    """Blocks that are computed at a time: two more than cores, so that none idles while Python has a block."""
+    """Number of blocks computed at a time: two more than cores, so that none is idle while Python prepares a block."""
     return (os.cpu_count() or 1) + 2
 
 
 def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S]) -> Iterator[T]:
-    """Results of the blocks, in order, on `n_threads`. JAX compiles a program once, whichever threads wait for it.
+    """Results of the blocks, in order, computed on `n_threads` threads.
 
-    Results that nobody has taken yet are few, so that what is large need not be held for all blocks at once.
+    JAX compiles a program once, however many threads need it. Few results are computed before they are taken, so that
+    those of all blocks need not fit into memory.
     """
     make_room()
     waiting: deque[Future[T]] = deque()
@@ -28,7 +29,7 @@ def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S]) -> Iterator[T
         try:
             for block in blocks:
                 waiting.append(pool.submit(work, block))
-                if len(waiting) > _AHEAD * n_threads():
+                if len(waiting) > _MAX_PENDING * n_threads():
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -7,11 +7,11 @@ and :math:`\lambda = \Lambda / 2`, it is :math:`\min_\theta \frac12 |b - A\theta
 .. math:: \mathrm{gap} = \tfrac12 |r - u|^2 + \sum_d \left[ h_d(\theta_d) + h_d^*(z_d) - z_d \theta_d \right],
           \qquad r = b - A\theta, \quad z = A^T u
 
-bounds the excess of theta. Each bracket is a Fenchel-Young term and not negative, so nothing cancels. We take for u
-the residual less what makes :math:`z_d = \lambda_d \,\mathrm{sgn}\,\theta_d` on the active columns, which is zero for
-unpenalized ones, then shrunk until every other conjugate is finite. Without any penalty the gap is the normal
-equations' residual in the metric of the Gram matrix. All of it follows from the Gram matrix, the gradient
-:math:`g = A^T r` and :math:`|r|^2`.
+bounds how far theta is from the optimum, in units of the objective. Each bracket is a Fenchel-Young term and not
+negative, so that nothing cancels. For u we take the residual minus a combination of the active columns that makes
+:math:`z_d = \lambda_d \,\mathrm{sgn}\,\theta_d` on them, which is zero for unpenalized ones, and shrink it until every
+other conjugate is finite. Without any penalty the gap is the residual of the normal equations in the metric of the Gram
+matrix. It follows from the Gram matrix, the gradient :math:`g = A^T r` and :math:`|r|^2` alone.
 """
 
 import jax
@@ -19,7 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.likelihood import log_variance, masked, weights
-from bayes_cannon.core.typing import Array, PerTerm, PerTermMask, PixelsTerm, Scalar, TermTerm
+from bayes_cannon.core.typing import (
+    Array,
+    PerPixel,
+    PerTerm,
+    PerTermMask,
+    PixelsTerm,
+    PixelTerm,
+    Scalar,
+    StarPixel,
+    StarTerm,
+    TermTerm,
+)
 from bayes_cannon.execution.compiled_programs import make_room
 from bayes_cannon.training.problem import PixelProblem
 
@@ -42,7 +53,7 @@ def relative_gap(
     Parameters
     ----------
     gram
-        ``A^T A``, shape (term, term). Its columns on which ``delta`` is zero matter for the scale of the gap only.
+        ``A^T A``, shape (term, term). Columns for which ``delta`` is zero affect the scale of the gap only.
     gradient
         ``A^T r``, shape (term,).
     chi_squared
@@ -52,19 +63,19 @@ def relative_gap(
     lam
         Half of Lambda for each term, 0 for the constant, shape (term,).
     projected, delta
-        The columns to project on and the residual's coefficients there, shape (term,), where they are known already.
-        By default all active terms are tried, which is best near the optimum, and the unpenalized ones alone; the
-        smaller gap counts.
+        The columns to project on and the coefficients of the residual there, shape (term,), where they are known.
+        By default both all active terms, which is best near the optimum, and the unpenalized ones alone are tried, and
+        the smaller gap is returned.
     errors
-        The largest relative error epsilon of the weights that ``gram`` is made with, and the largest of its rounding in
-        units of ``sqrt(G_dd G_ee)``; small against 1. The gap is then the largest that such errors would leave. With a
-        rounding the constant alone may be unpenalized and without a bound.
+        Bounds on the relative error epsilon of the weights in ``gram``, and on its rounding error in units of
+        ``sqrt(G_dd G_ee)``; small compared with 1. The gap is then the largest that is consistent with such errors.
+        With a rounding error only the constant may be unpenalized and unbounded.
 
     Returns
     -------
     gap
-        A scalar, not negative. An exact fit leaves nothing to be relative to but rounding, so that the denominator is
-        at least 1e-12 of ``sum w y^2``.
+        A scalar, not negative. The denominator is at least 1e-12 of ``sum w y^2``, because an exact fit leaves only
+        rounding errors.
 
     """
     wanted = lam * jnp.sign(theta)
@@ -79,15 +90,15 @@ def relative_gap(
     fitted, by_weights, rounding = gram @ delta, *errors
     z = jnp.where(projected, wanted, gradient - fitted)
 
-    # What rounding may change of z, as |G_de| <= |A_d| |A_e|, and what of the constant's column undoes that of z_0.
+    # The effect of rounding on z, as |G_de| <= |A_d| |A_e|, and of the constant's column that undoes that on z_0.
     length = jnp.sqrt(jnp.abs(jnp.diagonal(gram)))
     reach = jnp.dot(length, jnp.abs(delta))
     radius = jnp.where(projected, 0.0, (1 + jnp.sqrt((1 + by_weights) / (1 - by_weights))) * rounding * reach * length)
 
-    # A conjugate with an open side is finite only up to lam on that side.
+    # The conjugate of a term that is unbounded on one side is finite only up to lam on that side.
     over = jnp.where(jnp.isinf(upper), z, 0.0), jnp.where(jnp.isinf(lower), -z, 0.0)
-    excess = jnp.where((lower == upper) | projected, 0.0, jnp.maximum(*over) + radius)
-    shrink = jnp.min(jnp.where(excess > lam, lam / jnp.where(excess > 0, excess, 1.0), 1.0))
+    largest = jnp.where((lower == upper) | projected, 0.0, jnp.maximum(*over) + radius)
+    shrink = jnp.min(jnp.where(largest > lam, lam / jnp.where(largest > 0, largest, 1.0), 1.0))
 
     # |r - u|^2 for u = shrink (r - (1 + e) A delta), with the error e of each weight.
     size = jnp.maximum(jnp.dot(delta, fitted), 0.0) + rounding * reach**2
@@ -96,7 +107,7 @@ def relative_gap(
     distance += shrink**2 * (1 + by_weights) * size
     distance = (jnp.sqrt(jnp.maximum(distance, 0.0)) + 2 * rounding * reach) ** 2
     penalty = lam * jnp.abs(theta)
-    # Convex in z, hence largest at an end of where z can be.
+    # Convex in z, hence largest at an end of the interval of z.
     ends = (shrink * (z - radius), shrink * (z + radius))
     fenchel = jnp.maximum(*(penalty + _conjugate(z, lam, lower, upper) - z * theta for z in ends))
     gap = 0.5 * distance + jnp.sum(jnp.maximum(jnp.where(projected & (lam == 0), 0.0, fenchel), 0.0))
@@ -104,7 +115,7 @@ def relative_gap(
 
 
 def gap_scale(gram: TermTerm, gradient: PerTerm, chi_squared: Scalar, theta: PerTerm, lam: PerTerm) -> Array:
-    """What a gap is relative to, as `relative_gap` has it."""
+    """Denominator of `relative_gap`: ``sum w r^2 + Lambda |theta|_1``, or rounding where that is larger."""
     flux_squared = chi_squared + 2 * jnp.dot(theta, gradient) + jnp.dot(theta, gram @ theta)
     scale = jnp.maximum(chi_squared + 2 * jnp.sum(lam * jnp.abs(theta)), 1e-12 * jnp.abs(flux_squared))
     return jnp.maximum(scale, jnp.finfo(theta.dtype).tiny)
@@ -123,7 +134,7 @@ def _conjugate(z: PerTerm, lam: PerTerm, lower: PerTerm, upper: PerTerm) -> Arra
 
 
 def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: float = 1e-13) -> Array:
-    """Solution of the rows and columns in the mask, zero elsewhere; a relative ridge keeps it finite.
+    """Solution of the system of the rows and columns in the mask, zero elsewhere; a relative ridge keeps it finite.
 
     ``right`` has shape (term,), or (term, k) for several right-hand sides.
     """
@@ -131,7 +142,7 @@ def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: floa
 
 
 def solution_and_pivot(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: float = 1e-13) -> tuple[Array, Array]:
-    """The same, and the smallest squared pivot of the matrix as `smallest_pivot` has it."""
+    """`solve_masked`, together with `smallest_pivot` of the same factorization."""
     factor, unit = _masked_factor(gram, mask, ridge)
     pivot = jnp.min(jnp.where(mask, jnp.diagonal(factor) ** 2, jnp.inf))
     unit = unit.reshape(-1, *[1] * (right.ndim - 1))
@@ -153,20 +164,27 @@ def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
 
 
 def _masked_factor(gram: TermTerm, mask: PerTermMask, ridge: float = 1e-13) -> tuple[Array, Array]:
-    """Cholesky factor of the masked matrix, its diagonal scaled to one, and what scales each term: zero elsewhere."""
+    """Cholesky factor of the masked matrix, scaled to a unit diagonal, and the scale of each term, zero elsewhere."""
     scale = jnp.where(mask & (jnp.diagonal(gram) > 0), jnp.sqrt(jnp.abs(jnp.diagonal(gram))), 1.0)
     unit = mask / scale
-    # Transposed, which changes nothing but that LAPACK takes it as it lies, its columns one after the other.
+    # Transposed, so that LAPACK, which wants columns contiguous, reads it in place; the matrix is symmetric.
     scaled = jnp.where(mask[:, None] & mask[None, :], gram.T * (unit[:, None] * unit[None, :]), 0.0)
     system = scaled + jnp.eye(len(scale), dtype=gram.dtype) * jnp.where(mask, ridge, 1.0)
-    # Only one triangle is read. To make the matrix symmetric, which it is, would cost a transposed copy.
+    # Only one triangle is read; symmetrizing the matrix would cost a transposed copy.
     return jnp.linalg.cholesky(system, symmetrize_input=False), unit
 
 
 @jax.jit
 def _certify_block(
-    design: Array, flux: Array, ivar: Array, regularization: Array, lower: Array, upper: Array, theta: Array, s2: Array
-) -> tuple[Array, Array, Array]:
+    design: StarTerm,
+    flux: StarPixel,
+    ivar: StarPixel,
+    regularization: PerPixel,
+    lower: PixelTerm,
+    upper: PixelTerm,
+    theta: PixelTerm,
+    s2: PerPixel,
+) -> tuple[PerPixel, PerPixel, PerPixel]:
     def one(pixel: tuple[Array, ...]) -> tuple[Array, Array, Array]:
         flux, ivar, regularization, lower, upper, theta, s2 = pixel
         w = weights(ivar, s2)
@@ -184,8 +202,8 @@ def _certify_block(
 def certify(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Objective, relative duality gap and profile gradient of each pixel, at any (theta, s2).
 
-    It knows nothing of how the point was found, and so checks every solver alike. Costs one Gram matrix a pixel. Pixels
-    without information get NaN.
+    It is independent of how the point was found, so that it checks every solver. It costs one Gram matrix a pixel, and
+    the certificate of pixels without a solution is NaN.
 
     Returns
     -------

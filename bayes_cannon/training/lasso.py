@@ -4,9 +4,8 @@ r"""Weighted lasso with bounds, from the Gram matrix alone.
           \qquad l \le \theta \le u
 
 Each round is one Newton step on the terms that are neither zero nor at a bound, with their signs held, followed by a
-few sweeps of coordinate descent, which decide which terms those are. Both only ever lower the objective
-(`newton_move`). The first finds the optimum once the second has found the active set, which takes a handful of rounds;
-zeros are exact.
+few sweeps of coordinate descent, which find the active set. Neither ever raises the objective (`newton_move`). Once
+the active set is right, the Newton step reaches the optimum, which takes a handful of rounds in all; zeros are exact.
 (Coordinate descent: Friedman, Hastie & Tibshirani 2010, eq. 9; the active-set step as in Osborne et al. 2000.)
 """
 
@@ -17,10 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from bayes_cannon.core.typing import Array, PerTerm, PerTermMask, Scalar, TermPixels, TermTerm, TermTermPixels
+from bayes_cannon.execution.finished import finished
 from bayes_cannon.training.certificate import active_terms, solve_masked
 
 SWEEPS = 2
 """Sweeps of coordinate descent after each Newton step."""
+MAX_ROUNDS = 100
+"""Rounds at most, each a Newton step and its sweeps."""
 
 
 class LassoState(NamedTuple):
@@ -48,7 +50,7 @@ class LassoState(NamedTuple):
 def coordinate_optimum(
     value: Array, gradient: Array, curvature: Array, lam: Array, lower: Array, upper: Array
 ) -> Array:
-    """Best value of one coordinate, the others held: soft thresholding, then the bounds. Works on arrays alike."""
+    """Optimum of one coordinate, the others held: soft thresholding, then the bounds. Works elementwise on arrays."""
     z = gradient + curvature * value
     return jnp.clip(jnp.sign(z) * jnp.maximum(jnp.abs(z) - lam, 0.0) / curvature, lower, upper)
 
@@ -65,8 +67,8 @@ def coordinate_descent(
 ) -> tuple[jax.Array, jax.Array]:
     """Sweeps over all coordinates in turn, each set to its optimum.
 
-    Every array may have one more axis at its end, of pixels: they lie side by side in memory then, which is several
-    times as fast as one after the other.
+    Every array may have one more axis at its end, the pixel: with pixels side by side in memory the sweeps are several
+    times as fast as pixel after pixel.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ def coordinate_descent(
     gradient
         ``b - G theta``, shape (term,).
     sweeps
-        How many.
+        Number of sweeps.
 
     Returns
     -------
@@ -90,23 +92,24 @@ def coordinate_descent(
         curvature = gram[d, d]
         moves = curvature > 0
         best = coordinate_optimum(theta[d], gradient[d], jnp.where(moves, curvature, 1.0), lam[d], lower[d], upper[d])
-        # Finished, so that theta is changed in place: a sweep takes half the time.
-        new, old = jax.lax.optimization_barrier((jnp.where(moves, best, theta[d]), theta[d]))
+        # So that theta is changed in place.
+        new, old = finished((jnp.where(moves, best, theta[d]), theta[d]))
         return theta.at[d].set(new), gradient - gram[d] * (new - old)
 
     return jax.lax.fori_loop(0, sweeps * len(lam), update, (jnp.asarray(theta), jnp.asarray(gradient)))
 
 
 def symmetric_product(row: Callable[[Array], Array], vector: TermPixels) -> jax.Array:
-    """``G v`` of many pixels, which lie side by side in memory, shape (term, ..., pixel).
+    """``G v`` of many pixels, with the pixels side by side in memory, shape (term, ..., pixel).
 
-    Column by column, because a batched product would be of one pixel after the other, and several times as slow.
+    Summed column by column, because a batched product works on one pixel after the other, which is several times as
+    slow.
 
     Parameters
     ----------
     row
-        Gives a row of G, which is symmetric, shape (term, ..., pixel). It may be made when it is asked for: all rows
-        of many terms are more than a cache holds.
+        Returns a row of G, which is symmetric, shape (term, ..., pixel). It may compute it on demand, because with many
+        terms all rows together do not fit into the cache.
     vector
         Shape (term, pixel).
 
@@ -128,9 +131,9 @@ def newton_move(
 ) -> jax.Array:
     """Theta after a step on the active terms, with every sign and bound kept.
 
-    Of two moves the one with the lower objective: the whole step with all terms that would change sign set to zero,
-    which drops many terms at once, and the part of the step up to the first such term, which never raises it.
-    ``gradient`` is ``b - G theta``.
+    Returns the better of two moves: the whole step with all terms that would change sign set to zero, which drops many
+    terms at once, and the part of the step up to the first such term, which never raises the objective. ``gradient`` is
+    ``b - G theta``.
     """
     ahead = jnp.where(step > 0, upper, lower)
     ahead = jnp.where((lam > 0) & (theta * step < 0) & (theta * ahead < 0), 0.0, ahead)
@@ -139,7 +142,7 @@ def newton_move(
     partly = jnp.where(active, jnp.where(room <= length, ahead, theta + length * step), theta)
     wholly = jnp.where(active, jnp.where(room <= 1.0, ahead, theta + step), theta)
 
-    # What the second has more than the first, by one product with their difference: nothing cancels.
+    # The difference of their objectives, from one product with the difference of the moves: nothing cancels.
     between, beyond = 0.5 * (partly + wholly) - theta, wholly - partly
     more = jnp.dot(beyond, gram @ between - gradient) + jnp.sum(lam * (jnp.abs(wholly) - jnp.abs(partly)))
     return jnp.where(more <= 0, wholly, partly)
@@ -154,9 +157,9 @@ def gram_lasso(
     theta: PerTerm,
     *,
     tolerance: Scalar,
-    max_rounds: int = 100,
+    max_rounds: int = MAX_ROUNDS,
 ) -> LassoState:
-    """Minimize by Newton steps on the active set and coordinate descent; see the module's text.
+    """Minimize by Newton steps on the active set and coordinate descent (see the module's docstring).
 
     Parameters
     ----------
@@ -171,7 +174,7 @@ def gram_lasso(
     tolerance
         On `LassoState.residual`.
     max_rounds
-        Rounds at most.
+        Number of rounds at most.
 
     Not checked: that ``gram`` is positive semi-definite.
 

@@ -1,10 +1,10 @@
-"""What every solver of the training step is given and what it returns.
+"""The training problem, and its solution: the input and the output of every solver.
 
-For each pixel j the joint optimum over theta_j and s_j^2 >= 0 is wanted of (Casey et al. 2016, equation 2)
+For each pixel j, minimize over theta_j and s_j^2 >= 0 (Casey et al. 2016, equation 2)
 
     sum_n w_n (y_n - v_n . theta)^2 - sum_n ln w_n + Lambda sum_{d >= 1} |theta_d|,   w_n = ivar_n / (1 + ivar_n s^2)
 
-with ``lower <= theta <= upper``. A censored term is one with both bounds zero. Stars with ``ivar = 0`` take no part.
+with ``lower <= theta <= upper``. A censored term has both bounds zero. Stars with ``ivar = 0`` are ignored.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.terms import Terms
 
 Progress = Callable[[int], object]
-"""Called with the number of pixels or stars that were finished since the last call."""
+"""Called with the number of pixels or stars finished since the last call."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PixelProblem:
     def unbounded(
         cls, terms: Terms, flux: np.ndarray, ivar: np.ndarray, regularization: np.ndarray | float = 0.0
     ) -> "PixelProblem":
-        """Problem without bounds and censoring."""
+        """The problem without bounds or censoring."""
         n_pixels, n_terms = flux.shape[1], terms.n_terms
         limit = np.full((n_pixels, n_terms), np.inf)
         lam = np.broadcast_to(np.asarray(regularization, dtype=float), (n_pixels,))
@@ -66,11 +66,11 @@ class PixelProblem:
     @property
     def n_pixels(self) -> int:
         """Number of pixels P."""
-        return self.flux.shape[1]
+        return int(self.flux.shape[1])
 
     @property
     def free(self) -> np.ndarray:
-        """Whether a term may be other than one fixed value, shape (pixel, term)."""
+        """Whether a term may vary, shape (pixel, term)."""
         return self.lower < self.upper
 
     def at(self, pixels: slice | np.ndarray) -> "PixelProblem":
@@ -91,7 +91,7 @@ class PixelProblem:
     def unsolvable(self, regularization: np.ndarray | None = None) -> np.ndarray:
         """Status of pixels that have no solution, and ``CONVERGED`` for the others, shape (pixel,).
 
-        For other strengths than its own, of shape (..., pixel), it has that shape.
+        With ``regularization``, of shape (..., pixel), for those strengths in place of its own, in that shape.
         """
         regularization = self.regularization if regularization is None else regularization
         n_stars = (self.ivar > 0).sum(axis=0)
@@ -104,7 +104,7 @@ class PixelProblem:
 
 @dataclass(frozen=True)
 class PixelSolution:
-    """The optimum of P pixels and how well it is known to be one.
+    """The optimum of P pixels and its certificate.
 
     Attributes
     ----------
@@ -115,17 +115,17 @@ class PixelSolution:
     objective
         The training scalar at (theta, s2), shape (pixel,).
     duality_gap
-        Upper bound on how far theta at this s2 is from the optimum, in units of the scalar and relative to
+        Upper bound on how far the scalar at this s2 is above its minimum over theta, relative to
         ``sum w r^2 + Lambda |theta|_1``, shape (pixel,).
     profile_gradient
         Derivative of the scalar by s2 over the sum of the weights, ``sum w (1 - w r^2) / sum w``, dimensionless,
         shape (pixel,). Zero at an interior optimum, not negative at s2 = 0.
     iterations
-        Of the algorithm, shape (pixel,).
+        Number of iterations of the algorithm, shape (pixel,).
     status
         `PixelStatus` of each pixel, shape (pixel,).
     messages
-        What the optimizer itself said of each pixel, shape (pixel,); empty texts where it says nothing.
+        Message of the optimizer for each pixel, shape (pixel,), or empty texts.
 
     """
 
@@ -154,10 +154,5 @@ class PixelSolution:
         )
 
     def part(self, pixels: slice) -> "PixelSolution":
-        """The solution of some pixels, which shares its arrays with this one."""
+        """The solution of some pixels; its arrays are views of these."""
         return PixelSolution(*(getattr(self, field.name)[pixels] for field in fields(self)))
-
-    def place(self, pixels: np.ndarray, other: "PixelSolution") -> None:
-        """Write the solution of some pixels into this one, in place."""
-        for field in fields(self):
-            getattr(self, field.name)[pixels] = getattr(other, field.name)

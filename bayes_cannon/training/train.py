@@ -22,7 +22,7 @@ OP_METHODS = ("certified", "l_bfgs_b", "powell")
 
 
 class TrainingWarning(BayesCannonWarning):
-    """Some pixels have no theta, or one that is not certified."""
+    """Some pixels have no solution, or one that is not certified."""
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
     theta, s2
         A previous solution to start from, shape (pixel, term) and (pixel,).
     max_memory
-        Bytes of working memory of the certified solver, beside the problem and the solution.
+        Bytes of working memory of the certified solver, in addition to the problem and the solution.
     progress
         Called with the number of pixels finished.
 
@@ -86,29 +86,27 @@ def train_path(
     *,
     progress: Progress | None = None,
 ) -> list[PixelSolution]:
-    """Certified optima at several regularization strengths, which share their passes over the data.
+    """Certified optima at several regularization strengths, for less than training at each.
 
     Parameters
     ----------
     problem
         The pixels; its own regularization does not matter.
     lambdas
-        The strengths, finite and not negative, shape (strength,). Cheapest in ascending order, as each starts from
-        the one before.
-    exponents, x
-        As for `training.train`.
+        The strengths, finite and not negative, shape (strength,). Ascending order is cheapest, because each search
+        starts from the optimum before.
     progress
         Called with the number of pixels finished, at all strengths.
 
     Returns
     -------
     solutions
-        One for each strength, in the given order, every pixel with status and certificate.
+        One for each strength, in the given order, with status and certificate of every pixel.
 
     Raises
     ------
     ValueError
-        If ``lambdas`` is empty, no list of numbers, or one of them is negative or not finite.
+        If ``lambdas`` is empty or not a list of numbers, or one of them is negative or not finite.
 
     """
     strengths = np.atleast_1d(np.asarray(lambdas, dtype=float))
@@ -123,7 +121,7 @@ def train_path(
 
 @dataclass(frozen=True)
 class RegularizationPath:
-    """What training at several strengths gave; the first axis of every array is the strength.
+    """The solutions at several strengths; the first axis of every array is the strength.
 
     Attributes
     ----------
@@ -148,7 +146,7 @@ class RegularizationPath:
     def from_solutions(
         cls, lambdas: Sequence[float] | np.ndarray, solutions: Sequence[PixelSolution]
     ) -> "RegularizationPath":
-        """Stack what `train_path` returns."""
+        """Stack the solutions of `train_path`."""
         names = [field.name for field in fields(cls)][1:]
         stacked = {name: np.stack([getattr(solution, name) for solution in solutions]) for name in names}
         return cls(np.atleast_1d(np.asarray(lambdas, dtype=float)), **stacked)
@@ -160,7 +158,7 @@ class RegularizationPath:
 
 
 def check_op_method(op_method: str | None) -> str:
-    """Name of the solver; an unknown one is an error that names the nearest."""
+    """Name of the solver. Raises ValueError for an unknown one, with the nearest known name."""
     if op_method is None:
         return OP_METHODS[0]
     name = str(op_method).lower()
@@ -177,10 +175,10 @@ def correct_scatter(problem: PixelProblem, solution: PixelSolution) -> PixelSolu
 
 
 def records(solution: PixelSolution, op_method: str | None) -> list[Record]:
-    """One record per pixel: what a person or a script wants to know of its training.
+    """One record of the training of each pixel.
 
     Keys: ``status`` (a `PixelStatus`), ``message``, ``op_method``, ``n_iterations``, ``fopt`` (the training scalar),
-    ``duality_gap`` (relative), ``profile_gradient`` and ``optimizer_message`` (SciPy's own words).
+    ``duality_gap`` (relative), ``profile_gradient`` and ``optimizer_message`` (that of SciPy).
     """
     method = check_op_method(op_method)
     return [
@@ -207,7 +205,7 @@ def records(solution: PixelSolution, op_method: str | None) -> list[Record]:
 
 
 def warn_of_failures(solution: PixelSolution) -> None:
-    """One warning that counts the pixels of each status that a person should look at."""
+    """Warn of each status that needs attention, with the number of its pixels and the first of them."""
     expected = (PixelStatus.CONVERGED, PixelStatus.ZERO_SCATTER, PixelStatus.NO_INFORMATION)
     for status in PixelStatus:
         pixels = np.flatnonzero(solution.status == status)

@@ -33,6 +33,15 @@ def test_gram_matrix_is_a_product_with_the_moments(vectorizer):
     assert_allclose(moments[:, basis.terms], design, rtol=1e-13)
 
 
+def test_a_basis_is_made_once_for_each_set_of_terms():
+    exponents = PolynomialVectorizer(tuple("ABC"), 2).exponents
+    basis = MomentBasis.from_terms(exponents)
+    assert MomentBasis.from_terms(exponents.copy()) is basis
+    assert MomentBasis.from_terms(exponents[:-1]) is not basis
+    with pytest.raises(ValueError, match="read-only"):
+        basis.pairs[0, 0] = 1
+
+
 @pytest.mark.parametrize(("n_columns", "largest"), [(1, 5), (17, 4), (40, 3), (3, 2**40)])
 def test_distinct_rows_are_those_of_numpy(n_columns, largest):
     rows = np.random.default_rng(1).integers(0, largest, (200, n_columns))

@@ -1,4 +1,4 @@
-"""Compiled programs are dropped before a process has more memory mappings than Linux bears, and not earlier."""
+"""Compiled programs are dropped before a process reaches Linux's limit on memory mappings, and not much earlier."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,10 +15,10 @@ pytestmark = pytest.mark.skipif(n_mappings() == 0, reason="the system does not s
 
 @pytest.fixture
 def room(monkeypatch):
-    """Leaves room for so many more mappings."""
+    """Leaves room for a given number of further mappings."""
 
     def room_for(more):
-        monkeypatch.setattr(compilation, "_most", n_mappings() + more)
+        monkeypatch.setattr(compilation, "_max_mappings", n_mappings() + more)
 
     return room_for
 
@@ -77,7 +77,7 @@ def test_mappings_of_something_else_do_not_drop_programs_again_and_again(room, m
 
 def test_a_system_without_limit_drops_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(compilation, "_LIMIT", tmp_path / "none")
-    monkeypatch.setattr(compilation, "_most", None)
+    monkeypatch.setattr(compilation, "_max_mappings", None)
     before = make_room()
     compiled(7)
     assert limit() == np.inf
@@ -85,20 +85,20 @@ def test_a_system_without_limit_drops_nothing(monkeypatch, tmp_path):
 
 
 def test_trained_and_used_models_make_room_and_are_the_same_without_their_programs(simulate, room):
-    def used(n_stars):
+    simulation = simulate(40, 9)
+
+    def used():
         room(100)
-        simulation = simulate(n_stars, 9)
         model = simulation.model()
         theta, _, _ = model.train()
         labels, _, _ = model.test(simulation.flux[:3], simulation.ivar[:3])
         return theta, labels
 
     before = make_room()
-    first = used(40)
-    assert make_room() > before
-    used(48)
+    first = used()
     dropped = make_room()
-    for again, expected in zip(used(40), first, strict=True):
+    assert dropped > before
+    for again, expected in zip(used(), first, strict=True):
         assert_array_equal(again, expected)
     assert make_room() > dropped
 

@@ -175,7 +175,7 @@ def solved(training, regularization):
 
 
 @pytest.mark.parametrize("regularization", LAMBDAS)
-def test_certificate_at_the_optimum_and_away_from_it(training, brute_force, regularization):
+def test_certificate_at_the_optimum_and_away_from_it(training, regularization):
     problem, solution = solved(training, regularization)
     objective, at_optimum, gradient = certify(problem, solution.theta, solution.s2)
     assert at_optimum.max() < 1e-9
@@ -193,8 +193,6 @@ def test_certificate_at_the_optimum_and_away_from_it(training, brute_force, regu
     excess = (moved - solution.objective) / (chi_squared + regularization * np.abs(theta[:, 1:]).sum(axis=1))
     assert (excess > 0).all()
     assert (reported >= excess * (1 - 1e-9)).all()
-    best = np.array([brute_force(problem, j)[0] for j in range(3)])
-    assert (moved[:3] > best).all()
 
 
 def test_objective_is_the_training_scalar(training):

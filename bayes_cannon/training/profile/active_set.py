@@ -1,4 +1,4 @@
-"""Solutions on the active terms of the pixels of a block, of systems that are no larger than these want."""
+"""Solve the systems of the active terms of a block of pixels, in matrices no larger than these need."""
 
 from functools import partial
 
@@ -7,11 +7,7 @@ import jax.numpy as jnp
 
 from bayes_cannon.core.typing import Array, PerPixel, PixelTermMask, PixelTermRight, PixelTermTerm
 from bayes_cannon.training.certificate import solution_and_pivot
-
-MANY_TERMS = 64
-"""From so many terms on, a smaller system spares more than it costs to gather it."""
-EIGHTHS = 2, 3, 5
-"""Of all terms: the sizes that are compiled, beside that of all; each takes a tenth of a second to compile."""
+from bayes_cannon.training.profile.settings import SETTINGS
 
 
 def solve_on_active(
@@ -19,9 +15,9 @@ def solve_on_active(
 ) -> tuple[PixelTermRight, PerPixel]:
     """`certificate.solution_and_pivot` of every pixel.
 
-    Where terms are many, the active ones are gathered, in their order, into the smallest of a few sizes that holds
-    those of every pixel, filled up with others. The solution is the same, but to factor the matrix of 65 terms takes a
-    tenth of the time of 171.
+    If terms are many, the active ones of each pixel are gathered, in their order, into the smallest of a few matrix
+    sizes that holds those of every pixel; others fill it up. The solution is the same, but factoring a matrix of 65
+    terms takes a tenth of the time of 171.
 
     Parameters
     ----------
@@ -39,7 +35,7 @@ def solve_on_active(
         terms = jnp.argsort(~active, axis=1, stable=True)[:, :size]
 
         def part(array: Array, terms: Array) -> Array:
-            # The checks of the indices would take as long as the reading.
+            # Checking the indices would take as long as reading the array.
             return jnp.asarray(array).at[terms].get(mode="promise_in_bounds")
 
         def one(gram: Array, right: Array, active: Array, terms: Array) -> tuple[Array, Array]:
@@ -51,9 +47,9 @@ def solve_on_active(
 
     n_terms = active.shape[1]
     whole = partial(jax.vmap(solution_and_pivot), gram, right, active)
-    if n_terms < MANY_TERMS:
+    if n_terms < SETTINGS.many_terms:
         return whole()
-    sizes = [-(-n_terms * part // 8) for part in EIGHTHS]
+    sizes = [-(-n_terms * part // 8) for part in SETTINGS.active_eighths]
     which = jnp.searchsorted(jnp.asarray(sizes), jnp.max(jnp.sum(active, axis=1)))
     solution, pivot = jax.lax.switch(which, [*(partial(of_size, size) for size in sizes), whole])
     return solution, pivot

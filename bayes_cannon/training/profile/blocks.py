@@ -7,19 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_cannon.core.typing import Array
+from bayes_cannon.core.typing import Array, PerPixels, PixelsStar, PixelsTerm, StarMoment, StarTerm, TermTermInt
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.training.problem import PixelProblem
+from bayes_cannon.training.profile.settings import SETTINGS
 
-BLOCK_NUMBERS = 2**17
-"""Numbers in one (pixel, star) array of a block: 1 MiB, so that a pass stays in the cache and few pixels of a block
-wait for the slowest."""
-SMALLEST_BLOCK = 32
-"""Pixels in a block however many stars there are."""
 _ALIGNMENT = 64
 """Bytes."""
 _STARS_AT_A_TIME = 4096
-"""Whose monomials are computed in float64, whatever they are kept in."""
+"""Number of stars whose monomials are computed at once, in float64 whatever the final dtype."""
 
 
 class Training(NamedTuple):
@@ -30,16 +26,16 @@ class Training(NamedTuple):
     design
         Terms of each star, shape (star, term).
     single
-        Distinct products of two terms in float32, shape (star, moment). Few pixels want those in float64, which for
-        many terms are most of the memory: they are an argument of their own.
+        Distinct products of two terms in float32, shape (star, moment). Few pixels need those in float64, which for
+        many terms take most of the memory: they are a separate argument.
     pairs
         Index of the moment that two terms multiply to, shape (term, term).
 
     """
 
-    design: Array
-    single: Array
-    pairs: Array
+    design: StarTerm
+    single: StarMoment
+    pairs: TermTermInt
 
 
 class Pixels(NamedTuple):
@@ -56,28 +52,29 @@ class Pixels(NamedTuple):
 
     """
 
-    flux: Array
-    ivar: Array
-    regularization: Array
-    lower: Array
-    upper: Array
+    flux: PixelsStar
+    ivar: PixelsStar
+    regularization: PerPixels
+    lower: PixelsTerm
+    upper: PixelsTerm
 
     @property
     def lam(self) -> Array:
-        """Half of Lambda for every term but the constant: what a lasso on the Gram matrix needs."""
+        """Half of Lambda for every term except the constant, as the lasso on the Gram matrix takes it."""
         penalized = jnp.arange(self.lower.shape[-1]) > 0
         return 0.5 * jnp.where(penalized, self.regularization[..., None], 0.0)
 
 
 def padded_size(n: int) -> int:
     """A length for n stars or pixels, at most an eighth more, so that similar sets share a compiled program."""
-    step = 2 ** max(3, n.bit_length() - 4)
+    step = 1 << max(3, n.bit_length() - 4)
     return -(-n // step) * step
 
 
 def block_size(n_stars: int, n_pixels: int) -> int:
-    """Pixels in a block that runs fast."""
-    return min(max(BLOCK_NUMBERS // padded_size(n_stars), SMALLEST_BLOCK), padded_size(n_pixels))
+    """Number of pixels in a block for which the programs run fast."""
+    fast = max(SETTINGS.numbers_per_block // padded_size(n_stars), SETTINGS.smallest_block)
+    return min(fast, padded_size(n_pixels))
 
 
 def padded_monomials(x: np.ndarray, exponents: np.ndarray, dtype: type[np.floating] = np.float64) -> Array:
@@ -89,11 +86,12 @@ def padded_monomials(x: np.ndarray, exponents: np.ndarray, dtype: type[np.floati
     for first in range(0, len(x), _STARS_AT_A_TIME):
         some = x[first : first + _STARS_AT_A_TIME]
         values[first : first + len(some)] = monomials(some, exponents)
-    return jax.device_put(values)
+    placed: Array = jax.device_put(values)
+    return placed
 
 
 def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
-    """The data of some pixels, repeated up to the fixed size so that no other shape is ever compiled."""
+    """The data of some pixels, repeated up to the given size, so that all blocks share the compiled programs."""
     contiguous = len(pixels) == size and bool((np.diff(pixels) == 1).all())
     index = slice(pixels[0], pixels[-1] + 1) if contiguous else np.resize(pixels, size)
     n_stars = len(problem.flux)
@@ -104,7 +102,7 @@ def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
 
 
 def _aligned_zeros(*shape: int, dtype: type[np.floating] = np.float64) -> np.ndarray:
-    """Zeros that begin where XLA wants an array to, so that a compiled program reads them in place."""
+    """Zeros, aligned in memory so that XLA reads them in place."""
     n, each = math.prod(shape), np.dtype(dtype).itemsize
     room = np.zeros(n + _ALIGNMENT // each, dtype)
     first = -room.ctypes.data % _ALIGNMENT // each
@@ -119,7 +117,7 @@ def known_flux(pixel: Pixels) -> tuple[Array, Array]:
 
 def gram_matrix(training: Training, moment_sums: Array) -> jax.Array:
     """Gram matrix (..., term, term) from weighted sums of the moments, shape (..., moment)."""
-    # Indices of one axis, known to be right: the matrix is then made in half the time, in the layout that is read next.
+    # Unchecked indices of a single axis take half the time, and give the layout that is read next.
     return jnp.take(moment_sums, training.pairs.ravel(), axis=-1, mode="clip").reshape(
         *moment_sums.shape[:-1], *training.pairs.shape
     )

@@ -1,4 +1,4 @@
-"""What the search of `solver` returns of some pixels, and how it gets into the solution."""
+"""Results of the profile solver for a block of pixels, and how they are merged into a `PixelSolution`."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -6,95 +6,107 @@ from typing import NamedTuple
 import numpy as np
 
 from bayes_cannon.core.status import PixelStatus
-from bayes_cannon.core.typing import Array
+from bayes_cannon.core.typing import PerPixels, PixelsInt, PixelsMask, PixelsTerm
 from bayes_cannon.training.problem import PixelSolution
-from bayes_cannon.training.profile.bracketed_newton import Refined
-from bayes_cannon.training.profile.joint_newton import Point
-
-DEPENDENT_PIVOT = 1e-11
-"""Squared pivot of the scaled Gram matrix below which its terms count as linearly dependent."""
+from bayes_cannon.training.profile.settings import SETTINGS
 
 
-class Fit(NamedTuple):
-    """What a block returns of its problems, as NumPy arrays; `pivot` is infinite where terms are penalized.
-
-    A problem is a pixel at a point of the path: number ``point * n_pixels + pixel``.
-    """
-
-    problems: np.ndarray
-    theta: np.ndarray
-    s2: np.ndarray
-    objective: np.ndarray
-    gap: np.ndarray
-    gradient: np.ndarray
-    pivot: np.ndarray
-    steps: np.ndarray
-    done: np.ndarray
-
-    def where(self, some: np.ndarray) -> "Fit":
-        """Of some problems, by mask or index."""
-        return Fit(*(array[some] for array in self))
-
-
-class Start(NamedTuple):
-    """Problems, a place to start from, and the steps that led there."""
-
-    problems: np.ndarray
-    theta: np.ndarray
-    s2: np.ndarray
-    steps: np.ndarray
-
-    def where(self, some: np.ndarray) -> "Start":
-        """Those of some problems, by mask or index."""
-        return Start(*(array[some] for array in self))
-
-    @classmethod
-    def joined(cls, starts: Iterable["Start"]) -> "Start":
-        """All of several blocks."""
-        return cls(*(np.concatenate(arrays) for arrays in zip(*starts, strict=True)))
-
-
-class Unsettled(NamedTuple):
-    """What a block returns of its problems.
+class PixelFit(NamedTuple):
+    """Where the fit of each pixel of a block stands; under vmap, of one pixel.
 
     Attributes
     ----------
-    fit
-        The optima, or how far the search has come.
-    rivals
-        Second minima, which might be lower.
-    late
-        Where the search of those goes on that the block did not wait for.
-    hard
-        Those that want exact matrices, from anywhere.
+    theta, s2
+        The point, shape (pixel, term) and (pixel,).
+    objective, duality_gap, profile_gradient
+        At this point, as in `training.problem.PixelSolution`, shape (pixel,).
+    iterations
+        Newton steps with exact gradients so far, shape (pixel,).
+    pivot
+        Smallest squared pivot of the scaled Gram matrix, shape (pixel,); where the solution is returned it is infinite
+        for penalized pixels, whose terms may be dependent.
+    done
+        Whether the tolerances are met, shape (pixel,).
 
     """
 
-    fit: Fit
-    rivals: Start
-    late: Start
-    hard: Start
+    theta: PixelsTerm
+    s2: PerPixels
+    objective: PerPixels
+    duality_gap: PerPixels
+    profile_gradient: PerPixels
+    iterations: PixelsInt
+    pivot: PerPixels
+    done: PixelsMask
+
+    def at(self, some: np.ndarray | slice) -> "PixelFit":
+        """The fit of some of the pixels, by mask, index or slice, as NumPy arrays."""
+        return PixelFit(*(np.asarray(array)[some] for array in self))
 
 
-def fit_of(problems: np.ndarray, end: Point | Refined, pivot: Array) -> Fit:
-    """Results on the host; the arrays may be longer than there are problems."""
-    arrays = (end.theta, end.s2, end.objective, end.gap, end.gradient, pivot, end.steps, end.done)
-    return Fit(problems, *(np.asarray(array)[: len(problems)] for array in arrays))
+class Starts(NamedTuple):
+    """Problems to solve, each from a given point.
+
+    A problem is a pixel at a point of the path: number ``point * n_pixels + pixel``.
+
+    Attributes
+    ----------
+    problems
+        Numbers of the problems, shape (problem,).
+    theta, s2
+        Where to start, shape (problem, term) and (problem,).
+    iterations
+        Steps that led there, shape (problem,).
+
+    """
+
+    problems: np.ndarray
+    theta: np.ndarray
+    s2: np.ndarray
+    iterations: np.ndarray
+
+    def at(self, some: np.ndarray) -> "Starts":
+        """Some of the problems, by mask or index."""
+        return Starts(*(array[some] for array in self))
+
+    @classmethod
+    def joined(cls, parts: Iterable["Starts"]) -> "Starts":
+        """The problems of all parts."""
+        return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def keep(solution: PixelSolution, fit: Fit) -> None:
-    """Write those results that are lower than what is there, or as low and converged where that is not."""
-    some = solution.status[fit.problems] != PixelStatus.TOO_FEW_STARS
-    fit = fit.where(some)
-    index, there = fit.problems, solution.objective[fit.problems]
-    unfinished = solution.status[index] == PixelStatus.MAX_ITERATIONS
-    better = ~(there <= fit.objective) | (unfinished & fit.done & (fit.objective <= there + 1e-9 * np.abs(there)))
+class BlockResult(NamedTuple):
+    """Result of the first search in a block, and what is left to do.
+
+    Attributes
+    ----------
+    problems, fit
+        Numbers of the problems, and where their search ended.
+    second_minima
+        Second minima of the profile, which may be lower.
+    unfinished
+        Stragglers, which the block did not wait for.
+    needs_exact_gram
+        Problems to solve again with exact Gram matrices; their theta and s2 are not used.
+
+    """
+
+    problems: np.ndarray
+    fit: PixelFit
+    second_minima: Starts
+    unfinished: Starts
+    needs_exact_gram: Starts
+
+
+def merge(solution: PixelSolution, problems: np.ndarray, fit: PixelFit) -> None:
+    """Write those fits into the solution that are lower than what it has, or as low and the first to converge."""
+    solvable = solution.status[problems] != PixelStatus.TOO_FEW_STARS
+    problems, fit = problems[solvable], fit.at(solvable)
+    known = solution.objective[problems]
+    first = (solution.status[problems] == PixelStatus.MAX_ITERATIONS) & fit.done
+    better = ~(known <= fit.objective) | (first & (fit.objective <= known + 1e-9 * np.abs(known)))
     status = np.where(fit.s2 == 0, PixelStatus.ZERO_SCATTER, PixelStatus.CONVERGED)
-    status = np.where(fit.pivot < DEPENDENT_PIVOT, PixelStatus.DEGENERATE, status)
-    values = {
-        "theta": fit.theta, "s2": fit.s2, "objective": fit.objective, "duality_gap": fit.gap,
-        "profile_gradient": fit.gradient, "iterations": fit.steps,
-        "status": np.where(fit.done, status, PixelStatus.MAX_ITERATIONS),
-    }  # fmt: skip
-    for name, array in values.items():
-        getattr(solution, name)[index[better]] = array[better]
+    status = np.where(fit.pivot < SETTINGS.dependent_pivot, PixelStatus.DEGENERATE, status)
+    solution.status[problems[better]] = np.where(fit.done, status, PixelStatus.MAX_ITERATIONS)[better]
+    for name in ("theta", "s2", "objective", "duality_gap", "profile_gradient", "iterations"):
+        getattr(solution, name)[problems[better]] = getattr(fit, name)[better]

@@ -1,7 +1,7 @@
-"""The profile of every pixel along s^2 and its minima, on sums that are interpolated (`gram_interpolation`).
+"""Minima of the profile of every pixel along a grid of s^2, on interpolated sums (`gram_interpolation`).
 
-Coordinate descent follows theta from one s^2 to the next, in float32. The result is where `joint_newton` starts, in
-float64. Arrays have their pixels last, where the processor works on many at once.
+Coordinate descent follows theta from one s^2 to the next, in float32; `joint_newton` then starts from the minima.
+Arrays have their pixels last, so that the processor works on many at once.
 """
 
 from collections.abc import Callable
@@ -13,33 +13,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.likelihood import weights
-from bayes_cannon.core.typing import Array
+from bayes_cannon.core.typing import (
+    Array,
+    GridMomentPixel,
+    GridPixel,
+    GridTermPixel,
+    PerPixel,
+    PixelTerm,
+    StarMoment,
+)
 from bayes_cannon.training.lasso import coordinate_descent, symmetric_product
 from bayes_cannon.training.profile.blocks import Pixels, Training, known_flux
 from bayes_cannon.training.profile.gram_interpolation import Interpolated
-
-GRID = 16
-"""Values of s^2 at which the profile is looked at."""
-SWEEPS, FIRST_SWEEPS, SWEEPS_AGAIN = 4, 16, 2
-"""Sweeps of coordinate descent from one value of s^2 to the next, at the first, and with another penalty."""
-EXACT_GRID, EXACT_SWEEPS, EXACT_MINIMA = 64, 12, 4
-"""The same for pixels whose noise spans decades, and how many of their minima are kept, whatever their height."""
-WINDOW = 5
-"""Values of the grid whose polynomial says where between them a minimum is."""
-MARGIN = 0.02
-"""A second minimum counts when it lies within this, times the number of stars, of the lowest; and a chi^2 that is not
-what it was interpolated to be by more means that the scan may have been misled."""
+from bayes_cannon.training.profile.settings import SETTINGS
 
 
 class Grid(NamedTuple):
-    """The sums where the scan looks, none of which depends on the regularization or the bounds.
+    """The sums on the grid of s2, none of which depends on the regularization or the bounds.
 
     Attributes
     ----------
     s2
         From 0 to beyond the variance of the flux, nearly logarithmic, shape (grid, pixel).
     smallest
-        Below this the values are nearly even, shape (pixel,).
+        Below this value of s2 the grid is nearly linear, shape (pixel,).
     moments, right, square
         Shape (grid, moment, pixel), (grid, term, pixel), (grid, pixel), float32.
     log_variances
@@ -47,22 +44,22 @@ class Grid(NamedTuple):
 
     """
 
-    s2: Array
-    smallest: Array
-    moments: Array
-    right: Array
-    square: Array
-    log_variances: Array
+    s2: GridPixel
+    smallest: PerPixel
+    moments: GridMomentPixel
+    right: GridTermPixel
+    square: GridPixel
+    log_variances: GridPixel
 
 
 class Minima(NamedTuple):
-    """The lowest local minima of the profile on the grid, lowest first; an infinite objective means that it is none.
+    """The lowest local minima of the profile on the grid, lowest first; an infinite objective means no minimum.
 
     Attributes
     ----------
     s2, objective
-        Shape (pixel, minimum). The minimum is moved between the values of the grid by the parabola through three of
-        them; the objective is that on the grid.
+        Shape (pixel, minimum). s2 is that of the minimum of a polynomial through the values around it; the objective is
+        that on the grid.
     theta
         Shape (pixel, minimum, term).
 
@@ -75,38 +72,44 @@ class Minima(NamedTuple):
 
 @jax.jit
 def sums_on_grid(block: Pixels, sums: Interpolated) -> Grid:
-    """The interpolated sums where the scan looks. Nothing in them depends on the regularization or the bounds."""
-    s2, smallest = _places(block, sums.centre, GRID)
+    """The interpolated sums on the grid of s2."""
+    s2, smallest = _grid(block, sums.noise_scale, SETTINGS.grid_size)
     at = jax.lax.map(lambda s2: (*sums.at(s2), sums.log_variances(s2)), s2)
     return Grid(s2, smallest, *at)
 
 
 @jax.jit
 def scan(
-    training: Training, block: Pixels, sums: Interpolated, grid: Grid, theta: Array, before: Array | None = None
-) -> tuple[Minima, Array]:
-    """Lowest minima of the profile along s^2 of every pixel of a block, and theta on the grid, (grid, term, pixel).
+    training: Training,
+    block: Pixels,
+    sums: Interpolated,
+    grid: Grid,
+    theta: PixelTerm,
+    warm: GridTermPixel | None = None,
+) -> tuple[Minima, GridTermPixel]:
+    """Lowest two minima of the profile of every pixel of a block, and theta on the grid, shape (grid, term, pixel).
 
-    It starts from theta, shape (pixel, term), or where that is zero from the reference, which solves the problem
-    without a penalty at one s^2. With theta on the grid from ``before``, for another penalty, what changed there from
-    one s2 to the next is expected again.
+    The scan starts from theta, shape (pixel, term), or, where that is zero, from the reference fit, which solves the
+    problem without a penalty at one s2. For a warm start, ``warm`` is theta on the grid at another penalty: the changes
+    from one s2 to the next are then predicted to be those found there.
     """
     theta = jnp.where(theta.any(axis=1, keepdims=True), theta, sums.reference.T)
     at = grid.moments, grid.right, grid.square, grid.log_variances
-    sweeps = jnp.full(GRID, SWEEPS).at[0].set(FIRST_SWEEPS)
-    if before is not None:
-        sweeps = jnp.where(before.any(), SWEEPS_AGAIN, sweeps)
-    profile, thetas = _along(training, block, sums.reference, at, lambda sums: sums, theta, sweeps, before)
+    sweeps = jnp.full(SETTINGS.grid_size, SETTINGS.sweeps).at[0].set(SETTINGS.first_sweeps)
+    if warm is not None:
+        sweeps = jnp.where(warm.any(), SETTINGS.warm_sweeps, sweeps)
+    profile, thetas = _along_grid(training, block, sums.reference, at, lambda sums: sums, theta, sweeps, warm)
     minima = _minima(profile, thetas, grid.s2, grid.smallest, keep=2)
-    low_enough = minima.objective <= minima.objective[:, :1] + MARGIN * sums.n_stars[:, None]
+    margin = SETTINGS.second_minimum_margin * sums.n_stars[:, None]
+    low_enough = minima.objective <= minima.objective[:, :1] + margin
     return minima._replace(objective=jnp.where(low_enough, minima.objective, jnp.inf)), thetas
 
 
 @jax.jit
-def exact_scan(training: Training, moments: Array, block: Pixels, theta: Array) -> Minima:
-    """As `scan`, with a pass over the data for every s2 of the grid: slow, for noise that defies interpolation.
+def exact_scan(training: Training, moments: StarMoment, block: Pixels, theta: PixelTerm) -> Minima:
+    """As `scan`, with a pass over the data for every s2 of the grid: slow, where noise varies too much to interpolate.
 
-    The moments, shape (star, moment), are those in float64.
+    The moments, shape (star, moment), are in float64.
     """
     flux = known_flux(block)[1]
 
@@ -116,13 +119,14 @@ def exact_scan(training: Training, moments: Array, block: Pixels, theta: Array) 
         sums = (w @ moments).T, (weighted @ training.design).T
         return *sums, jnp.sum(weighted * flux, axis=1), jnp.sum(jnp.log1p(block.ivar * s2[:, None]), axis=1)
 
-    s2, smallest = _places(block, jnp.sum(block.ivar > 0, axis=1) / jnp.sum(block.ivar, axis=1), EXACT_GRID)
-    sweeps = jnp.full(EXACT_GRID, EXACT_SWEEPS).at[0].set(FIRST_SWEEPS)
-    profile, thetas = _along(training, block, jnp.zeros_like(theta.T), s2, sums_at, theta, sweeps)
-    return _minima(profile, thetas, s2, smallest, keep=EXACT_MINIMA)
+    size = SETTINGS.exact_grid_size
+    s2, smallest = _grid(block, jnp.sum(block.ivar > 0, axis=1) / jnp.sum(block.ivar, axis=1), size)
+    sweeps = jnp.full(size, SETTINGS.exact_sweeps).at[0].set(SETTINGS.first_sweeps)
+    profile, thetas = _along_grid(training, block, jnp.zeros_like(theta.T), s2, sums_at, theta, sweeps)
+    return _minima(profile, thetas, s2, smallest, keep=SETTINGS.exact_minima)
 
 
-def _along[T](
+def _along_grid[T](
     training: Training,
     block: Pixels,
     reference: Array,
@@ -130,7 +134,7 @@ def _along[T](
     sums: Callable[[T], tuple[Array, ...]],
     theta: Array,
     sweeps: Array,
-    before: Array | None = None,
+    warm: Array | None = None,
 ) -> tuple[Array, Array]:
     """Profile (grid, pixel) and coefficients (grid, term, pixel), from theta (pixel, term) at the first place on.
 
@@ -142,11 +146,11 @@ def _along[T](
     reference = reference.astype(dtype)
 
     start = jnp.clip(theta, lower, upper)
-    if before is None:
+    if warm is None:
         changes = jnp.zeros((len(sweeps), *theta.shape), dtype)
     else:
-        changes = jnp.diff(before, axis=0, prepend=before[:1])
-        start = jnp.where(before.any(), before[0], start)
+        changes = jnp.diff(warm, axis=0, prepend=warm[:1])
+        start = jnp.where(warm.any(), warm[0], start)
 
     def step(theta: jax.Array, at: tuple[T, Array, Array]) -> tuple[jax.Array, tuple[Array, Array]]:
         place, n_sweeps, change = at
@@ -168,8 +172,9 @@ def _minima(profile: Array, thetas: Array, s2: Array, smallest: Array, *, keep: 
     is_minimum = (profile <= padded[:-2]) & (profile <= padded[2:])
     order = jnp.argsort(jnp.where(is_minimum, profile, jnp.inf), axis=0)[:keep]
     lowest = jnp.take_along_axis(jnp.where(is_minimum, profile, jnp.inf), order, axis=0)
-    first = jnp.clip(order - WINDOW // 2, 0, len(profile) - WINDOW)
-    values = jnp.stack([jnp.take_along_axis(profile, first + k, axis=0) for k in range(WINDOW)])
+    n_points = SETTINGS.polynomial_points
+    first = jnp.clip(order - n_points // 2, 0, len(profile) - n_points)
+    values = jnp.stack([jnp.take_along_axis(profile, first + k, axis=0) for k in range(n_points)])
     offset = _lowest_point(values - lowest, order - first)
     u = (order + offset) / (len(s2) - 1)
     between = smallest * jnp.expm1(u * jnp.log1p(s2[-1] / smallest))
@@ -180,9 +185,9 @@ def _minima(profile: Array, thetas: Array, s2: Array, smallest: Array, *, keep: 
 
 
 def _lowest_point(values: Array, place: Array) -> jax.Array:
-    """How far from an evenly spaced place the minimum of the polynomial through all places is, in units of the spacing.
+    """Distance from the lowest of evenly spaced places to the minimum of the polynomial through all, in spacings.
 
-    By Newton's steps from the place of the lowest value; zero where they lead away, or out of all places.
+    Newton's steps from the lowest place; zero where they lead away from it or beyond the outer places.
 
     Parameters
     ----------
@@ -192,24 +197,25 @@ def _lowest_point(values: Array, place: Array) -> jax.Array:
         Where the lowest is, shape (...).
 
     """
-    powers = np.arange(WINDOW)
+    n_points = len(values)
+    powers = np.arange(n_points)
     to_coefficients = jnp.asarray(np.linalg.inv(powers[:, None] ** powers.astype(float)), values.dtype)
     polynomial = jnp.tensordot(to_coefficients, values, 1)
-    slope = [m * polynomial[m] for m in powers[:0:-1]]
-    bend = [m * (m - 1) * polynomial[m] for m in powers[:1:-1]]
+    first = [m * polynomial[m] for m in powers[:0:-1]]
+    second = [m * (m - 1) * polynomial[m] for m in powers[:1:-1]]
     x = start = place.astype(values.dtype)
     for _ in range(3):
-        downhill, curvature = (reduce(lambda total, c: total * x + c, terms) for terms in (slope, bend))
-        step = jnp.where(curvature > 0, -downhill / jnp.where(curvature > 0, curvature, 1.0), 0.0)
-        x = jnp.clip(x + step, jnp.maximum(start - 1, 0), jnp.minimum(start + 1, WINDOW - 1))
+        gradient, curvature = (reduce(lambda total, c: total * x + c, terms) for terms in (first, second))
+        step = jnp.where(curvature > 0, -gradient / jnp.where(curvature > 0, curvature, 1.0), 0.0)
+        x = jnp.clip(x + step, jnp.maximum(start - 1, 0), jnp.minimum(start + 1, n_points - 1))
     return jnp.where(jnp.isfinite(x), x - start, 0.0)
 
 
-def _places(block: Pixels, centre: Array, size: int) -> tuple[Array, Array]:
+def _grid(block: Pixels, noise_scale: Array, size: int) -> tuple[Array, Array]:
     """Values of s2 (grid, pixel) from 0 to beyond the variance of the flux, nearly logarithmic from ``smallest`` on."""
     known, flux = known_flux(block)
     mean = jnp.sum(flux, axis=1, keepdims=True) / jnp.sum(known, axis=1, keepdims=True)
-    largest = 2 * jnp.max(jnp.where(known, (flux - mean) ** 2, 0.0), axis=1) + 1e-3 * centre
+    largest = 2 * jnp.max(jnp.where(known, (flux - mean) ** 2, 0.0), axis=1) + 1e-3 * noise_scale
     smallest = 1 / jnp.max(block.ivar, axis=1)
     u = jnp.linspace(0.0, 1.0, size)[:, None]
     return smallest * jnp.expm1(u * jnp.log1p(largest / smallest)), smallest

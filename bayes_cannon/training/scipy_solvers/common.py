@@ -1,4 +1,4 @@
-r"""What SciPy's optimizers share: the problem of one pixel in NumPy, where to start, and the loop over pixels.
+r"""Common parts of SciPy's optimizers: the problem of one pixel in NumPy, the starts, and the loop over pixels.
 
 Stars with ``ivar = 0`` and terms that cannot vary are taken out first. The optimizers then see scaled variables: theta
 in units of ``1 / sqrt(sum w v_d^2)``, and in place of s2
@@ -6,9 +6,9 @@ in units of ``1 / sqrt(sum w v_d^2)``, and in place of s2
 .. math:: t = \ln(1 + s^2 / \sigma_0^2), \qquad t \ge 0,
 
 with :math:`\sigma_0^2` the median noise variance. In t the scalar is nearly convex from the noise up to any scatter,
-and s2 = 0 is a point like any other. The profile over s2 can still have several minima (with a large Lambda: all terms
-shrunk and a large s2, or a full fit and a small one). The lowest minima of a coarse table of the profile are therefore
-starts, beside the previous solution.
+and s2 = 0 is not a special point. The profile over s2 can still have several minima (with a large Lambda: all terms
+shrunk and a large s2, or a full fit and a small one). Descents therefore start from the lowest minima of a coarse table
+of the profile, and from the previous solution if there is one.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,15 +22,36 @@ from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.training.certificate import certify
 from bayes_cannon.training.problem import PixelProblem, PixelSolution, Progress
 
-LARGEST_T = 100.0
-"""Upper end of t: s2 of 1e43 noise variances, where exp does not overflow yet."""
 
-_GRID_SIZE = 12
-_SWEEPS = 20
-_STARTS = 3
-_RANK_TOLERANCE = 1e-10
-_FAILED_GAP = 1e-6
-_FAILED_GRADIENT = 1e-4
+@dataclass(frozen=True)
+class ScipySettings:
+    """Settings around SciPy's optimizers, whose own are the user's ``op_kwds``."""
+
+    max_t: float = 100.0
+    """Upper end of t: s2 of 1e43 noise variances, for which exp does not overflow yet."""
+    grid_size: int = 12
+    """Positive values of s2 in the table of the profile."""
+    sweeps: int = 20
+    """Sweeps of coordinate descent at each of them."""
+    max_starts: int = 3
+    """Minima of the table from which descents start."""
+    rank_tolerance: float = 1e-10
+    """Relative singular value below which terms count as linearly dependent."""
+    optimal_gap: float = 1e-6
+    """A pixel whose line search failed counts as converged if its duality gap is smaller than this, ..."""
+    optimal_gradient: float = 1e-4
+    """... and its profile gradient than this."""
+    lbfgsb_max_runs: int = 10
+    """Runs of L-BFGS-B from one start, each with an empty memory."""
+    lbfgsb_min_gain: float = 1e-12
+    """They end when a run lowers the scalar by less than this, relatively."""
+    powell_min_gain: float = 1e-3
+    """Runs of Powell's method end when two in a row lower the scalar by less than this times ``ftol``, relatively."""
+    powell_snap_distance: float = 1e-3
+    """Distance of a scaled coefficient from a kink or a bound within which it is tried there."""
+
+
+SETTINGS = ScipySettings()
 
 
 @dataclass(frozen=True)
@@ -69,7 +90,7 @@ class Pixel:
     free: np.ndarray
 
     def value(self, theta: np.ndarray, s2: float) -> float:
-        """Training scalar, up to the penalty of the fixed terms."""
+        """Training scalar without the penalty of the fixed terms."""
         variance = self.noise + s2
         residual = self.target - self.design @ theta
         return float(
@@ -77,7 +98,7 @@ class Pixel:
         )
 
     def smooth_gradient(self, theta: np.ndarray, s2: float) -> tuple[float, np.ndarray, float]:
-        """Training scalar without the penalty, its gradient by theta, shape (term,), and its derivative by s2."""
+        """Training scalar without the penalty, its gradient by theta, shape (term,), and derivative by s2."""
         variance = self.noise + s2
         residual = self.target - self.design @ theta
         weighted = residual / variance
@@ -85,22 +106,22 @@ class Pixel:
         return float(value), -2 * (weighted @ self.design), float(np.sum(1 / variance) - np.dot(weighted, weighted))
 
     def scaled_for(self, s2: float) -> "Pixel":
-        """The same pixel with the scales that fit a start at s2."""
+        """The same pixel, with the scales for a start at s2."""
         squares = np.sum(self.design**2 / (self.noise + self.typical_noise + s2)[:, None], axis=0)
         return replace(self, scale=np.sqrt(np.where(squares > 0, squares, 1.0)))
 
     def to_t(self, s2: float) -> float:
-        """``t`` times the square root of the number of stars, so that its curvature is near 1."""
-        return float(np.minimum(np.log1p(s2 / self.typical_noise), LARGEST_T) * np.sqrt(len(self.noise)))
+        """Scaled t: times the square root of the number of stars, which makes its curvature about 1."""
+        return float(np.minimum(np.log1p(s2 / self.typical_noise), SETTINGS.max_t) * np.sqrt(len(self.noise)))
 
     def from_t(self, t: float) -> float:
         """Inverse of `to_t`."""
-        return float(self.typical_noise * np.expm1(min(t / np.sqrt(len(self.noise)), LARGEST_T)))
+        return float(self.typical_noise * np.expm1(min(t / np.sqrt(len(self.noise)), SETTINGS.max_t)))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where one descent ended: the point, SciPy's iterations, and what SciPy said."""
+    """Where one descent ended: the point, and SciPy's iterations, status and message."""
 
     theta: np.ndarray
     s2: float
@@ -131,7 +152,7 @@ def solve_each(
     descend
         The local minimization.
     theta, s2
-        Previous solution, shape (pixel, term) and (pixel,); rows that are not finite are not used.
+        Previous solution, shape (pixel, term) and (pixel,); rows that are not finite are ignored.
     progress
         Called with 1 after each pixel.
 
@@ -167,7 +188,7 @@ def solve_each(
 def checked_options(
     method: str, options: Mapping[str, Any] | None, defaults: Mapping[str, Any], ignored: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The defaults, overwritten by the options, without those that have no effect.
+    """The defaults, updated by the options except those that have no effect.
 
     Raises
     ------
@@ -206,7 +227,7 @@ def _starting_points(pixel: Pixel) -> list[tuple[np.ndarray, float]]:
     """Lowest minima of the profile on a coarse grid of s2: from no scatter to all of the flux's variance."""
     null = np.clip(np.zeros(len(pixel.lower)), pixel.lower, pixel.upper)
     spread = max(float(np.var(pixel.target - pixel.design @ null)), pixel.typical_noise)
-    grid = np.concatenate([[0.0], np.geomspace(0.03 * pixel.typical_noise, spread, _GRID_SIZE)])
+    grid = np.concatenate([[0.0], np.geomspace(0.03 * pixel.typical_noise, spread, SETTINGS.grid_size)])
     theta = np.clip(_least_squares(pixel)[0], pixel.lower, pixel.upper)
     table = []
     for s2 in grid:
@@ -215,7 +236,7 @@ def _starting_points(pixel: Pixel) -> list[tuple[np.ndarray, float]]:
     values = np.array([pixel.value(theta, s2) for theta, s2 in zip(table, grid, strict=True)])
     padded = np.concatenate([[np.inf], values, [np.inf]])
     minima = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]))
-    lowest = minima[np.argsort(values[minima])][:_STARTS]
+    lowest = minima[np.argsort(values[minima])][: SETTINGS.max_starts]
     return [(table[k], float(grid[k])) for k in lowest]
 
 
@@ -223,19 +244,19 @@ def _least_squares(pixel: Pixel) -> tuple[np.ndarray, int]:
     """Weighted least squares without penalty and bounds at a typical s2, and the rank of the terms."""
     root = 1 / np.sqrt(pixel.noise + pixel.typical_noise)
     scaled = root[:, None] * pixel.design / pixel.scale
-    theta, _, rank, _ = np.linalg.lstsq(scaled, root * pixel.target, rcond=_RANK_TOLERANCE)
+    theta, _, rank, _ = np.linalg.lstsq(scaled, root * pixel.target, rcond=SETTINGS.rank_tolerance)
     return theta / pixel.scale, int(rank)
 
 
 def _coordinate_descent(pixel: Pixel, theta: np.ndarray, s2: float) -> np.ndarray:
-    """A few sweeps over the terms at fixed s2; good for a start, not for an optimum."""
+    """A few sweeps over the terms at fixed s2, as a start."""
     weighted = pixel.design / (pixel.noise + s2)[:, None]
     gram, projected = weighted.T @ pixel.design, weighted.T @ pixel.target
     theta = theta.copy()
-    for _ in range(_SWEEPS):
+    for _ in range(SETTINGS.sweeps):
         for d in np.flatnonzero(np.diagonal(gram) > 0):
-            pull = projected[d] - gram[d] @ theta + gram[d, d] * theta[d]
-            shrunk = np.sign(pull) * max(abs(pull) - pixel.penalty[d] / 2, 0.0) / gram[d, d]
+            z = projected[d] - gram[d] @ theta + gram[d, d] * theta[d]
+            shrunk = np.sign(z) * max(abs(z) - pixel.penalty[d] / 2, 0.0) / gram[d, d]
             theta[d] = min(max(shrunk, pixel.lower[d]), pixel.upper[d])
     return theta
 
@@ -256,9 +277,9 @@ def _status(pixel: Pixel, best: Outcome) -> PixelStatus:
 
 
 def _forgive_round_off(solution: PixelSolution) -> None:
-    """A line search that finds nothing lower is no failure where the certificate says that there is nothing lower."""
+    """A line search that finds nothing lower did not fail if the certificate shows that nothing is lower."""
     gradient = np.where(solution.s2 > 0, np.abs(solution.profile_gradient), -solution.profile_gradient)
-    optimal = (solution.duality_gap < _FAILED_GAP) & (gradient < _FAILED_GRADIENT)
+    optimal = (solution.duality_gap < SETTINGS.optimal_gap) & (gradient < SETTINGS.optimal_gradient)
     forgiven = (solution.status == PixelStatus.FAILED) & optimal
     solution.status[forgiven & (solution.s2 > 0)] = PixelStatus.CONVERGED
     solution.status[forgiven & (solution.s2 == 0)] = PixelStatus.ZERO_SCATTER

@@ -12,7 +12,7 @@ import numpy as np
 
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.training.problem import PixelProblem, PixelSolution, Progress
-from bayes_cannon.training.scipy_solvers.common import Outcome, Pixel, checked_options, solve_each
+from bayes_cannon.training.scipy_solvers.common import SETTINGS, Outcome, Pixel, checked_options, solve_each
 
 _DEFAULTS: dict[str, Any] = {
     "m": 20,
@@ -28,8 +28,6 @@ _IGNORED = {
     "iprint": "SciPy removed it",
     "disp": "SciPy removed it",
 }
-_RESTARTS = 10
-_GAIN = 1e-12
 
 
 def solve_lbfgsb(
@@ -42,28 +40,28 @@ def solve_lbfgsb(
 ) -> PixelSolution:
     """Minimize the training scalar over theta and s2 of each pixel with L-BFGS-B (Byrd et al. 1995).
 
-    Every start is descended from, and from where it ends once more with an empty memory, until a whole run gains
-    nothing. The lowest end is returned.
+    Each descent is run again from where it ended, with an empty memory, until a run gains nothing. The lowest end of
+    all starts is returned.
 
     Parameters
     ----------
     problem
         The pixels.
     theta, s2
-        A previous solution to start from as well, shape (pixel, term) and (pixel,); rows that are not finite are left
-        out.
+        A previous solution to start from as well, shape (pixel, term) and (pixel,); rows that are not finite are
+        ignored.
     options
         Keywords of `scipy.optimize.fmin_l_bfgs_b`: ``m``, ``factr``, ``pgtol``, ``maxfun``, ``maxiter``, ``maxls`` and
-        ``callback``. The limits hold for a start. ``pgtol`` is compared with the gradient by scaled variables.
-        ``callback`` gets all terms that may vary, then s2, in their own units. ``epsilon`` has no effect, because the
-        gradient is analytic, and ``iprint`` and ``disp`` have none, because SciPy no longer prints.
+        ``callback``. The limits apply to each start. ``pgtol`` is compared with the gradient by the scaled variables.
+        ``callback`` is passed all terms that may vary, then s2, in their own units. ``epsilon`` has no effect, because
+        the gradient is analytic; neither have ``iprint`` and ``disp``, because SciPy no longer prints.
     progress
         Called with 1 after each pixel.
 
     Returns
     -------
     solution
-        Its messages are SciPy's own, its iterations those of the start that led to it.
+        With SciPy's messages, and the iterations of the start that led to it.
 
     Raises
     ------
@@ -84,7 +82,7 @@ class _Split:
     """The variables p and q of the terms, one row a variable; ``theta_d`` is the sum of ``sign * x / scale``.
 
     All arrays have shape (variable,): the term's index, the sign, the scale, the bounds of the scaled variable and the
-    slope of its penalty.
+    derivative of its penalty.
     """
 
     term: np.ndarray
@@ -126,7 +124,7 @@ def _descend(pixel: Pixel, theta: np.ndarray, s2: float, options: dict[str, Any]
     def unpacked(x: np.ndarray) -> tuple[np.ndarray, float]:
         return split.theta(x[:-1], n_terms), pixel.from_t(x[-1])
 
-    from scipy.optimize import fmin_l_bfgs_b  # Takes half a second, which only those who ask should wait.
+    from scipy.optimize import fmin_l_bfgs_b  # Takes half a second, which only its users should wait for.
 
     def scalar(x: np.ndarray) -> tuple[float, np.ndarray]:
         theta, s2 = unpacked(x)
@@ -135,17 +133,17 @@ def _descend(pixel: Pixel, theta: np.ndarray, s2: float, options: dict[str, Any]
         by_x = split.sign * by_theta[split.term] / split.scale + split.cost
         return value + np.dot(split.cost, x[:-1]), np.append(by_x, by_t)
 
-    told = options["callback"]
-    callback = None if told is None else lambda x: told(np.append(*unpacked(x)))
+    callback = options["callback"]
+    report = None if callback is None else lambda x: callback(np.append(*unpacked(x)))
     limits = [*zip(split.lower, split.upper, strict=True), (0.0, pixel.to_t(np.inf))]
     left = {name: options[name] for name in ("maxiter", "maxfun")}
     value, iterations = pixel.value(theta, s2), 0
-    for _ in range(_RESTARTS):
+    for _ in range(SETTINGS.lbfgsb_max_runs):
         x, _, info = fmin_l_bfgs_b(
             scalar,
             np.append(split.variables(theta), pixel.to_t(s2)),
             bounds=limits,
-            **{**options, **left, "callback": callback},
+            **{**options, **left, "callback": report},
         )
         iterations += info["nit"]
         left = {"maxiter": left["maxiter"] - info["nit"], "maxfun": left["maxfun"] - info["funcalls"]}
@@ -153,7 +151,7 @@ def _descend(pixel: Pixel, theta: np.ndarray, s2: float, options: dict[str, Any]
         gain = value - pixel.value(new_theta, new_s2)
         if gain > 0:
             theta, s2, value = new_theta, new_s2, value - gain
-        if info["warnflag"] == 1 or gain <= _GAIN * abs(value):
+        if info["warnflag"] == 1 or gain <= SETTINGS.lbfgsb_min_gain * abs(value):
             break
     status = {0: PixelStatus.CONVERGED, 1: PixelStatus.MAX_ITERATIONS}.get(info["warnflag"], PixelStatus.FAILED)
     return Outcome(theta, s2, value, iterations, status, str(info["task"]))

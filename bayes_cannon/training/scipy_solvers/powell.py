@@ -1,11 +1,11 @@
 r"""SciPy's Powell, a direction-set method without derivatives.
 
-The scalar has a kink wherever a penalized term is zero. A line search along a single term steps over it, one along a
-mixture of terms may stall there, and so may the directions that Powell builds. The method is therefore run again from
-where it ended, in turn along the terms themselves and, for the terms away from their kink, along directions that are
-conjugate in the Gram matrix, until neither gains anything. Bounds, s2 = 0 among them, are mirrors, because SciPy's
-bounded line search can end higher than it began and never reaches a bound. Between two runs, terms and s2 next to a
-kink or a bound are set to it exactly where that is no worse.
+The scalar has a kink wherever a penalized term is zero. A line search along a single term crosses it, but one along a
+mixture of terms may stall there, as may the directions that Powell's method builds. The method is therefore run again
+from where it ended, alternately along the terms themselves and, for terms away from their kink, along directions that
+are conjugate in the Gram matrix, until neither gains anything. Bounds, including s2 = 0, act as mirrors, because
+SciPy's bounded line search can end higher than it began and never reaches a bound. Between two runs, terms and s2 near
+a kink or a bound are set to it exactly where that does not raise the scalar.
 """
 
 from itertools import count
@@ -15,7 +15,7 @@ import numpy as np
 
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.training.problem import PixelProblem, PixelSolution, Progress
-from bayes_cannon.training.scipy_solvers.common import Outcome, Pixel, checked_options, solve_each
+from bayes_cannon.training.scipy_solvers.common import SETTINGS, Outcome, Pixel, checked_options, solve_each
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
@@ -33,8 +33,6 @@ _IGNORED = {
     "full_output": "everything is returned anyway",
     "retall": "the points on the way are not kept; a callback sees them",
 }
-_GAIN_OF_FTOL = 1e-3
-_SNAP = 1e-3
 
 
 def solve_powell(
@@ -52,21 +50,21 @@ def solve_powell(
     problem
         The pixels.
     theta, s2
-        A previous solution to start from as well, shape (pixel, term) and (pixel,); rows that are not finite are left
-        out.
+        A previous solution to start from as well, shape (pixel, term) and (pixel,); rows that are not finite are
+        ignored.
     options
         Keywords of `scipy.optimize.fmin_powell`: ``xtol``, ``ftol``, ``maxiter``, ``maxfun``, ``disp``, ``callback``
-        and ``direc``. The limits hold for a start. Runs are repeated until two in a row gain less than a thousandth
+        and ``direc``. The limits apply to each start. Runs are repeated until two in a row gain less than a thousandth
         of ``ftol``. ``direc`` are the directions of the first run, shape (term + 1, term + 1), one a row, in theta
-        and in the variable t of s2 (see `scipy_common`); rows and columns of fixed terms are left out. ``callback``
-        gets all terms that may vary, then s2. ``full_output`` and ``retall`` have no effect.
+        and in the variable t of s2 (see `common`); rows and columns of fixed terms are ignored. ``callback`` is passed
+        all terms that may vary, then s2. ``full_output`` and ``retall`` have no effect.
     progress
         Called with 1 after each pixel.
 
     Returns
     -------
     solution
-        Its messages are SciPy's own, its iterations those of the start that led to it.
+        With SciPy's messages, and the iterations of the start that led to it.
 
     Raises
     ------
@@ -103,7 +101,7 @@ def _descend(pixel: Pixel, theta: np.ndarray, s2: float, options: dict[str, Any]
         gain = value - new_value
         if gain > 0:
             theta, s2, value = new_theta, new_s2, new_value
-        idle = idle + 1 if gain <= _GAIN_OF_FTOL * options["ftol"] * abs(value) else 0
+        idle = idle + 1 if gain <= SETTINGS.powell_min_gain * options["ftol"] * abs(value) else 0
         if idle == 2 or not found.success:
             break
     status = {0: PixelStatus.CONVERGED, 1: PixelStatus.MAX_ITERATIONS, 2: PixelStatus.MAX_ITERATIONS}
@@ -113,14 +111,14 @@ def _descend(pixel: Pixel, theta: np.ndarray, s2: float, options: dict[str, Any]
 def _run(
     pixel: Pixel, theta: np.ndarray, s2: float, directions: np.ndarray, options: dict[str, Any]
 ) -> "OptimizeResult":
-    from scipy.optimize import minimize  # Takes half a second, which only those who ask should wait.
+    from scipy.optimize import minimize  # Takes half a second, which only its users should wait for.
 
-    told = options["callback"]
+    callback = options["callback"]
     return minimize(
         lambda x: pixel.value(*_unpacked(pixel, x)),
         np.append(theta * pixel.scale, pixel.to_t(s2)),
         method="Powell",
-        callback=None if told is None else lambda x: told(np.append(*_unpacked(pixel, x))),
+        callback=None if callback is None else lambda x: callback(np.append(*_unpacked(pixel, x))),
         options={
             **{name: options[name] for name in ("xtol", "ftol", "maxiter", "maxfev", "disp")},
             "direc": directions,
@@ -133,7 +131,7 @@ def _unpacked(pixel: Pixel, x: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _folded(theta: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Coefficients mirrored at their bounds, so that a line search may run freely and every value is within them."""
+    """Coefficients mirrored at their bounds, so that a line search may leave them and every value is within."""
     if ((theta >= lower) & (theta <= upper)).all():
         return theta
     with np.errstate(invalid="ignore"):
@@ -151,7 +149,7 @@ def _in_scaled_variables(pixel: Pixel, directions: np.ndarray) -> np.ndarray:
 
 
 def _conjugate(pixel: Pixel, theta: np.ndarray, s2: float) -> np.ndarray:
-    """Directions conjugate in the Gram matrix for terms off kinks and bounds, the axes for all others; one a row."""
+    """Directions, one a row: conjugate in the Gram matrix for terms away from kinks and bounds, axes for the others."""
     at_kink = (pixel.penalty > 0) & (theta == 0)
     smooth = np.flatnonzero(~at_kink & (theta > pixel.lower) & (theta < pixel.upper))
     directions = np.eye(len(theta) + 1)
@@ -164,12 +162,16 @@ def _conjugate(pixel: Pixel, theta: np.ndarray, s2: float) -> np.ndarray:
 
 
 def _snapped(pixel: Pixel, theta: np.ndarray, s2: float) -> tuple[np.ndarray, float, float]:
-    """The point with terms at exactly zero or at a bound, and s2 at zero, wherever the scalar is no higher there."""
+    """The point with terms at exactly zero or a bound, and s2 at zero, wherever that does not raise the scalar."""
     theta, value = theta.copy(), pixel.value(theta, s2)
     for d in np.argsort(np.abs(theta * pixel.scale)):
         kink = min(max(0.0, pixel.lower[d]), pixel.upper[d]) if pixel.penalty[d] > 0 else np.inf
         for end in (kink, pixel.lower[d], pixel.upper[d]):
-            if 0 < abs(theta[d] - end) * pixel.scale[d] < _SNAP * max(1.0, abs(end) * pixel.scale[d]):
+            if (
+                0
+                < abs(theta[d] - end) * pixel.scale[d]
+                < SETTINGS.powell_snap_distance * max(1.0, abs(end) * pixel.scale[d])
+            ):
                 trial = np.where(np.arange(len(theta)) == d, end, theta)
                 if (at_trial := pixel.value(trial, s2)) <= value:
                     theta, value = trial, at_trial

@@ -7,9 +7,10 @@ from numpy.testing import assert_allclose
 
 from bayes_cannon.training.certificate import solution_and_pivot
 from bayes_cannon.training.profile import active_set as module
-from bayes_cannon.training.profile.active_set import EIGHTHS, MANY_TERMS, solve_on_active
+from bayes_cannon.training.profile.active_set import solve_on_active
+from bayes_cannon.training.profile.settings import SETTINGS
 
-N_PIXELS, N_TERMS = 5, MANY_TERMS + 7
+N_PIXELS, N_TERMS = 5, SETTINGS.many_terms + 7
 
 
 def systems(n_terms):
@@ -18,8 +19,8 @@ def systems(n_terms):
     return np.einsum("psd,pse->pde", columns, columns), rng.normal(size=(N_PIXELS, n_terms, 3)), rng
 
 
-@pytest.mark.parametrize("n_terms", [MANY_TERMS, N_TERMS])
-@pytest.mark.parametrize("share", [0.0, 0.02, *[eighths / 8 for eighths in EIGHTHS], 0.9, 1.0])
+@pytest.mark.parametrize("n_terms", [SETTINGS.many_terms, N_TERMS])
+@pytest.mark.parametrize("share", [0.0, 0.02, *[eighths / 8 for eighths in SETTINGS.active_eighths], 0.9, 1.0])
 def test_the_same_as_with_all_terms(n_terms, share):
     gram, right, rng = systems(n_terms)
     most = round(share * n_terms)

@@ -5,20 +5,23 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from bayes_cannon.training.profile.halley import LONGEST, halley_s2
+from bayes_cannon.training.profile.halley import halley_s2
+from bayes_cannon.training.profile.settings import SETTINGS
 
 
 def derivatives(variance, square, s2):
     """First and second derivative of sum ln(variance + s2) + square / (variance + s2), sum w^2 and sum w^3."""
     w = 1 / (variance + s2)
-    slope, bend = np.sum(w * (1 - w * square)), np.sum(w**2 * (2 * w * square - 1))
-    return slope, bend, np.sum(w**2), np.sum(w**3)
+    gradient, curvature = np.sum(w * (1 - w * square)), np.sum(w**2 * (2 * w * square - 1))
+    return gradient, curvature, np.sum(w**2), np.sum(w**3)
 
 
-def halley(variance, square, s2, centre):
-    slope, bend, squares, cubes = derivatives(variance, square, s2)
+def halley(variance, square, s2, noise_scale):
+    gradient, curvature, sum_w2, sum_w3 = derivatives(variance, square, s2)
     with jax.enable_x64(True):
-        return float(halley_s2(*(np.array(value) for value in (s2, slope, bend, bend, squares, cubes, centre))))
+        return float(
+            halley_s2(*(np.array(value) for value in (s2, gradient, curvature, curvature, sum_w2, sum_w3, noise_scale)))
+        )
 
 
 def test_error_is_of_third_order_for_equal_noise():
@@ -43,25 +46,25 @@ def test_comes_closer_than_newton_where_noise_varies(spread):
         root = brentq(lambda s2, v=variance, y=square: derivatives(v, y, s2)[0], 0.0, 50.0, xtol=1e-14, rtol=1e-14)
         start = (1 + root) * 1.1 - 1
         left_by_halley.append(abs(halley(variance, square, start, 1.0) - root))
-        slope, bend, *_ = derivatives(variance, square, start)
+        gradient, curvature, *_ = derivatives(variance, square, start)
         total = 1 + start
-        newton = total * np.exp(-total * slope / (total**2 * bend + total * slope)) - 1
+        newton = total * np.exp(-total * gradient / (total**2 * curvature + total * gradient)) - 1
         left_by_newton.append(abs(newton - root))
     assert np.median(left_by_halley) < 0.3 * np.median(left_by_newton)
     assert np.max(left_by_halley) < np.max(left_by_newton)
 
 
-@pytest.mark.parametrize("slope", [-1.0, 1.0])
-def test_goes_downhill_where_curvature_is_not_positive(slope):
-    s2, bend = 40.0, -1.0
-    ahead = halley_s2(*(np.array(value) for value in (s2, slope, bend, bend, 1.0, 1.0, 1.0)))
-    assert float(ahead) == pytest.approx((1 + s2) * np.exp(-slope) - 1, rel=1e-5)
+@pytest.mark.parametrize("gradient", [-1.0, 1.0])
+def test_goes_downhill_where_curvature_is_not_positive(gradient):
+    s2, curvature = 40.0, -1.0
+    ahead = halley_s2(*(np.array(value) for value in (s2, gradient, curvature, curvature, 1.0, 1.0, 1.0)))
+    assert float(ahead) == pytest.approx((1 + s2) * np.exp(-gradient) - 1, rel=1e-5)
 
 
 def test_no_step_is_longer_than_the_bound():
-    slope, bend = -1e3, 1e2
-    ahead = halley_s2(*(np.array(value) for value in (10.0, slope, bend, 1e-3, 1.0, 1.0, 1.0)))
-    assert float(ahead) == pytest.approx(11 * np.exp(LONGEST) - 1, rel=1e-5)
+    gradient, curvature = -1e3, 1e2
+    ahead = halley_s2(*(np.array(value) for value in (10.0, gradient, curvature, 1e-3, 1.0, 1.0, 1.0)))
+    assert float(ahead) == pytest.approx(11 * np.exp(SETTINGS.max_halley_step) - 1, rel=1e-5)
 
 
 def test_never_negative():

@@ -1,8 +1,7 @@
 """The certified solver against brute force, on simulated and on real pixels, easy ones and ones with two minima."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
-import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -12,12 +11,9 @@ from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.training.certificate import certify
 from bayes_cannon.training.problem import PixelProblem
-from bayes_cannon.training.profile import blocks as block
-from bayes_cannon.training.profile import joint_newton as joint
-from bayes_cannon.training.profile import path as search
 from bayes_cannon.training.profile import solver as profile
-from bayes_cannon.training.profile.joint_newton import TOLERANCES
-from bayes_cannon.training.profile.scan import exact_scan
+from bayes_cannon.training.profile.block_solver import BlockSolver
+from bayes_cannon.training.profile.settings import SETTINGS
 from bayes_cannon.vectorizer import PolynomialVectorizer
 
 LAMBDAS = (0.0, 30.0, 1000.0)
@@ -34,9 +30,11 @@ def check_against(brute_force, problem, solution, pixels, tolerance=1e-8):
 
 def check_certificate(problem, solution):
     """The solver's own certificate holds, and is what the independent one finds at the returned point."""
-    assert (solution.duality_gap <= np.where(problem.regularization > 0, TOLERANCES.gap, TOLERANCES.free)).all()
-    interior = solution.s2 > 0
-    assert np.abs(solution.profile_gradient[interior]).max(initial=0) < 1e-7
+    tolerances, interior = SETTINGS.tolerances, solution.s2 > 0
+    promised = np.where(problem.regularization > 0, tolerances.gap, tolerances.unpenalized_gap)
+    assert (solution.duality_gap <= promised).all()
+    # The bracketed method may end with a bracket that rounding closed before the gradient was that small.
+    assert np.abs(solution.profile_gradient[interior]).max(initial=0) < 10 * tolerances.profile_gradient
     assert (solution.profile_gradient[~interior] >= 0).all()
     objective, gap, gradient = certify(problem, solution.theta, solution.s2)
     assert_allclose(objective, solution.objective, rtol=1e-12)
@@ -92,7 +90,8 @@ def test_few_stars(training, brute_force, regularization):
     check_certificate(problem, solution)
 
 
-@pytest.mark.parametrize("regularization", LAMBDAS)
+@pytest.mark.slow
+@pytest.mark.parametrize("regularization", [0.0, 1000.0])
 def test_many_terms(brute_force, regularization):
     """Ten labels, 66 terms, of which the truth has one in six: where terms are penalized the systems are smaller."""
     rng = np.random.default_rng(5)
@@ -180,14 +179,11 @@ def test_ivar_overstated_by_far_and_understated_by_far(training, brute_force):
         check_certificate(problem, solution)
 
 
-def test_start_does_not_matter(training):
+def test_start_does_not_matter(training, assert_same):
     problem = training.problem(100.0)
     cold = profile.solve(problem)
     for start in (cold.theta, np.full((60, 10), 3.0), np.full((60, 10), np.nan)):
-        other = profile.solve(problem, theta=start)
-        assert_allclose(other.objective, cold.objective, rtol=1e-11)
-        assert_allclose(other.theta, cold.theta, atol=1e-7)
-        assert_array_equal(other.theta == 0, cold.theta == 0)
+        assert_same(problem, profile.solve(problem, theta=start), cold)
 
 
 def test_zeros_are_exact_and_those_of_brute_force(training, brute_force):
@@ -270,105 +266,92 @@ def test_real_pixels(training, shared, brute_force, regularization):
     check_against(brute_force, problem, solution, [3, 37])
 
 
-def replace_programs(monkeypatch, **others):
-    """From here on, these are called, whatever the work is."""
-    for name, program in others.items():
-        monkeypatch.setattr(profile, name, program)
+def in_blocks_of_eight(problem, strengths, *, max_unfinished=2, kind=BlockSolver):
+    """A solver that leaves some of the slowest pixels of each block to the end."""
+    return kind(problem, np.stack(strengths), size=8, max_unfinished=max_unfinished)
 
 
-def blocks_of_eight(monkeypatch, *, leave=2):
-    """From here on, and of each so many of the slowest pixels come last."""
-    monkeypatch.setattr(block, "BLOCK_NUMBERS", 1)
-    monkeypatch.setattr(block, "SMALLEST_BLOCK", 8)
-    monkeypatch.setattr(profile, "LEFT", 8 // leave)
+def nothing(_):
+    """No report of the progress."""
 
 
-@pytest.mark.parametrize(("lambdas", "leave"), [((30.0,), 4), ((0.0, 30.0, 300.0), 2)])
-def test_slow_pixels_of_all_blocks_come_last(training, monkeypatch, lambdas, leave):
+def first_searches(blocks):
+    """Results of the first search of all blocks."""
+    n_pixels = blocks.problem.n_pixels
+    return [blocks.first_search(np.arange(first, min(first + 8, n_pixels))) for first in range(0, n_pixels, 8)]
+
+
+@pytest.mark.parametrize(("lambdas", "max_unfinished"), [((30.0,), 4), ((0.0, 30.0, 300.0), 2)])
+def test_slow_pixels_of_all_blocks_come_last(training, assert_same, lambdas, max_unfinished):
     """Blocks of eight leave some of their slowest at each strength; the optima are those of one block."""
     problem = training.problem()
     strengths = [np.full(problem.n_pixels, value) for value in lambdas]
-    expected = profile.solve_path(problem, strengths)
-    blocks_of_eight(monkeypatch, leave=leave)
-    calls, searched = [], search.search
+    blocks = in_blocks_of_eight(problem, strengths, max_unfinished=max_unfinished)
+    unfinished = [result.unfinished for result in first_searches(blocks)]
+    assert sum(len(starts.problems) for starts in unfinished) > 0
+    assert max(len(starts.problems) for starts in unfinished) <= max_unfinished * len(lambdas)
+    left = {int(j): n for starts in unfinished for j, n in zip(starts.problems, starts.iterations, strict=True)}
 
-    def recorded(*args):
-        calls.append(args[-2:])
-        return searched(*args)
-
-    replace_programs(monkeypatch, search=recorded)
-    solutions = profile.solve_path(problem, strengths)
-    n_blocks = -(-problem.n_pixels // 8)
-    assert calls.count((leave, joint.INTERPOLATED_STEPS)) == n_blocks
-    # What they left goes on where it was, without steps on the interpolated problem, in fewer blocks.
-    assert 0 < calls.count((0, 0)) < n_blocks * len(lambdas)
-    for solution, other, strength in zip(solutions, expected, strengths, strict=True):
-        assert_allclose(solution.theta, other.theta, atol=1e-9 if len(lambdas) == 1 else 1e-6)
-        assert_allclose(solution.s2, other.s2, rtol=1e-6 if len(lambdas) == 1 else 1e-4, atol=1e-12)
-        assert ((solution.theta == 0) == (other.theta == 0)).all()
-        assert (solution.status == other.status).all()
-        _, gap, _ = certify(replace(problem, regularization=strength), solution.theta, solution.s2)
-        assert max(gap.max(), solution.duality_gap.max()) < 1.01 * joint.PATH_TOLERANCES.gap
+    tolerances, solutions = blocks.tolerances, blocks.solve(nothing)
+    for k, (solution, strength) in enumerate(zip(solutions, strengths, strict=True)):
+        here = replace(problem, regularization=strength)
+        assert_same(here, solution, profile.solve(here))
+        certified = tolerances.gap if strength.any() else tolerances.unpenalized_gap
+        assert solution.duality_gap.max() <= certified
+        assert np.abs(solution.profile_gradient[solution.s2 > 0]).max() <= tolerances.profile_gradient
+        # Their search went on where it was.
+        for j, iterations in left.items():
+            if j // problem.n_pixels == k:
+                assert solution.iterations[j % problem.n_pixels] > iterations
 
 
-@pytest.mark.parametrize(("noise", "look"), [((0.002, 0.2), "scan"), ((0.006, 0.06), (0, joint.INTERPOLATED_STEPS))])
-def test_pixels_of_several_strengths_share_a_block_in_their_second_looks(training, monkeypatch, noise, look):
-    """Those with two minima, or noise that defies interpolation, end where a training at each strength ends."""
+@pytest.mark.parametrize(("noise", "look"), [((0.002, 0.2), "needs_exact_gram"), ((0.006, 0.06), "second_minima")])
+def test_pixels_of_several_strengths_share_a_block_in_their_second_searches(training, assert_same, noise, look):
+    """Those with two minima, or noise that varies too much to interpolate, end where trainings at each strength end."""
     problem = two_groups(training, *noise)
     strengths = [factor * problem.regularization for factor in (0.5, 1.0, 2.0)]
-    expected = [profile.solve(replace(problem, regularization=strength)) for strength in strengths]
-    blocks_of_eight(monkeypatch)
-    calls, pixels = [], []
-    blocked = profile.pixel_block
-    replace_programs(
-        monkeypatch,
-        search=lambda *args: calls.append(args[-2:]) or search.search(*args),
-        exact_scan=lambda *args: calls.append("scan") or exact_scan(*args),
+    blocks = in_blocks_of_eight(problem, strengths)
+    problems = np.concatenate([getattr(result, look).problems for result in first_searches(blocks)])
+    pixels = problems % problem.n_pixels
+    # Some pixel is twice among the eight of a block.
+    assert any(
+        len(np.unique(pixels[first : first + 8])) < len(pixels[first : first + 8]) for first in range(0, len(pixels), 8)
     )
-    monkeypatch.setattr(profile, "pixel_block", lambda *args: pixels.append(args[1]) or blocked(*args))
-    solutions = profile.solve_path(problem, strengths)
-    assert look in calls
-    assert any(len(np.unique(some)) < len(some) for some in pixels)
-    for solution, other in zip(solutions, expected, strict=True):
-        assert_allclose(solution.objective, other.objective, rtol=1e-8)
-        assert_allclose(solution.theta, other.theta, atol=1e-5)
-        assert (solution.status == other.status).all()
+    for solution, strength in zip(blocks.solve(nothing), strengths, strict=True):
+        here = replace(problem, regularization=strength)
+        assert_same(here, solution, profile.solve(here))
 
 
-def test_certificate_and_steps_of_pixels_that_come_last(training, monkeypatch):
+def test_certificate_of_pixels_that_come_last(training):
     problem = training.problem(30.0)
-    expected = profile.solve(problem)
-    blocks_of_eight(monkeypatch)
-    solution = profile.solve(problem)
+    (solution,) = in_blocks_of_eight(problem, [problem.regularization]).solve(nothing)
     check_certificate(problem, solution)
-    assert (np.abs(solution.iterations - expected.iterations) <= 1).all()
     assert solution.iterations.min() > 0
 
 
-def test_pixels_whose_search_was_lost_are_scanned_exactly(training, monkeypatch):
-    """Where an interpolated matrix is not positive definite a step is NaN, which no further step mends."""
+class WithoutFirstPixel(BlockSolver):
+    """The interpolated sums of the first pixel of every block are NaN, from which no step recovers."""
+
+    def sums(self, pixels):
+        block, sums = super().sums(pixels)
+        return block, sums._replace(moments=sums.moments.at[..., 0].set(np.nan))
+
+
+def test_pixels_whose_search_was_lost_are_scanned_exactly(training, assert_same):
     problem = training.problem(30.0)
-    expected = profile.solve(problem)
-    blocks_of_eight(monkeypatch)
-    newton, lost, looks = joint.joint_newton, [], []
-
-    def lost_in_first(*args):
-        point = newton(*args)
-        gone = {name: getattr(point, name).at[0].set(np.nan) for name in ("s2", "theta", "next_s2", "next_theta")}
-        return point._replace(done=point.done.at[0].set(False), objective=point.objective.at[0].set(np.nan), **gone)
-
-    def recorded(*args):
-        found = searched(*args)
-        lost.append(int(found.hard[0, 0]))
-        return found
-
-    # The program is traced anew, with the loss in it.
-    monkeypatch.setattr(search, "joint_newton", lost_in_first)
-    searched = jax.jit(lambda *args: search.search.__wrapped__(*args))
-    replace_programs(monkeypatch, search=recorded, exact_scan=lambda *args: looks.append(1) or exact_scan(*args))
-    solution = profile.solve(problem)
-    assert sum(lost) == len(lost) >= -(-problem.n_pixels // 8)
-    assert looks
-    assert (solution.status == expected.status).all()
-    assert_allclose(solution.theta, expected.theta, atol=1e-9)
+    blocks = in_blocks_of_eight(problem, [problem.regularization], kind=WithoutFirstPixel)
+    for result in first_searches(blocks):
+        assert_array_equal(result.needs_exact_gram.problems, result.problems[:1])
+    (solution,) = blocks.solve(nothing)
     check_certificate(problem, solution)
+    assert_same(problem, solution, profile.solve(problem))
+
+
+def test_training_is_a_pure_function_of_its_data(training):
+    """However often arrays are trained in a process, the result has the same bits."""
+    problem = training.problem(30.0)
+    first = profile.solve(problem)
+    for _ in range(33):
+        again = profile.solve(problem)
+    for field in fields(first):
+        assert_array_equal(getattr(again, field.name), getattr(first, field.name), err_msg=field.name)
