@@ -13,7 +13,7 @@ from data import Size, write_case
 from labelling import ours as label
 from training import ours as train
 
-from bayes_cannon.labelling import compressed
+from bayes_cannon.scatter.label_tables import PRODUCT_DTYPE
 
 BASE, LAMBDA = Size(stars=1_000, pixels=1_000, spectra=2_000, labels=5), 1000.0
 VARIED = {
@@ -27,7 +27,7 @@ LAMBDAS = (0.0, 1.0, 1e3, 1e6)
 
 def one(size: Size, lam: float, repeats: int) -> list[str]:
     """Cells of one size: training, then labelling with what was trained."""
-    dtype = np.dtype(getattr(compressed, "PRODUCT_DTYPE", np.float64))
+    dtype = np.dtype(PRODUCT_DTYPE)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         measured(write_case, "B", folder, size)

@@ -15,8 +15,11 @@ from data import FULL, Size, load, training_problem, write_case
 
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import StarStatus
-from bayes_cannon.labelling import compressed
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.labelling.fit import LabelFit, fit_labels
+from bayes_cannon.labelling.trained import TrainedModel
+from bayes_cannon.scatter import IndependentScatter
+from bayes_cannon.scatter.label_tables import PRODUCT_DTYPE
 from bayes_cannon.training.train import train
 
 CHI_SQUARED_TOLERANCE = 1e-6
@@ -38,11 +41,11 @@ def ours(folder: Path, size: Size, repeats: int, warm_spectra: int) -> dict:
     vectorizer = size.vectorizer
     scaling = LabelScaling.from_labels(training_labels, vectorizer.label_names)
 
+    terms = Terms(vectorizer.exponents, scaling.scaled(training_labels))
+    trained = TrainedModel(theta, s2, IndependentScatter(), terms, scaling)
+
     def label(stars: slice) -> LabelFit:
-        return fit_labels(
-            flux[stars], ivar[stars], theta=theta, s2=s2, vectorizer=vectorizer, scaling=scaling,
-            training_labels=training_labels,
-        )  # fmt: skip
+        return fit_labels(trained, flux[stars], ivar[stars])
 
     first, _ = seconds(lambda: label(slice(warm_spectra)))
     time, fit = median_seconds(lambda: label(slice(None)), repeats)
@@ -100,7 +103,7 @@ HEADER = [
 
 def compare(folder: Path, size: Size, repeats: int, warm_spectra: int, original_spectra: int) -> tuple[list, list[str]]:
     """Rows of the table, and remarks on them."""
-    dtype = np.dtype(getattr(compressed, "PRODUCT_DTYPE", np.float64))
+    dtype = np.dtype(PRODUCT_DTYPE)
     floor = measured(
         labelling_floor, size.spectra, size.pixels, size.moments, size.vectorizer.n_terms, dtype
     )["seconds"]  # fmt: skip

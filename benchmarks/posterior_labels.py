@@ -12,13 +12,15 @@ from common import arguments, machine, measured, median_seconds, number, publish
 from numpyro.infer import MCMC, NUTS
 
 from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
-from bayes_cannon.labelling.compressed import TrainedPixels
+from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.diagnostics import convergence
 from bayes_cannon.posterior.labels.chains import LABEL_CHAINS
 from bayes_cannon.posterior.labels.priors import LabelPrior
 from bayes_cannon.posterior.labels.sample import sample_star_labels
 from bayes_cannon.programs.star import star
+from bayes_cannon.scatter import IndependentScatter
 
 NOISE, N_TRAINING = 0.02, 1500
 CASES = ((3, 296), (5, 7214))
@@ -50,15 +52,13 @@ class Spectra:
 
 def ours(n_labels: int, n_pixels: int, n_stars: int, repeats: int) -> dict:
     spectra = Spectra.drawn(n_labels, n_pixels, n_stars)
-    names, exponents = spectra.vectorizer.label_names, spectra.vectorizer.exponents
+    names, terms = spectra.vectorizer.label_names, Terms(spectra.vectorizer.exponents, spectra.training)
     scaling = LabelScaling(np.zeros(n_labels), np.ones(n_labels))
-    pixels = TrainedPixels.from_arrays(spectra.theta, np.zeros(n_pixels), exponents, spectra.training)
+    trained = TrainedModel(spectra.theta, np.zeros(n_pixels), IndependentScatter(), terms, scaling)
     prior = LabelPrior.of_labels("flat", label_names=names, scaling=scaling, training_labels=spectra.training)
 
     def sample():
-        return sample_star_labels(
-            spectra.flux, spectra.ivar, pixels=pixels, exponents=exponents, scaling=scaling, prior=prior, key=0
-        )
+        return sample_star_labels(spectra.flux, spectra.ivar, trained=trained, prior=prior, key=0)
 
     first, _ = seconds(sample)
     time, posterior = median_seconds(sample, repeats)

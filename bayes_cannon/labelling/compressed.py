@@ -109,7 +109,7 @@ class BatchFit:
     Attributes
     ----------
     x
-        Scaled labels, shape (star, label), numbers even where the status says that there is no solution.
+        Scaled labels, shape (star, label), finite even where the status has no solution.
     used
         Number of used pixels.
     significance

@@ -1,6 +1,6 @@
 """The test step: labels of stars from their spectra (Casey et al. 2016, equation 3), and their covariance.
 
-The spectra are compressed to polynomials and fitted as `labelling.compressed` says. Stars are read in batches of one
+The spectra are compressed to polynomials and fitted (`labelling.compressed`). Stars are read in batches of one
 shape, the last one padded with ``ivar = 0``, so that one compiled program serves all, and the memory does not grow with
 their number.
 """
@@ -46,7 +46,7 @@ class LabelFit:
     Attributes
     ----------
     labels
-        Shape (star, label); NaN where the status says that there is no solution.
+        Shape (star, label); NaN where the status has no solution.
     covariance
         Inverse Fisher information, in products of label units, shape (star, label, label); NaN where it is singular.
     chi_squared

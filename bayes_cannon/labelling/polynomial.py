@@ -139,13 +139,13 @@ class Polynomials:
             twice = twice + part / ((degree + 1) * (degree + 2))
         hessian, once, twice = (pairs[self.tables.pairs] for pairs in (hessian, once, twice))
         linear = jnp.sum(gradient * x, axis=0)
-        bend = jnp.sum(_applied(twice, x) * x, axis=0)
+        quadratic = jnp.sum(_applied(twice, x) * x, axis=0)
         return Point(
             x,
-            constant + linear + bend,
+            constant + linear + quadratic,
             gradient + _applied(once, x),
             hessian,
-            jnp.abs(constant) + jnp.abs(linear) + jnp.abs(bend),
+            jnp.abs(constant) + jnp.abs(linear) + jnp.abs(quadratic),
         )
 
 

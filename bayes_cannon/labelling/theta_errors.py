@@ -1,32 +1,32 @@
 r"""Labels with theta integrated out.
 
-Theta is known to within a normal law, mean :math:`\hat\theta_j` and covariance :math:`\Sigma_j`. It has two effects.
+Theta is normal with mean :math:`\hat\theta_j` and covariance :math:`\Sigma_j`. This has two effects.
 
 The variance of a pixel gains :math:`q_j(x) = v(x)^T \Sigma_j v(x)`, taken at a pilot x and iterated, so that chi^2
 stays one polynomial of the labels.
 
-And chi^2 has no longer its minimum, on average, at the true labels. Its coefficients hold
+And the minimum of chi^2 is biased. Its coefficients hold
 :math:`\sum_j w_j \hat\theta_j \hat\theta_j^T`, which exceeds that of the true theta by :math:`S = \sum_j w_j \Sigma_j`:
-the errors of theta pass for response to the labels, the more the more pixels. The corrected score of errors in
-variables (Nakamura 1990) takes that out, and is a polynomial of the same moments:
+the errors of theta look like response to the labels, more so with more pixels. The corrected score of errors in
+variables (Nakamura 1990) subtracts that, and is a polynomial of the same moments:
 
 .. math:: \chi^2_c(x) = \sum_j w_j (y_j - v \cdot \hat\theta_j)^2 - \gamma\, v(x)^T S\, v(x)
 
 With the apparent information :math:`F = \sum_j w_j\, \partial f_j\, \partial f_j^T`, of which
-:math:`B = \partial v^T S\, \partial v` is none, the covariance of its minimum is :math:`F_c^{-1} F F_c^{-1}` with
-:math:`F_c = F - \gamma B`. Normally :math:`\gamma = 1`; it is less for stars for which more than `MOST_NOISE` of the
-apparent information in some direction is noise of theta, where the expansion ends.
+:math:`B = \partial v^T S\, \partial v` is noise, the covariance of its minimum is :math:`F_c^{-1} F F_c^{-1}` with
+:math:`F_c = F - \gamma B`. Normally :math:`\gamma = 1`; it is less for stars for which more than `LARGEST_NOISE_SHARE`
+of the apparent information in some direction is noise of theta, where the expansion ends.
 
-The correction assumes that theta has a flat prior, or next to it; what a strong prior takes away already is small in S.
+The correction assumes that theta has a nearly flat prior; the more a prior shrinks theta, the smaller S is.
 
 Against the exact mixture :math:`\prod_j \langle p(y_j \mid x, \theta_j) \rangle` over draws of theta, with a flat prior
 of the labels (two labels, quadratic, 120 pixels): with 600 training stars, B being 2 % of F at most, means agree to
 0.2 errors and errors to 3 %. With 60, B being 6 to 20 % of F, the mixture stays within 0.1 errors of the plug-in
-labels, drawn up to 0.8 errors to the centre of the training set, because a flat prior of theta does not know that
-slopes are overstated by their errors; and it is 1 to 13 % narrower than the errors quoted here, which are those that
-cover. The dependence of the variance and of its determinant on the labels makes no more than that 0.1.
+labels, biased by up to 0.8 errors towards the middle of the training set, because with a flat prior of theta
+coefficients are overestimated by their errors; and it is 1 to 13 % narrower than the errors quoted here, which have
+the right coverage. The dependence of the variance and of its determinant on the labels makes no more than that 0.1.
 
-With correlated scatter the errors of theta are correlated between pixels as the residuals are that they come from: for
+With correlated scatter the errors of theta are correlated between pixels like the residuals that they come from: with
 the same terms and weights at all pixels :math:`\mathrm{cov}(\theta_{jd}, \theta_{ke}) = C_{jk} A_{de}` with
 :math:`A = (V^T V)^{-1}` of the training stars (Zellner 1962). The shared part of the covariance of a spectrum then
 gains the factor 1 + h, ``h = v' A v``, and only the rest of each pixel's Sigma is its own.
@@ -42,7 +42,7 @@ from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarPixel, StarTerm
 from bayes_cannon.scatter.base import LearnedScatter
 
-MOST_NOISE = 0.75
+LARGEST_NOISE_SHARE = 0.75
 """Largest share of the apparent information along a direction that is taken for noise of theta."""
 ROUNDS = 4
 """Pilots: the labels change by less than a hundredth of their errors in the last one."""
@@ -131,7 +131,7 @@ def correction(noise: Array, gradients: Array, information: Array) -> tuple[PerS
     half = jax.scipy.linalg.solve_triangular(root, b, lower=True)
     share = jax.scipy.linalg.solve_triangular(root, half.swapaxes(1, 2), lower=True)
     largest = jnp.linalg.eigvalsh(jnp.where(jnp.isfinite(share), share, 0.0))[:, -1]
-    gamma = jnp.minimum(1.0, MOST_NOISE / jnp.maximum(largest, 1e-12))
+    gamma = jnp.minimum(1.0, LARGEST_NOISE_SHARE / jnp.maximum(largest, 1e-12))
     return jnp.where(usable, gamma, 0.0), b
 
 

@@ -78,7 +78,7 @@ class Scatter(ABC):
         start
             Optimum of the independent model (`training.train`), or, with ``previous``, the solution that it belongs to.
         previous
-            Learned scatter to start from; ignored unless `continues` says that it is of use.
+            Learned scatter to start from; ignored where `continues` is False.
 
         Returns
         -------
@@ -127,7 +127,7 @@ class LearnedScatter(ABC):
         return self.nu <= 1.01 * SMALLEST_NU
 
     def check(self, n_pixels: int) -> None:  # noqa: B027 - independent scatter has nothing to check
-        """Raise ValueError unless it is the scatter of so many pixels."""
+        """Raise ValueError unless it is the scatter of this number of pixels."""
 
     # Training spectra.
 

@@ -75,7 +75,7 @@ class CommonCovariance(LearnedScatter):
         return scaled, np.sum(scaled**2, axis=0)
 
     def check(self, n_pixels: int) -> None:
-        """Raise ValueError unless it is the covariance of so many pixels."""
+        """Raise ValueError unless it is the covariance of this number of pixels."""
         if len(self.factors) != n_pixels:
             raise ValueError(f"the scatter has factors of {len(self.factors)} pixels, theta has {n_pixels}")
 

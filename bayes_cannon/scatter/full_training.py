@@ -334,8 +334,8 @@ def _scale_and_nu(chi_squared: np.ndarray, n_leading: int, start: tuple[float, f
 def _directions(fit: _Fit, scatter: "Full", smallest: float, span: np.ndarray | None) -> _Fit:
     """The fit with its leading directions; ``smallest`` is a variance that no direction falls below.
 
-    The first round decides what they span, ``span`` says it to the others: a bad star whose direction came and went
-    with its weight would be bad in every other round. A variance within that falls below the share is raised to it.
+    The first round decides what they span, and passes it on as ``span``: otherwise the direction of a bad star would
+    come and go with its weight, from round to round. A variance within that falls below the share is raised to it.
     """
     if span is None and smallest < scatter.share:
         variances, basis = eigh(fit.covariance)

@@ -115,7 +115,7 @@ class LowRankScatter(LearnedScatter):
         return self.factors.shape[1]
 
     def check(self, n_pixels: int) -> None:
-        """Raise ValueError unless the factors have so many pixels."""
+        """Raise ValueError unless the factors have this number of pixels."""
         if len(self.factors) != n_pixels:
             raise ValueError(f"the scatter has factors of {len(self.factors)} pixels, theta has {n_pixels}")
 

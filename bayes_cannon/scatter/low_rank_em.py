@@ -18,7 +18,7 @@ LASSO_ROUNDS = 20
 
 
 class Latent(NamedTuple):
-    """What is known of the stars' factors.
+    """Posterior of the stars' factors.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class StarSums(NamedTuple):
 
 
 class Maximized(NamedTuple):
-    """What a pass over a block of pixels returns."""
+    """Result of a pass over a block of pixels."""
 
     theta: Array
     factors: Array
@@ -148,8 +148,8 @@ def maximize(
     start = jnp.concatenate([theta, factors], axis=1)
     curvature = jnp.diagonal(gram, axis1=1, axis2=2)
     curvature = jnp.where(curvature > 0, curvature, 1.0)
-    slope = right - jnp.einsum("pde,pe->pd", gram, start)
-    change = coordinate_optimum(start, slope, curvature, lam, lower, upper) - start
+    half_gradient = right - jnp.einsum("pde,pe->pd", gram, start)
+    change = coordinate_optimum(start, half_gradient, curvature, lam, lower, upper) - start
     gradient = jnp.max(jnp.abs(change) * jnp.sqrt(curvature), axis=1)
 
     def solve(*problem: Array) -> Array:
@@ -169,9 +169,9 @@ def maximize(
 def _scatter_step(ivar: Array, square: Array, s2: Array) -> Array:
     """One step in s2 of ``sum ln(sigma^2 + s2) + square / (sigma^2 + s2)``, which never raises it."""
     w = weights(ivar, s2[:, None])
-    slope, bend = jnp.sum(w - w**2 * square, axis=1), jnp.sum(w**2, axis=1)
-    newton = jnp.maximum(s2 - slope / bend, 0.0)
-    safe = jnp.maximum(s2 - s2**2 * slope / jnp.sum(ivar > 0, axis=1), 0.0)
+    gradient, curvature = jnp.sum(w - w**2 * square, axis=1), jnp.sum(w**2, axis=1)
+    newton = jnp.maximum(s2 - gradient / curvature, 0.0)
+    safe = jnp.maximum(s2 - s2**2 * gradient / jnp.sum(ivar > 0, axis=1), 0.0)
     # ln(sigma^2 + s2) grows by ln(1 + w (newton - s2)): one logarithm a flux instead of four.
     growth = jnp.log1p(w * (newton - s2)[:, None]) + (weights(ivar, newton[:, None]) - w) * square
     return jnp.where(jnp.sum(growth, axis=1) <= 0, newton, safe)

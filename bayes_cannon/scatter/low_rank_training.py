@@ -3,9 +3,9 @@ r"""Maximum likelihood of the Cannon with latent factors: scatter that is correl
 .. math:: y_n = \Theta v_n + U z_n + e_n, \quad z_n \sim \mathrm{Normal}(0, I_r), \quad
           e_{jn} \sim \mathrm{Normal}(0, \sigma_{jn}^2 + s_j^2)
 
-with everything that is random divided by :math:`\sqrt{\tau_n}` where the tails are heavy,
-:math:`\tau_n \sim \mathrm{Gamma}(\nu / 2, \nu / 2)`, so that a spectrum follows a multivariate Student-t law. The
-penalty on theta is that of the independent model, which is the case r = 0.
+with z and e divided by :math:`\sqrt{\tau_n}` where the tails are heavy,
+:math:`\tau_n \sim \mathrm{Gamma}(\nu / 2, \nu / 2)`, so that a spectrum follows a multivariate Student-t distribution.
+The penalty on theta is that of the independent model, which is the case r = 0.
 
 The iteration is expectation and conditional maximization (Meng & Rubin 1993), from the independent optimum and the
 principal components of its residuals. With the posterior of the factors, mean :math:`m_n` and covariance
@@ -104,7 +104,7 @@ def train_factors(
     factors
         Factors to start from, shape (pixel, factor), at most r; the others are principal components of what they leave.
     heavy_tails
-        Whether the degrees of freedom are fitted; otherwise the law is normal.
+        Whether the degrees of freedom are fitted; otherwise the distribution is normal.
     tolerance
         The iteration ends when it gains less than this a star, in natural logarithms of the likelihood.
     max_iterations

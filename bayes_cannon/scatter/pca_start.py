@@ -1,4 +1,4 @@
-"""Principal components of what a model leaves of the flux: where the latent factors start."""
+"""Principal components of the residuals of a model: starting values of the latent factors."""
 
 import numpy as np
 from scipy.linalg import eigh
@@ -8,7 +8,7 @@ from bayes_cannon.core.likelihood import masked, weights
 from bayes_cannon.training.problem import PixelProblem
 
 LARGEST_GRAM = 3000
-"""Stars or pixels up to which the Gram matrix is made and factored; beyond, Lanczos iterations need no such matrix."""
+"""Largest number of stars or pixels for which the Gram matrix is made and factored; Lanczos iterations need none."""
 SMALLEST_SHARE = 0.02
 """A component keeps at least this share of its variance, lest a factor start at zero, where it would stay."""
 
@@ -25,16 +25,16 @@ def principal_factors(
     theta, s2
         Shape (pixel, term) and (pixel,).
     factors
-        Those that there are already, shape (pixel, factor); the residuals are taken orthogonal to them.
+        Existing factors, shape (pixel, factor); the residuals are taken orthogonal to them.
     n_new
-        How many more.
+        Number of further factors.
 
     Returns
     -------
     more
         Shape (pixel, n_new). A component of variance l, the noise's being one, has a factor of length ``sqrt(l - 1)``.
     s2
-        What is left of s2, at least a twentieth.
+        s2 without the variance of the new factors, at least a twentieth of it.
 
     """
     w = weights(problem.ivar, s2)
