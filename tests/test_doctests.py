@@ -72,3 +72,9 @@ def test_example_runs(name, trained):
         with mpl.rc_context({"backend": "agg"}):
             runner.run(test, out=said.append)
         assert not runner.failures, "".join(said)
+
+
+@pytest.mark.parametrize("module", [tc, *MODULES], ids=lambda module: module.__name__)
+def test_every_listed_name_is_there(module):
+    assert set(module.__all__) <= set(dir(module))
+    assert all(getattr(module, name) is not None for name in module.__all__)
