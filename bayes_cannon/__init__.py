@@ -4,7 +4,10 @@ from importlib import import_module
 
 _PUBLIC = {
     "CannonModel": "bayes_cannon.model",
+    "PixelStatus": "bayes_cannon.core.status",
+    "PosteriorStatus": "bayes_cannon.core.status",
     "RestrictedCannonModel": "bayes_cannon.restricted",
+    "StarStatus": "bayes_cannon.core.status",
     "load_model": "bayes_cannon.model",
 }
 _MODULES = (

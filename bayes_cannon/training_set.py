@@ -26,6 +26,8 @@ from scipy.spatial import cKDTree
 from bayes_cannon.core.labels import all_label_names, label_array
 from bayes_cannon.core.scaling import LabelScaling
 
+__all__ = ["balance", "isolated"]
+
 METHODS = ("density", "space_filling")
 
 FEW_LABELS = 6
@@ -79,6 +81,14 @@ def balance(
     ValueError
         For bad labels (see `label_array`), a constant label, and any argument outside what is said above.
 
+    Examples
+    --------
+    >>> fe_h = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 1.0, 2.0])
+    >>> tc.training_set.balance({"FE_H": fe_h}, 3, method="space_filling")
+    array([3, 5, 6])
+    >>> tc.training_set.balance({"FE_H": fe_h}, 3, seed=0, n_neighbors=2).shape
+    (3,)
+
     """
     _refuse_bad_choice(method, seed, alpha)
     x, order = _scaled_and_ordered(labels, label_names)
@@ -107,6 +117,11 @@ def isolated(labels: Any, trim: float, *, label_names: Any = None, n_neighbors: 
     -------
     rows
         Row numbers, the most isolated star first, shape (floor(trim * star),).
+
+    Examples
+    --------
+    >>> tc.training_set.isolated({"FE_H": [0.0, 0.1, 0.2, 0.3, 0.4, 1.0, 2.0]}, trim=0.3, n_neighbors=2)
+    array([6, 5])
 
     """
     x, order = _scaled_and_ordered(labels, label_names)

@@ -23,6 +23,11 @@ from bayes_cannon.core.typing import PerLabel, StarLabel, StarPixel
 if TYPE_CHECKING:
     from astropy.table import Table
 
+__all__ = [
+    "CrossValidation", "bias", "cross_validate", "folds", "label_errors", "log_scores", "plain_scatter", "pulls",
+    "robust_scatter", "summary_table",
+]  # fmt: skip
+
 Infer = Callable[[np.ndarray, np.ndarray], tuple]
 """Flux and ivar (star, pixel) to labels (star, label), their covariance (star, label, label) or None, anything more."""
 
@@ -45,6 +50,13 @@ class CrossValidation:
     fold
         Fold of each star, shape (star,), from 0.
 
+    Examples
+    --------
+    >>> inferred, reference, covariance = np.array([[4510.0]]), np.array([[4500.0]]), np.array([[[25.0]]])
+    >>> result = tc.validate.CrossValidation(inferred, reference, covariance, fold=np.array([0]))
+    >>> tc.validate.pulls(result.inferred, result.reference, result.covariance)
+    array([[2.]])
+
     """
 
     inferred: np.ndarray
@@ -54,7 +66,15 @@ class CrossValidation:
 
 
 def bias(inferred: StarLabel, reference: StarLabel | float = 0.0) -> PerLabel:
-    """Median of inferred - reference over the stars that did not fail, shape (label,), in label units."""
+    """Median of inferred - reference over the stars that did not fail, shape (label,), in label units.
+
+    Examples
+    --------
+    >>> inferred, reference = np.array([[4510.0], [4995.0], [np.nan]]), np.array([[4500.0], [5000.0], [5500.0]])
+    >>> tc.validate.bias(inferred, reference)
+    array([2.5])
+
+    """
     difference = _difference(inferred, reference)
     return np.array([_median(column[np.isfinite(column)]) for column in difference.T])
 
@@ -63,13 +83,27 @@ def robust_scatter(inferred: StarLabel, reference: StarLabel | float = 0.0) -> P
     """``1.4826 median(abs(d - bias))`` of d = inferred - reference, a failed star counting as infinite, shape (label,).
 
     With one argument it is the robust scatter of that array itself, for example of pulls.
+
+    Examples
+    --------
+    >>> inferred = np.array([[-2.0], [-1.0], [0.0], [1.0], [1000.0]])
+    >>> tc.validate.robust_scatter(inferred)
+    array([1.4826])
+
     """
     deviation = np.abs(_difference(inferred, reference) - bias(inferred, reference))
     return _NORMAL * np.array([_median(column) for column in _failed_as_infinite(deviation).T])
 
 
 def plain_scatter(inferred: StarLabel, reference: StarLabel | float = 0.0) -> PerLabel:
-    """Standard deviation of inferred - reference over the stars that did not fail, shape (label,), in label units."""
+    """Standard deviation of inferred - reference over the stars that did not fail, shape (label,), in label units.
+
+    Examples
+    --------
+    >>> tc.validate.plain_scatter(np.array([[4510.0], [4990.0], [np.nan]]), np.array([[4500.0], [5000.0], [5500.0]]))
+    array([10.])
+
+    """
     difference = _difference(inferred, reference)
     finite = (column[np.isfinite(column)] for column in difference.T)
     return np.array([column.std() if column.size else np.nan for column in finite])
@@ -97,6 +131,14 @@ def pulls(
     pulls
         Shape (star, label).
 
+    Examples
+    --------
+    >>> inferred, reference, covariance = np.array([[4520.0]]), np.array([[4500.0]]), np.array([[[64.0]]])
+    >>> tc.validate.pulls(inferred, reference, covariance)
+    array([[2.5]])
+    >>> tc.validate.pulls(inferred, reference, covariance, reference_error=6.0)
+    array([[2.]])
+
     """
     error = np.hypot(label_errors(covariance), reference_error)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -104,7 +146,14 @@ def pulls(
 
 
 def label_errors(covariance: np.ndarray) -> np.ndarray:
-    """Square root of the diagonal of (star, label, label), shape (star, label); NaN where that is negative or NaN."""
+    """Square root of the diagonal of (star, label, label), shape (star, label); NaN where that is negative or NaN.
+
+    Examples
+    --------
+    >>> tc.validate.label_errors(np.array([[[2500.0, 1.0], [1.0, 0.01]]]))
+    array([[50. ,  0.1]])
+
+    """
     covariance = np.asarray(covariance, dtype=float)
     if covariance.ndim != 3 or covariance.shape[1] != covariance.shape[2]:
         raise ValueError(f"covariance must have shape (star, label, label), got {covariance.shape}")
@@ -127,6 +176,15 @@ def log_scores(inferred: StarLabel, reference: StarLabel, covariance: np.ndarray
         Labels, shape (star, label).
     covariance
         Of the inferred labels, shape (star, label, label).
+
+    Examples
+    --------
+    >>> inferred, reference = np.array([[4520.0]]), np.array([[4500.0]])
+    >>> for error in (5, 20, 80):
+    ...     print(tc.validate.log_scores(inferred, reference, np.array([[[error**2]]])).round(3))
+    [-10.528]
+    [-4.415]
+    [-5.332]
 
     """
     difference, error = _difference(inferred, reference), label_errors(covariance)
@@ -175,6 +233,17 @@ def cross_validate(
     ------
     ValueError
         If the numbers of stars differ or ``fit`` returns labels of another shape than it was given.
+
+    Examples
+    --------
+    >>> labels = np.linspace(-1, 1, 20)[:, None]
+    >>> flux, ivar = 1 + 0.2 * labels, np.ones((20, 1))
+    >>> def fit(labels, flux, ivar):
+    ...     slope, offset = np.polyfit(flux[:, 0], labels[:, 0], 1)
+    ...     return lambda flux, ivar: (slope * flux + offset, None)
+    >>> result = tc.validate.cross_validate(fit, labels, flux, ivar, k=4)
+    >>> bool(np.allclose(result.inferred, labels))
+    True
 
     """
     labels, flux, ivar = (np.asarray(array, dtype=float) for array in (labels, flux, ivar))
@@ -234,6 +303,15 @@ def summary_table(
     table
         Columns label, unit, stars, failed, bias, robust_scatter, plain_scatter and, with a covariance, median_error,
         robust_pull and plain_pull.
+
+    Examples
+    --------
+    >>> inferred, reference = np.array([[4510.0], [4995.0], [5530.0]]), np.array([[4500.0], [5000.0], [5500.0]])
+    >>> table = tc.validate.summary_table(inferred, reference, label_names=("TEFF",), units={"TEFF": "K"})
+    >>> print(table["label", "unit", "stars", "failed", "bias", "robust_scatter"])
+    label unit stars failed bias robust_scatter
+    ----- ---- ----- ------ ---- --------------
+     TEFF    K     3      0   10          22.24
 
     """
     inferred, reference = np.asarray(inferred, dtype=float), np.asarray(reference, dtype=float)

@@ -16,7 +16,7 @@ RECIPE = "gaia-xp-giants"
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("demo"),
     show_default=True,
-    help="Folder for the files; made if need be.",
+    help="Folder for the files, created if needed.",
 )
 @overwrite_option
 @quiet_option

@@ -14,19 +14,21 @@ from bayes_cannon.cli.reporting import command, overwrite_option, path_argument,
     "-o",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
-    help="Folder for the files; made if need be. By default the current one.",
+    help="Folder for the files, created if needed. By default the current one.",
 )
-@click.option("--checked", type=int, default=20, show_default=True, help="Pixels without a flag that ArviZ checks too.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of these.")
+@click.option(
+    "--checked", type=int, default=20, show_default=True, help="Number of unflagged pixels that ArviZ checks as well."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of their selection.")
 @overwrite_option
 @quiet_option
 @command
 def diagnose(posterior: Path, output: Path, checked: int, seed: int, overwrite: bool, quiet: bool) -> None:
-    """Say whether the chains of POSTERIOR can be trusted.
+    """Check whether the chains of POSTERIOR can be trusted.
 
-    All pixels are screened by the R-hat, sample sizes, divergences, tree depths and k-hat that were stored. Where
-    draws are stored ArviZ computes R-hat and sample sizes anew, of flagged pixels and of some others. Written are
-    a table of the pixels, ArviZ's summary, and a page of figures.
+    All pixels are screened with the stored R-hat, effective sample sizes, divergences, tree depths and k-hat. If draws
+    are stored, ArviZ recomputes R-hat and effective sample sizes of the flagged pixels and of some others. The command
+    writes a table of the pixels, ArviZ's summary, and a page of figures.
     """
     from bayes_cannon.cli.posteriors import run_diagnosis
 

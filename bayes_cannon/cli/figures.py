@@ -1,4 +1,4 @@
-"""The figures that a training run leaves: inferred against reference labels, coefficients, scatter."""
+"""The figures that the command train writes: inferred against reference labels, coefficients, scatter."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ _DPI = 150
 def write_figures(
     model: CannonModel, fit: LabelFit, reference: np.ndarray, paths: Mapping[str, Path], *, overwrite: bool
 ) -> None:
-    """Write each of `FIGURES` to its path; without Matplotlib say so and write none."""
+    """Write each of `FIGURES` to its path; without Matplotlib print a message and write none."""
     if find_spec("matplotlib") is None:
         click.echo("no figures: they need Matplotlib, install bayes-cannon[plots]", err=True)
         return

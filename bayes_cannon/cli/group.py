@@ -2,6 +2,7 @@
 
 import click
 
+from bayes_cannon.cli.calibrate import calibrate
 from bayes_cannon.cli.demo import demo
 from bayes_cannon.cli.diagnose import diagnose
 from bayes_cannon.cli.infer import infer
@@ -18,5 +19,5 @@ def main() -> None:
     """
 
 
-for _command in (train, infer, sample, diagnose, demo):
+for _command in (train, infer, sample, diagnose, calibrate, demo):
     main.add_command(_command)

@@ -17,26 +17,38 @@ from bayes_cannon.cli.reporting import command, overwrite_option, path_argument,
     help="Label table to write, .fits or .ecsv. By default SPECTRA-labels.ecsv in the current folder.",
 )
 @click.option(
+    "--posterior",
+    type=click.Path(path_type=Path),
+    help='Posterior of theta, from "bayes-cannon sample MODEL", to integrate theta out with.',
+)
+@click.option(
     "--error-budget",
     is_flag=True,
-    help="Add columns that say where the error of each label comes from. Two seconds a star of 3,000 pixels.",
+    help="Add columns for the sources of each label's error. Two seconds per star of 3,000 pixels.",
 )
 @overwrite_option
 @quiet_option
 @command
 def infer(
-    model: Path, spectra: Path, output: Path | None, error_budget: bool, overwrite: bool, quiet: bool
+    model: Path, spectra: Path, output: Path | None, posterior: Path | None, error_budget: bool, overwrite: bool,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Infer the labels of SPECTRA with the trained MODEL.
 
     SPECTRA is a .nc, .h5, .zarr or .npz file with flux and ivar, on the wavelengths of the training spectra. What the
     recipe did to these (continuum, choice of pixels, logarithm) is done to SPECTRA too.
 
+    Errors are the formal ones, of noise and scatter with theta taken as known exactly. Theta is integrated out with
+    --posterior, or if MODEL holds its posterior (from "bayes-cannon sample --write-model"). Errors are calibrated if
+    MODEL comes from "bayes-cannon calibrate". The table names which they are under ERRORS.
+
     With --error-budget each label has a column for each source of its error, such as TEFF_ERR_PHOTON, in the unit of
-    the label: photon, scatter, correlated, theta, and of a calibrated model scale and floor. Their squares, each with
+    the label: photon, scatter, correlated, theta, and for a calibrated model scale and floor. Their squares, each with
     the sign of its column, add up to the square of TEFF_ERR.
     """
     from bayes_cannon.cli.pipeline import run_inference
 
     output = output or Path(f"{spectra.stem}-labels.ecsv")
-    run_inference(model, spectra, output, error_budget=error_budget, overwrite=overwrite, quiet=quiet)
+    run_inference(
+        model, spectra, output, posterior=posterior, error_budget=error_budget, overwrite=overwrite, quiet=quiet
+    )

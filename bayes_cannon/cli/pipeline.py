@@ -1,4 +1,4 @@
-"""What the commands do: a recipe becomes a trained model, its labels for held-out stars, and files."""
+"""What the commands train and infer do: a recipe becomes a model and its validation, spectra become labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,6 @@ from bayes_cannon.io.spectra import Spectra, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, join_labels, label_table, read_table, write_table
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel, RestrictedCannonModel
-from bayes_cannon.model.calibrating import CalibratedFit
 from bayes_cannon.scatter import LowRank
 from bayes_cannon.validate import folds, summary_table
 
@@ -34,16 +33,16 @@ _SHOWN_COLUMNS = ("label", "unit", "stars", "failed", "bias", "robust_scatter", 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A model that was trained as a recipe says.
+    """A model trained according to a recipe.
 
     Attributes
     ----------
     recipe, preparation, model
-        What was asked for, what was done to the spectra, and the trained model.
+        The recipe, what was done to the spectra, and the trained model.
     spectra
         All stars that pass the cuts and have finite labels, prepared.
     training, held_out
-        Which of them were trained on and which were kept apart, shape (star,).
+        Masks of the training stars and of the held-out stars, shape (star,).
     fit
         Labels of the held-out stars, None if there are none.
     independent
@@ -62,14 +61,14 @@ class TrainingRun:
 
     @property
     def reference(self) -> np.ndarray:
-        """Labels that the held-out stars are known to have, shape (held-out star, label)."""
+        """Known labels of the held-out stars, shape (held-out star, label)."""
         return self.spectra.at(self.held_out).label_array(self.model.label_names)
 
 
 def run_recipe(
     recipe: str | Path, folder: Path, *, with_spectra: bool = False, overwrite: bool, quiet: bool
 ) -> None:  # fmt: skip
-    """Train as a recipe says, write every file and print what was found.
+    """Train according to a recipe, write every file and print a summary.
 
     The training spectra are kept in the model file if ``with_spectra`` is set. Existing files are refused before any
     work is done.
@@ -89,24 +88,41 @@ def run_recipe(
 
 
 def run_inference(
-    model: Path, spectra: Path, output: Path, *, error_budget: bool = False, overwrite: bool, quiet: bool
+    model: Path, spectra: Path, output: Path, *, posterior: Path | None = None, error_budget: bool = False,
+    overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Label the spectra of a file with the model of another, and write the label table.
 
-    With ``error_budget`` it has the sources of each label's error too.
+    With a ``posterior`` of its theta, theta is integrated out. With ``error_budget`` the table has the sources of each
+    label's error too.
     """
     check_output_path(check_table_suffix(output), overwrite=overwrite)
-    trained, stars = CannonModel.read(model), read_spectra(spectra)
+    trained = CannonModel.read(model)
+    if posterior is not None:
+        trained.integrate_theta = True
+        trained.use_posterior(posterior)
+    stars = read_spectra(spectra)
     if "preparation" in trained.provenance:
         stars = Preparation.from_text(trained.provenance["preparation"]).apply(stars)
     if stars.wavelength is None and trained.dispersion is not None:
-        click.echo(f"Warning: {spectra} has no wavelengths: they are taken to be those of the model", err=True)
+        click.echo(f"Warning: {spectra} has no wavelengths: assuming those of the model", err=True)
     fit = trained.fit_labels(stars.flux, stars.ivar, dispersion=stars.wavelength, progress=None if quiet else True)
-    sources = _error_columns(trained, fit, stars) if error_budget else {}
+    sources: dict[str, dict[str, np.ndarray]] = {}
+    if error_budget:
+        columns = trained.error_budget(stars.flux, stars.ivar, fit).columns(trained.label_names)
+        sources = _error_columns(columns, trained.label_names)
     write_table(output, _table(trained, fit, stars, model.name, sources), overwrite=overwrite)
     if not quiet:
         _print_statuses(fit)
+        click.echo(f"errors of labels: {kind_of_errors(trained)}")
     click.echo(f"wrote {output}")
+
+
+def kind_of_errors(model: CannonModel) -> str:
+    """Which errors of labels a model gives, in words: formal, calibrated, theta integrated out or not."""
+    calibrated = "formal" if model.calibration is None else "calibrated"
+    integrated = model.posterior is not None and model.integrate_theta
+    return f"{calibrated}, theta {'integrated out' if integrated else 'taken as known exactly'}"
 
 
 def train_recipe(recipe: Recipe, *, quiet: bool = True) -> TrainingRun:
@@ -213,7 +229,7 @@ def _complete_labels(spectra: Spectra, label_names: tuple[str, ...], *, quiet: b
 
 
 def _outputs(recipe: Recipe, folder: Path) -> dict[str, Path]:
-    """Every file that a run may write, by what it is."""
+    """Every file that a run may write, by its content."""
     names = {"model": f"{recipe.name}.model"}
     if recipe.validation is not None:
         names |= {"labels": f"{recipe.name}-labels.ecsv", "validation": f"{recipe.name}-validation.ecsv"}
@@ -242,10 +258,11 @@ def _write_run(
     return summary
 
 
-def _error_columns(model: CannonModel, fit: CalibratedFit, stars: Spectra) -> dict[str, dict[str, np.ndarray]]:
-    """Columns of the error budget of each label, but for its total, which the table has."""
-    columns = model.error_budget(stars.flux, stars.ivar, fit).columns(model.label_names)
-    sources: dict[str, dict[str, np.ndarray]] = {name: {} for name in model.label_names}
+def _error_columns(
+    columns: Mapping[str, np.ndarray], label_names: tuple[str, ...]
+) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
+    """Columns of an error budget by label, without its total, which the table has already."""
+    sources: dict[str, dict[str, np.ndarray]] = {name: {} for name in label_names}
     for column, values in columns.items():
         name, source = column.rsplit("_ERR_", 1)
         if source != "TOTAL":
@@ -260,11 +277,12 @@ def _table(
     model_name: str,
     of_labels: Mapping[str, Mapping[str, np.ndarray]],
 ) -> Table:
-    """The label table, with more columns of each label, by its name and then theirs, in its unit."""
+    """The label table; ``of_labels`` has further columns by label name and column name, in the unit of the label."""
     meta = {
         "MODEL": model_name,
         "PROGRAM": f"bayes_cannon {version('bayes-cannon')}",
         "CREATED": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ERRORS": kind_of_errors(model),
     }
     units = model.label_units
     extra = {column: values for columns in of_labels.values() for column, values in columns.items()}
@@ -296,7 +314,7 @@ def _print_run(run: TrainingRun, summary: Table | None) -> None:
 
 def _scatter_title(model: CannonModel) -> str:
     if model.factors is None or model.nu is None:
-        return "with what was chosen, independent scatter:"
+        return "selected: independent scatter:"
     kind = "latent factors" if isinstance(model.scatter, LowRank) else "directions of a full covariance"
     tails = "" if np.isinf(model.nu) else f", heavy tails with {model.nu:.1f} degrees of freedom"
     return f"with {model.factors.shape[1]} {kind}{tails}:"

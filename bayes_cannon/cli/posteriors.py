@@ -17,22 +17,29 @@ from bayes_cannon.io.posterior_tree import read_posterior
 from bayes_cannon.io.tables import write_table
 from bayes_cannon.model import CannonModel
 
-MOST_CHECKED = 200
-"""So many pixels ArviZ checks at most: a parameter takes it 5 ms."""
+MAX_CHECKED = 200
+"""Largest number of flagged pixels that ArviZ checks: it takes 5 ms per parameter."""
 _GOOD = (PosteriorStatus.CONVERGED, PosteriorStatus.RETRIED)
 _DPI = 150
 
 
 def run_sampling(
-    model: Path, output: Path, *, method: str, n_chains: int | None, n_warmup: int | None, n_draws: int | None,
-    pixels: tuple[int, int] | None, seed: int, keep_draws: bool | None, overwrite: bool, quiet: bool,
+    model: Path, output: Path, *, write_model: Path | None, method: str, n_chains: int | None, n_warmup: int | None,
+    n_draws: int | None, pixels: tuple[int, int] | None, seed: int, keep_draws: bool | None, overwrite: bool,
+    quiet: bool,
 ) -> None:  # fmt: skip
-    """Sample the model of a file into a Zarr store, and say how it went."""
+    """Sample the model of a file into a Zarr store, write the model with its posterior, and print how it went."""
+    if write_model is not None:
+        if write_model.exists() and not overwrite:
+            # Not "pass --overwrite", which would sample anew and replace the store too.
+            raise FileExistsError(f"{write_model} exists; remove it, or choose another name")
+        check_output_path(write_model, overwrite=overwrite)
     counts = {"n_chains": n_chains, "n_warmup": n_warmup, "n_draws": n_draws}
     options: dict[str, Any] = {name: count for name, count in counts.items() if count is not None}
     if pixels is not None:
         options["pixels"] = np.arange(pixels[0], pixels[1] + 1)
     trained, resumed = CannonModel.read(model), output.exists() and not overwrite
+    trained.integrate_theta = True
     start = time.monotonic()
     tree = trained.sample(
         key=seed, method=method, store=output, keep_draws=keep_draws, overwrite=overwrite,
@@ -48,6 +55,9 @@ def run_sampling(
             rate = "" if resumed else f", {np.nansum(ess) / seconds:.0f} a second over all pixels"
             click.echo(f"smallest bulk ESS of a pixel: {np.nanmin(ess):.0f}, median {np.nanmedian(ess):.0f}{rate}")
     click.echo(f"wrote {output}")
+    if write_model is not None:
+        trained.write(write_model, include_training_set_spectra=True, overwrite=overwrite)
+        click.echo(f"wrote {write_model}")
 
 
 def run_diagnosis(posterior: Path, folder: Path, *, checked: int, seed: int, overwrite: bool, quiet: bool) -> None:
@@ -78,7 +88,7 @@ def run_diagnosis(posterior: Path, folder: Path, *, checked: int, seed: int, ove
 
 
 def pixel_table(summary: xr.Dataset) -> Table:
-    """One row a pixel: s, the worst diagnostics of its parameters, and whether they are as they should be."""
+    """One row per pixel: s, the worst diagnostics of its parameters, and whether it is flagged."""
     ess_bulk, ess_tail = (_worst(summary[name].to_numpy(), -1) for name in ("ess_bulk", "ess_tail"))
     status = summary["status"].to_numpy()
     table = Table({"pixel": summary["pixel"].to_numpy()})
@@ -119,7 +129,7 @@ def check_with_arviz(tree: xr.DataTree, rows: np.ndarray) -> tuple[Table, tuple[
 
 
 def _worst(values: np.ndarray, sign: int) -> np.ndarray:
-    """Largest, or with sign -1 smallest, of each row's values that are known, shape (pixel,)."""
+    """Largest, or with sign -1 smallest, finite value of each row, shape (pixel,)."""
     known = np.isfinite(values)
     found = sign * np.where(known, sign * values, -np.inf).max(axis=1)
     return np.where(known.any(axis=1), found, np.nan)
@@ -132,7 +142,7 @@ def _rows_to_check(table: Table, checked: int, rng: np.random.Generator) -> np.n
     order = np.argsort(-np.nan_to_num(np.asarray(table["r_hat"])[flagged], nan=np.inf), kind="stable")
     others = np.flatnonzero(~table["flagged"] & has_draws)
     chosen = rng.choice(others, min(checked, len(others)), replace=False)
-    return np.sort(np.concatenate([flagged[order][:MOST_CHECKED], chosen]).astype(int))
+    return np.sort(np.concatenate([flagged[order][:MAX_CHECKED], chosen]).astype(int))
 
 
 def _write_figure(tree: xr.DataTree, path: Path, *, overwrite: bool) -> None:
@@ -150,7 +160,7 @@ def _print_statuses(summary: xr.Dataset) -> None:
     for status, count in zip(*np.unique(summary["status"].to_numpy()[finished], return_counts=True), strict=True):
         click.echo(f"  {count} pixels: {PosteriorStatus(int(status)).message}")
     if not finished.all():
-        click.echo(f"  {int((~finished).sum())} pixels: not sampled yet; give the command sample again to go on")
+        click.echo(f"  {int((~finished).sum())} pixels: not sampled yet; run the same command sample again to continue")
 
 
 def _print_screen(posterior: Path, summary: xr.Dataset, table: Table, with_draws: bool) -> None:
@@ -163,7 +173,7 @@ def _print_screen(posterior: Path, summary: xr.Dataset, table: Table, with_draws
             row = int(np.flatnonzero(values == worst(values))[0])
             click.echo(f"  {text}: {values[row]:.4g}, at pixel {table['pixel'][row]}")
     if not with_draws:
-        click.echo("no draws are stored, so that ArviZ has nothing to check: sample with --keep-draws")
+        click.echo("no draws are stored for ArviZ to check: sample with --keep-draws")
         return
     known = np.isfinite(table["arviz_r_hat"])
     away = np.abs(table["arviz_r_hat"] - table["r_hat"])[known]

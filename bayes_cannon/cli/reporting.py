@@ -1,4 +1,4 @@
-"""How a command tells of errors and warnings: one line each on the standard error, a traceback only when asked for."""
+"""How a command reports errors and warnings: one line each on standard error, a traceback only on request."""
 
 import functools
 import os
@@ -15,8 +15,9 @@ _LIBRARY_WORDS = {
     "by write(..., include_training_set_spectra=True)": "by write(..., include_training_set_spectra=True) and by "
     "bayes-cannon train --with-spectra",
     "sample with keep_draws=True": "sample with --keep-draws",
+    "call calibrate() again": "run bayes-cannon calibrate with a model that sample --write-model wrote",
 }
-"""Remedies as the library words them, and as the command line does."""
+"""Remedies as the library words them, and the same on the command line."""
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -39,7 +40,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def path_argument(name: str, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Argument that is a path; whether it exists is said by whoever reads it."""
+    """Argument that is a path; whoever reads it reports that it does not exist."""
     return click.argument(name, type=click.Path(path_type=Path), **options)
 
 

@@ -14,17 +14,19 @@ from bayes_cannon.cli.reporting import command, overwrite_option, quiet_option
     "-o",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
-    help="Folder for the files; made if need be. By default the current one.",
+    help="Folder for the files, created if needed. By default the current one.",
 )
-@click.option("--with-spectra", is_flag=True, help="Keep the training spectra in the model file, to sample it.")
+@click.option(
+    "--with-spectra", is_flag=True, help="Keep the training spectra in the model file, for sample and calibrate."
+)
 @overwrite_option
 @quiet_option
 @command
 def train(recipe: str, output: Path, with_spectra: bool, overwrite: bool, quiet: bool) -> None:
     """Train the model that RECIPE describes.
 
-    RECIPE is a TOML file, a folder with a recipe.toml, or the name of a recipe that the package ships. Written are
-    NAME.model and, if the recipe holds stars out, their labels, a validation table and figures.
+    RECIPE is a TOML file, a folder with a recipe.toml, or the name of a recipe that the package ships. The command
+    writes NAME.model and, if the recipe holds stars out, their labels, a validation table and figures.
     """
     from bayes_cannon.cli.pipeline import run_recipe
 

@@ -32,6 +32,11 @@ def create_mask(dispersion: np.ndarray, censored_regions: Sequence) -> np.ndarra
     ValueError
         If there is no region, a region is not a pair, its start lies after its end, or an end is NaN.
 
+    Examples
+    --------
+    >>> tc.censoring.create_mask([4990, 5000, 5010, 5020], [(None, 4995), (5015, None)])
+    array([ True, False, False,  True])
+
     """
     wavelength = np.asarray(dispersion, dtype=float)
     if wavelength.ndim != 1:
@@ -46,6 +51,12 @@ def create_inverse_mask(dispersion: np.ndarray, kept_regions: Sequence) -> np.nd
     """Mask that is True (censored) everywhere *but* inside the regions: the label is kept only there.
 
     Parameters and errors are those of `create_mask`.
+
+    Examples
+    --------
+    >>> tc.censoring.create_inverse_mask([4990, 5000, 5010, 5020], (4995, 5015))
+    array([ True, False, False,  True])
+
     """
     return ~create_mask(dispersion, kept_regions)
 
@@ -84,6 +95,13 @@ class Censors(dict[str, np.ndarray]):
     ------
     ValueError
         For a name that is no label of the model, or a mask that is not boolean (or 0 and 1) of the right length.
+
+    Examples
+    --------
+    >>> censors = tc.censoring.Censors(("TEFF", "FE_H"), 4)
+    >>> censors["FE_H"] = [True, False, False, True]
+    >>> censors
+    {'FE_H': array([ True, False, False,  True])}
 
     """
 
@@ -141,6 +159,15 @@ def design_matrix_mask(censors: Censors, vectorizer: BaseVectorizer) -> np.ndarr
     """Which terms are free at which pixel, shape (pixel, term): False where a label of the term is censored.
 
     The constant term is always free.
+
+    Examples
+    --------
+    >>> vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "FE_H"), 1)
+    >>> censors = tc.censoring.Censors(("TEFF", "FE_H"), 2, {"FE_H": [True, False]})
+    >>> tc.censoring.design_matrix_mask(censors, vectorizer)
+    array([[ True,  True, False],
+           [ True,  True,  True]])
+
     """
     free = np.ones((censors.num_pixels, vectorizer.n_terms), dtype=bool)
     contains = vectorizer.exponents > 0

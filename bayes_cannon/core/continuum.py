@@ -127,6 +127,18 @@ def sines_and_cosines(
         regions that are reversed, empty, share a pixel or hold fewer continuum pixels than amplitudes. What is amiss
         with single stars is a status in the metadata, and a `ContinuumWarning` if data are lost.
 
+    Examples
+    --------
+    >>> wavelength = np.linspace(5000.0, 6000.0, 201)
+    >>> flux, ivar = 3 + 0.5 * np.cos(2 * np.pi * wavelength / 1400), np.ones(201)
+    >>> continuum, metadata = tc.continuum.sines_and_cosines(wavelength, flux, ivar, np.arange(0, 201, 4), order=1)
+    >>> continuum.shape, bool(np.allclose(continuum, flux))
+    ((1, 201), True)
+    >>> metadata[0][0]["message"]
+    'fitted'
+    >>> metadata[0][0]["amplitudes"][:2].round(3)
+    array([3. , 0.5])
+
     """
     wavelength, flux, ivar = checked_spectra(dispersion, flux, ivar)
     sections = continuum_regions(wavelength, continuum_pixels, L, order, regions)
@@ -158,6 +170,17 @@ def normalize(
         Shape (star, pixel), dimensionless, finite; (1, pixel) for one star.
     continuum, metadata
         As `sines_and_cosines` returns them.
+
+    Examples
+    --------
+    >>> wavelength = np.linspace(5000.0, 6000.0, 201)
+    >>> line = 0.4 * np.exp(-0.5 * ((wavelength - 5500) / 5) ** 2)
+    >>> continuum = 3 + 0.5 * np.cos(2 * np.pi * wavelength / 1400)
+    >>> normalized_flux, normalized_ivar, *_ = tc.continuum.normalize(
+    ...     wavelength, continuum * (1 - line), np.ones(201), continuum_pixels=line < 1e-6, order=1
+    ... )
+    >>> float(normalized_flux.min().round(3)), bool(np.allclose(normalized_ivar, continuum**2))
+    (0.6, True)
 
     """
     wavelength, flux, ivar = checked_spectra(dispersion, flux, ivar)

@@ -36,6 +36,13 @@ def label_array(labels: Any, label_names: Sequence[str]) -> np.ndarray:
         If a name is missing, asked for twice or borne by two columns, for a wrong shape or columns of different
         length, for values that are not real numbers, and for values that are masked, NaN or infinite.
 
+    Examples
+    --------
+    >>> from bayes_cannon.core.labels import label_array
+    >>> label_array({"FE_H": [-0.5, 0.1], "SNR": [80, 120], "TEFF": [4500, 5000]}, ("TEFF", "FE_H"))
+    array([[ 4.5e+03, -5.0e-01],
+           [ 5.0e+03,  1.0e-01]])
+
     """
     names = _checked_names(label_names)
     columns = _column_names(labels)
@@ -56,6 +63,13 @@ def label_units(labels: Any, label_names: Sequence[str]) -> dict[str, str]:
     ------
     ValueError
         If a name is missing, asked for twice or borne by two columns.
+
+    Examples
+    --------
+    >>> from astropy.table import Table
+    >>> from bayes_cannon.core.labels import label_units
+    >>> label_units(Table({"TEFF": [4500.0], "FE_H": [-0.5]}, units={"TEFF": "K"}), ("TEFF", "FE_H"))
+    {'TEFF': 'K'}
 
     """
     names = _checked_names(label_names)

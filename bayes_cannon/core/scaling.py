@@ -25,6 +25,17 @@ class LabelScaling:
     factor
         The scale factor f, dimensionless.
 
+    Examples
+    --------
+    >>> from bayes_cannon.core.scaling import LabelScaling
+    >>> labels = np.column_stack([np.linspace(4000, 5000, 201), np.linspace(-1, 0.5, 201)])
+    >>> scaling = LabelScaling.from_labels(labels, ("TEFF", "FE_H"))
+    >>> scaling.fiducial.round(3), scaling.scale.round(3)
+    (array([ 4.5e+03, -2.5e-01]), array([950.   ,   1.425]))
+    >>> x = scaling.scaled([4975.0, 0.4625])
+    >>> x.round(3), scaling.unscaled(x).round(4)
+    (array([0.5, 0.5]), array([4.975e+03, 4.625e-01]))
+
     """
 
     fiducial: np.ndarray = field(metadata=dims("label", about="zero point of each label, in its unit"))

@@ -31,6 +31,14 @@ class BaseVectorizer:
     terms
         Every term but the constant: pairs ``(label index, power)``.
 
+    Examples
+    --------
+    >>> vectorizer = tc.vectorizer.BaseVectorizer(("TEFF", "LOGG"), [((0, 1),), ((0, 1), (1, 2))])
+    >>> vectorizer.exponents
+    array([[0, 0],
+           [1, 0],
+           [1, 2]])
+
     """
 
     def __init__(self, label_names: Sequence[str], terms: Sequence[Term]):
@@ -119,6 +127,16 @@ class PolynomialVectorizer(BaseVectorizer):
     ValueError
         If both or neither of ``order`` and ``terms`` are given, for an unknown label in a term, a power that is not a
         positive integer, a term that occurs twice, or repeated label names.
+
+    Examples
+    --------
+    >>> vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+    >>> vectorizer.human_readable_label_vector
+    '1 + TEFF + LOGG + TEFF^2 + LOGG*TEFF + LOGG^2'
+    >>> vectorizer.get_label_vector([0.5, 2.0]).ravel()
+    array([1.  , 0.5 , 2.  , 0.25, 1.  , 4.  ])
+    >>> tc.vectorizer.PolynomialVectorizer(terms="TEFF + LOGG + TEFF^2*LOGG")
+    <PolynomialVectorizer of 2 labels (TEFF, LOGG) and 4 terms>
 
     """
 

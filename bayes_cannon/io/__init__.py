@@ -1,1 +1,32 @@
 """Files: trained models, spectra, label tables and recipes. Nothing here is ever pickled or unpickled."""
+
+from importlib import import_module
+
+_PLACES = {
+    "GIANTS": "bayes_cannon.io.gaia_xp",
+    "Spectra": "bayes_cannon.io.spectra",
+    "colour_outliers": "bayes_cannon.io.gaia_xp",
+    "join_labels": "bayes_cannon.io.tables",
+    "label_table": "bayes_cannon.io.tables",
+    "read_gaia_xp": "bayes_cannon.io.gaia_xp",
+    "read_spectra": "bayes_cannon.io.spectra",
+    "read_table": "bayes_cannon.io.tables",
+    "write_spectra": "bayes_cannon.io.spectra",
+    "write_table": "bayes_cannon.io.tables",
+}
+
+__all__ = [
+    "GIANTS", "Spectra", "colour_outliers", "join_labels", "label_table", "read_gaia_xp", "read_spectra", "read_table",
+    "write_spectra", "write_table",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use (PEP 562): Astropy's tables and xarray take half a second."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'bayes_cannon.io' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

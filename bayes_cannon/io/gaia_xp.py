@@ -104,6 +104,14 @@ def read_gaia_xp(
         For a file that is not this library, a cut on an unknown column or with an unknown limit, a range without a
         pixel, or cuts that no star passes.
 
+    Examples
+    --------
+    >>> stars = tc.io.read_gaia_xp(wavelength_range=(4000, 5000))
+    >>> stars.n_stars, stars.n_pixels
+    (3599, 51)
+    >>> stars.label_array(("TEFF", "LOGG", "FE_H")).shape
+    (3599, 3)
+
     """
     _check_cuts(cuts)
     pixels = (wavelength_range[0] <= WAVELENGTH) & (wavelength_range[1] >= WAVELENGTH)
@@ -160,6 +168,13 @@ def colour_outliers(spectra: Spectra, *, threshold: float = 5.0) -> np.ndarray:
     ValueError
         For a threshold that is not positive, fewer than 20 stars with all magnitudes, or spectra that do not come from
         `read_gaia_xp`.
+
+    Examples
+    --------
+    >>> stars = tc.io.read_gaia_xp()
+    >>> good = stars.at(~tc.io.colour_outliers(stars))
+    >>> good.n_stars < stars.n_stars
+    True
 
     """
     if not threshold > 0:

@@ -51,6 +51,12 @@ class Spectra:
     ValueError
         If a shape does not fit the others, or a label has the name of another variable.
 
+    Examples
+    --------
+    >>> spectra = tc.io.Spectra(np.ones((3, 4)), np.full((3, 4), 1e4), labels={"TEFF": [4500, 5000, 5500]})
+    >>> spectra.at(spectra.labels["TEFF"] > 4800).ids
+    array(['1', '2'], dtype='<U1')
+
     """
 
     flux: StarPixel
@@ -147,6 +153,13 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
     ValueError
         For a file that cannot be read or lacks something, naming the file, the variable and what was expected.
 
+    Examples
+    --------
+    >>> np.savez("spectra.npz", flux=np.ones((3, 4)), ivar=np.full((3, 4), 1e4), TEFF=np.array([4500, 5000, 5500]))
+    >>> spectra = tc.io.read_spectra("spectra.npz")
+    >>> spectra.n_stars, spectra.n_pixels, list(spectra.labels)
+    (3, 4, ['TEFF'])
+
     """
     path = Path(path)
     suffix = _known_suffix(path)
@@ -180,6 +193,13 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
         For ``.zarr`` where the extra ``bayes-cannon[zarr]`` is not installed.
     ValueError
         For a suffix that is not known.
+
+    Examples
+    --------
+    >>> spectra = tc.io.Spectra(np.ones((3, 4)), np.full((3, 4), 1e4), wavelength=np.linspace(5000, 5003, 4))
+    >>> tc.io.write_spectra("written.nc", spectra)
+    >>> tc.io.read_spectra("written.nc").wavelength
+    array([5000., 5001., 5002., 5003.])
 
     """
     suffix = _known_suffix(Path(path))

@@ -90,6 +90,13 @@ def label_table(
     ValueError
         If a shape does not fit, or a label has the name of another column.
 
+    Examples
+    --------
+    >>> fit = model.fit_labels(model.training_set_flux, model.training_set_ivar)
+    >>> table = tc.io.label_table(model.label_names, fit, label_units={"TEFF": "K"})
+    >>> table.colnames[:5], str(table["TEFF_ERR"].unit)
+    (['star_id', 'TEFF', 'TEFF_ERR', 'LOGG', 'LOGG_ERR'], 'K')
+
     """
     labels, covariance = np.asarray(fit.labels, dtype=float), np.asarray(fit.covariance, dtype=float)
     n_stars, n_labels = len(labels), len(label_names)
@@ -138,6 +145,13 @@ def write_table(path: str | os.PathLike, table: Table, *, overwrite: bool = Fals
     ValueError
         For another suffix.
 
+    Examples
+    --------
+    >>> from astropy.table import Table
+    >>> tc.io.write_table("labels.fits", Table({"TEFF": [4500.0, 5000.0]}, units={"TEFF": "K"}))
+    >>> tc.io.read_table("labels.fits")["TEFF"].unit
+    Unit("K")
+
     """
     path = check_table_suffix(path)
     with atomic_path(path, overwrite=overwrite) as temporary:
@@ -156,7 +170,7 @@ def check_table_suffix(path: str | os.PathLike) -> Path:
 
 
 def read_table(path: str | os.PathLike) -> Table:
-    """Read a FITS, ECSV or CSV table; what is missing in it is NaN in columns of real numbers.
+    r"""Read a FITS, ECSV or CSV table; what is missing in it is NaN in columns of real numbers.
 
     Raises
     ------
@@ -164,6 +178,13 @@ def read_table(path: str | os.PathLike) -> Table:
         If there is no such file.
     ValueError
         For another suffix or a file that cannot be read, naming it.
+
+    Examples
+    --------
+    >>> with open("labels.csv", "w") as file:
+    ...     print("star_id,TEFF", "a,4500", "b,", sep="\n", file=file)
+    >>> tc.io.read_table("labels.csv")["TEFF"].tolist()
+    [4500.0, nan]
 
     """
     path = Path(path)
@@ -209,6 +230,14 @@ def join_labels(spectra: Spectra, table: Table, *, id_column: str | None = None)
     ValueError
         If a star is missing in the table or occurs twice on either side, the number of rows differs where rows are
         matched by order, or ``id_column`` does not exist.
+
+    Examples
+    --------
+    >>> from astropy.table import Table
+    >>> spectra = tc.io.Spectra(np.ones((2, 4)), np.ones((2, 4)), star_id=["b", "a"])
+    >>> table = Table({"star_id": ["a", "b", "c"], "TEFF": [4500.0, 5000.0, 5500.0]})
+    >>> tc.io.join_labels(spectra, table).labels["TEFF"]
+    array([5000., 4500.])
 
     """
     if id_column is not None and id_column not in table.colnames:

@@ -1,7 +1,7 @@
-"""What the figures share. Matplotlib is an extra: it is imported when the first figure is made, and pyplot never is.
+"""Helpers of the figures. Matplotlib is an extra: it is imported when the first figure is made; pyplot never is.
 
-Figures are made without pyplot's global state, and no rcParams are changed. Colours are told apart by readers with
-colour-blindness.
+Figures are made without pyplot's global state, and no rcParams are changed. The colours can be distinguished by
+colour-blind readers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ _GAP_IN_STEPS = 3.0
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of this size in inches, which shows itself in notebooks.
+    """An empty figure of this size in inches, which notebooks display.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def _figure_class() -> type:
         raise ImportError("figures need Matplotlib: install bayes-cannon[plots]") from None
 
     class NotebookFigure(Figure):
-        """A figure that a notebook shows without pyplot."""
+        """A figure that a notebook displays without pyplot."""
 
         def _repr_png_(self) -> bytes:
             buffer = BytesIO()
@@ -51,7 +51,7 @@ def _figure_class() -> type:
 
 
 def pixel_axis(dispersion: np.ndarray | None, n_pixels: int) -> tuple[np.ndarray, str]:
-    """Position of each pixel along the horizontal axis, shape (pixel,), and the text of that axis."""
+    """Position of each pixel along the horizontal axis, shape (pixel,), and the title of that axis."""
     if dispersion is None:
         return np.arange(n_pixels, dtype=float), "Pixel"
     x = np.asarray(dispersion, dtype=float)

@@ -25,10 +25,10 @@ def one_to_one(
     scatter_kwds: Mapping[str, Any] | None = None,
     errorbar_kwds: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Inferred against reference labels, with the differences beneath, one column a label.
+    """Inferred against reference labels, with the differences beneath, one column per label.
 
-    Stars beyond the limits of a panel stand as triangles at its edge: none is hidden. Stars without a result are
-    counted in the text.
+    Stars beyond the limits of a panel are drawn as triangles at its edge, so that none is hidden. Stars without a
+    result are counted in the text.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def one_to_one(
     latex_label_names
         Name of each label in LaTeX, without dollar signs.
     show_statistics
-        Whether bias and robust scatter (`bayes_cannon.validate`) stand in each panel.
+        Whether bias and robust scatter (`bayes_cannon.validate`) are written in each panel.
     reference
         Reference labels of the same stars, shape (star, label), by default the model's training labels.
     label_units
@@ -60,6 +60,12 @@ def one_to_one(
         If Matplotlib is not installed.
     ValueError
         If the shapes of labels, reference and covariance do not agree.
+
+    Examples
+    --------
+    >>> fit = model.fit_labels(model.training_set_flux, model.training_set_ivar)
+    >>> figure = tc.plot.one_to_one(model, fit.labels, fit.covariance)
+    >>> figure.savefig("one-to-one.png")
 
     """
     names = tuple(model.vectorizer.label_names)
@@ -151,7 +157,7 @@ def _shared_limits(truth: np.ndarray, inferred: np.ndarray) -> tuple[float, floa
 
 
 def _residual_limits(shift: float, scatter: float) -> tuple[float, float]:
-    """Limits about zero that hold five times the robust scatter."""
+    """Limits about zero that include five times the robust scatter."""
     half = _RESIDUAL_RANGE * scatter + abs(shift)
     half = half if np.isfinite(half) and half > 0 else 1.0
     return -half, half

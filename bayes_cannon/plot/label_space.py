@@ -47,6 +47,12 @@ def label_space(
     ValueError
         For bad labels, and chosen rows that do not exist.
 
+    Examples
+    --------
+    >>> labels = model.training_set_labels
+    >>> chosen = tc.training_set.balance(labels, 50, seed=0)
+    >>> figure = tc.plot.label_space(labels, chosen, label_names=model.label_names)
+
     """
     names = all_label_names(labels) if label_names is None else label_names
     values = label_array(labels, names)

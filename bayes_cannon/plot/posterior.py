@@ -1,4 +1,4 @@
-"""Figure of a posterior of theta and s: whether its chains can be trusted, and what they say."""
+"""Figure of a posterior of theta and s: diagnostics of its chains, and intervals of its parameters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +15,9 @@ _N_BINS = 20
 def theta_posterior(tree: Any, terms: Sequence[str] | None = None) -> Any:
     """One page: R-hat and ESS of all pixels, s and some coefficients over wavelength, and ranks of the worst pixel.
 
-    Of each pixel the largest R-hat and the smallest bulk effective sample size of its parameters count. Bands are 68 %
-    intervals. The ranks of s at the pixel with the largest R-hat are drawn where the tree holds draws; they are flat
-    for each chain where chains agree.
+    The R-hat of a pixel is the largest, its bulk effective sample size the smallest, of all its parameters. Bands are
+    68 % intervals. The ranks of s at the pixel with the largest R-hat are drawn where the tree holds draws; they are
+    flat for each chain where chains agree.
 
     Parameters
     ----------
@@ -37,6 +37,12 @@ def theta_posterior(tree: Any, terms: Sequence[str] | None = None) -> Any:
         If Matplotlib is not installed.
     ValueError
         For a term that is not there.
+
+    Examples
+    --------
+    With the ``tree`` that ``model.sample()`` returned:
+
+    >>> figure = tc.plot.theta_posterior(tree, terms=["TEFF", "FE_H"])
 
     """
     summary = tree["summary"].to_dataset()
@@ -73,7 +79,7 @@ def theta_posterior(tree: Any, terms: Sequence[str] | None = None) -> Any:
 
 
 def _extreme(values: np.ndarray, sign: int) -> np.ndarray:
-    """Largest, or with sign -1 smallest, known value of each pixel that has any, NaN for the others."""
+    """Largest, or with sign -1 smallest, finite value of each pixel; NaN where it has none."""
     known = np.isfinite(values)
     found = sign * np.where(known, sign * values, -np.inf).max(axis=1)
     return np.where(known.any(axis=1), found, np.nan)
@@ -83,7 +89,7 @@ def _distribution(axes: Any, values: np.ndarray, limit: float, title: str) -> No
     values = np.sort(values[np.isfinite(values)])
     axes.set_xlabel(title)
     if len(values) == 0:
-        _say(axes, "no chains")
+        _write(axes, "no chains")
         return
     axes.step(values, np.arange(1, len(values) + 1) / len(values), where="post", color=COLOURS[0])
     axes.axvline(limit, color=REFERENCE, linestyle="--", linewidth=0.8)
@@ -98,7 +104,7 @@ def _last_panel(axes: Any, tree: Any, r_hat: np.ndarray) -> None:
         _distribution(axes, k_hat, 0.7, "Pareto k-hat of a pixel")
         return
     if "posterior" not in tree.children or not np.isfinite(r_hat).any():
-        _say(axes, "no draws")
+        _write(axes, "no draws")
         return
     worst = int(np.nanargmax(r_hat))
     draws = tree["posterior/s"].isel(pixel=worst).to_numpy()
@@ -122,7 +128,7 @@ def _band(axes: Any, x: np.ndarray, quantiles: np.ndarray, name: str, colour: st
         axes.set_xlim(x.min(), x.max())
 
 
-def _say(axes: Any, text: str) -> None:
+def _write(axes: Any, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])

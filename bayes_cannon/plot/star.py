@@ -30,8 +30,8 @@ def spectrum(
 ) -> Any:
     """Model over data of one star, with the noise ``ivar^(-1/2)`` and the scatter s of the model as bands.
 
-    Beneath, flux - model with the band of the noise and that of ``(1 / ivar + s^2)^(1/2)``. Pixels with ivar = 0, and
-    those whose model is not trained, are left blank.
+    The lower panel shows flux - model with the bands of the noise and of ``(1 / ivar + s^2)^(1/2)``. Pixels with
+    ivar = 0, and pixels that are not trained, are left blank.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def spectrum(
         Its spectrum, shape (pixel,). Without a flux the model alone is drawn; without an ivar all finite flux is used
         and no noise is shown.
     cov
-        Covariance of the labels, shape (label, label), whose errors then stand in the title.
+        Covariance of the labels, shape (label, label), whose errors are then given in the title.
     xlim
         Limits of the horizontal axis, in its unit; an open end is None.
     latex_label_names
@@ -62,6 +62,11 @@ def spectrum(
         If Matplotlib is not installed.
     ValueError
         If the model is not trained, or a shape does not fit it.
+
+    Examples
+    --------
+    >>> labels, flux, ivar = model.training_set_labels[0], model.training_set_flux[0], model.training_set_ivar[0]
+    >>> figure = tc.plot.spectrum(model, labels, flux, ivar)
 
     """
     if getattr(model, "theta", None) is None:
@@ -94,7 +99,7 @@ def spectrum(
 
 
 def _data(flux: np.ndarray, ivar: np.ndarray | None, n_pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flux, NaN where it carries no information, and its noise, NaN where that is not known; shapes (pixel,)."""
+    """Flux, NaN where ivar is zero, and its noise, NaN where that is unknown; shapes (pixel,)."""
     observed = _of_shape("flux", flux, (n_pixels,), "one value a pixel of the model")
     if ivar is None:
         return observed, np.full(n_pixels, np.nan)
@@ -156,7 +161,7 @@ def _title(model: Any, values: np.ndarray, cov: np.ndarray | None, latex_label_n
 
 
 def _of_shape(name: str, values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """The values as floats; one star as a row of shape (1, ...) will do."""
+    """The values as floats; a single star may be a row of shape (1, ...)."""
     array = np.asarray(values, dtype=float)
     if array.shape == (1, *shape):
         array = array[0]

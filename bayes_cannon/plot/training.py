@@ -1,4 +1,4 @@
-"""Figures of what training found: coefficients and scatter at every pixel."""
+"""Figures of the trained coefficients and of the scatter at every pixel."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def theta(
     dispersion: np.ndarray | None = None,
     plot_kwds: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Coefficients theta at every pixel, one panel a term.
+    """Coefficients theta at every pixel, one panel per term.
 
     Several trainings are drawn over each other, so that a regularization or another optimizer can be compared.
 
@@ -38,13 +38,13 @@ def theta(
     ----------
     model
         A trained model, an array theta of shape (pixel, term), or a mapping from names, for the legend, to these.
-        What arrays lack, the wavelengths and the terms, is taken from the first model in the mapping.
+        Wavelengths and terms, which arrays lack, are taken from the first model in the mapping.
     indices
         Terms to show, by index, the constant being 0. By default all, or none if ``label_terms`` is given.
     label_terms
         Terms to show as well, as text such as ``"TEFF"`` or ``"TEFF*LOGG"``.
     show_label_terms
-        Whether the term stands at the right of its panel.
+        Whether the term is written to the right of its panel.
     normalize
         Whether theta_d, d > 0, is divided by its largest absolute value, over the pixels shown and all trainings.
     latex_label_names
@@ -67,6 +67,10 @@ def theta(
         If Matplotlib is not installed.
     ValueError
         If a model is not trained, trainings differ in shape, or a term is not known.
+
+    Examples
+    --------
+    >>> figure = tc.plot.theta(model, label_terms=["TEFF", "FE_H"])
 
     """
     trainings = by_name(model, _is_array)
@@ -127,6 +131,10 @@ def scatter(
         If Matplotlib is not installed.
     ValueError
         If a model is not trained or trainings differ in shape.
+
+    Examples
+    --------
+    >>> figure = tc.plot.scatter(model)
 
     """
     trainings = by_name(model, _is_array)
@@ -200,14 +208,14 @@ def _term_names(shown: Sequence[int], vectorizer: Any, latex_label_names: Sequen
 def _draw(
     axes: Any, x: np.ndarray, curves: Mapping[str, np.ndarray], factor: float, plot_kwds: Mapping[str, Any] | None
 ) -> None:
-    """Curves over x, shape (pixel,), multiplied by a factor, one colour a training."""
+    """Curves over x, shape (pixel,), multiplied by a factor, one colour per training."""
     for number, (name, curve) in enumerate(curves.items()):
         style = {"lw": 0.9, "color": COLOURS[number % len(COLOURS)], "label": name or None}
         axes.plot(*with_gaps(x, factor * curve), **style | dict(plot_kwds or {}))
 
 
 def _dress_panel(axes: Any, term: int, name: str, values: np.ndarray | None) -> None:
-    """Limits and texts of the panel of a term, whose values are normalized or else given."""
+    """Limits and texts of the panel of a term; ``values`` are the curves, or None if these are normalized."""
     if values is None:
         axes.set_ylim(-1.25, 1.25)
         axes.set_yticks([-1, 0, 1])

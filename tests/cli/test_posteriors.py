@@ -1,4 +1,4 @@
-"""The commands sample and diagnose."""
+"""The commands sample and diagnose, and labels with the posterior that sample wrote."""
 
 from pathlib import Path
 
@@ -7,8 +7,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bayes_cannon as tc
+from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.cli import main
 from bayes_cannon.io.posterior_tree import read_posterior
+from bayes_cannon.io.spectra import Spectra, write_spectra
 from bayes_cannon.io.tables import read_table
 from bayes_cannon.posterior.theta import sample as posterior_pixels
 
@@ -29,7 +31,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with its training spectra, and the same without."""
+    """A model with its training spectra, the same without, and spectra to label."""
     rng = np.random.default_rng(0)
     labels = np.column_stack([rng.uniform(4000, 5000, N_STARS), rng.normal(0, 0.3, N_STARS)])
     flux = 1 + (labels - [4500, 0]) / [1000, 1.2] @ rng.normal(0, 0.05, (2, N_PIXELS))
@@ -41,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("posteriors")
     model.write(folder / "sim.model", include_training_set_spectra=True)
     model.write(folder / "bare.model")
+    write_spectra(folder / "new.npz", Spectra(flux, np.full(flux.shape, 1e4), model.dispersion))
     return folder
 
 
@@ -95,6 +98,80 @@ def test_sample_without_spectra_says_how_to_keep_them(folder):
     assert "holds no training spectra" in result.stderr
     assert "bayes-cannon train --with-spectra" in result.stderr
     assert not (folder / "none.zarr").exists()
+
+
+def assert_errors_are(path: Path, fit: object, kind: str) -> None:
+    """The table of a command has the labels and errors of a fit in Python."""
+    table = read_table(path)
+    assert table.meta["ERRORS"] == kind
+    for k, name in enumerate(("TEFF", "FE_H")):
+        np.testing.assert_allclose(table[name], fit.labels[:, k], rtol=1e-9)
+        np.testing.assert_allclose(table[f"{name}_ERR"], np.sqrt(fit.covariance[:, k, k]), rtol=1e-9)
+
+
+def test_theta_is_integrated_out_with_the_store_or_with_a_model_that_holds_its_posterior(folder, sampled, tmp_path):
+    # The store is finished, so that nothing is sampled anew.
+    options = ("--draws", N_DRAWS, "--write-model", tmp_path / "with.model")
+    result = run("sample", folder / "sim.model", "-o", folder / "p.zarr", *options)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {tmp_path / 'with.model'}" in result.stdout
+    model = tc.CannonModel.read(folder / "sim.model")
+    flux, ivar = model.training_set_flux, model.training_set_ivar
+    formal = model.fit_labels(flux, ivar)
+    model.use_posterior(folder / "p.zarr")
+    integrated = model.fit_labels(flux, ivar)
+    assert (integrated.covariance[:, 0, 0] > formal.covariance[:, 0, 0]).all()
+    known, unknown = "formal, theta integrated out", "formal, theta taken as known exactly"
+    for name, options, fit, kind in (
+        ("sim.model", (), formal, unknown),
+        ("sim.model", ("--posterior", folder / "p.zarr"), integrated, known),
+        ("bare.model", ("--posterior", folder / "p.zarr"), integrated, known),
+        (tmp_path / "with.model", (), integrated, known),
+    ):
+        result = run("infer", folder / name, folder / "new.npz", "-o", tmp_path / "l.ecsv", "--overwrite", *options)
+        assert result.exit_code == 0, result.output
+        assert f"errors of labels: {kind}" in result.stdout
+        assert_errors_are(tmp_path / "l.ecsv", fit, kind)
+    assert tc.CannonModel.read(tmp_path / "with.model").training_set_flux is not None
+
+
+@pytest.mark.filterwarnings("default:the calibration is forgotten")
+def test_calibration_of_other_errors_is_dropped_with_a_warning(folder, sampled, tmp_path, monkeypatch):
+    monkeypatch.setattr("bayes_cannon.calibration.fit.calibrate", lambda *_, **__: Calibration.from_floor(np.eye(2)))
+    model = tc.CannonModel.read(folder / "sim.model")
+    model.calibrate(n_folds=2, seed=48)
+    model.write(tmp_path / "calibrated.model")
+    options = ("--posterior", folder / "p.zarr", "-o", tmp_path / "l.ecsv")
+    result = run("infer", tmp_path / "calibrated.model", folder / "new.npz", *options)
+    assert result.exit_code == 0, result.output
+    assert "run bayes-cannon calibrate with a model that sample --write-model wrote" in result.stderr
+    assert read_table(tmp_path / "l.ecsv").meta["ERRORS"] == "formal, theta integrated out"
+
+
+def test_infer_refuses_the_posterior_of_another_model(folder, sampled, tmp_path):
+    model = tc.CannonModel.read(folder / "sim.model")
+    model.regularization = 20.0
+    model.train()
+    model.write(tmp_path / "other.model")
+    options = ("--posterior", folder / "p.zarr", "-o", tmp_path / "l.ecsv")
+    result = run("infer", tmp_path / "other.model", folder / "new.npz", *options)
+    assert result.exit_code == 1
+    assert "is of another model: it differs in coefficients" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "l.ecsv").exists()
+    result = run("infer", folder / "sim.model", folder / "new.npz", "--posterior", tmp_path / "none.zarr")
+    assert result.exit_code == 1
+    assert "there is no posterior" in result.stderr
+
+
+def test_sample_does_not_replace_a_model_file(folder, tmp_path):
+    (tmp_path / "there.model").write_text("precious")
+    options = ("-o", tmp_path / "p.zarr", "--write-model", tmp_path / "there.model")
+    result = run("sample", folder / "sim.model", *options)
+    assert result.exit_code == 1
+    assert "there.model exists; remove it, or choose another name" in result.stderr
+    assert (tmp_path / "there.model").read_text() == "precious"
+    assert not (tmp_path / "p.zarr").exists()
 
 
 def test_diagnose_lets_arviz_check(folder, sampled):
