@@ -32,7 +32,7 @@ def environment() -> Path:
 
 
 def benchmark(task: str, folder: Path, repeats: int, **options: float) -> dict:
-    """Median seconds and peak memory of `training.train` or `test` below, on the arrays in the folder."""
+    """Median seconds and peak memory of `train` or `test` below, on the arrays in the folder."""
     command = [environment(), __file__, task, folder, json.dumps({"repeats": repeats} | options)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

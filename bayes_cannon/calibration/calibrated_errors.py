@@ -183,7 +183,7 @@ class Calibration:
         d, nu = scaled[known], nu[known]
         squared = np.einsum("nk,nk->n", d, np.linalg.solve(correlation[known], d[:, :, None])[:, :, 0])
         log_det = np.linalg.slogdet(correlation[known])[1] + 2 * np.log(unit[known]).sum(axis=1)
-        score[known] = student_t.log_density(squared, log_det, self.n_labels, nu)
+        score[known] = student_t.log_density(squared, log_det, self.n_labels, np.asarray(nu))
         return score
 
     def _log_snr(self, snr: PerStar) -> PerStar:

@@ -8,13 +8,9 @@ import numpy as np
 
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.terms import Terms
-from bayes_cannon.core.typing import PerStar, StarLabel, StarPixel
-from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.labelling.compressed import ModelTables
-from bayes_cannon.labelling.leverage import leverage, leverage_root
 from bayes_cannon.labelling.theta_errors import ThetaErrors
 from bayes_cannon.scatter.base import LearnedScatter
-from bayes_cannon.training.problem import PixelProblem
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,27 +100,3 @@ class TrainedModel:
             return None
         with jax.enable_x64(True):
             return jax.device_put(ThetaErrors.from_covariance(self.theta_covariance, self.scatter, self.terms))
-
-    @cached_property
-    def _leverage_root(self) -> np.ndarray:
-        return leverage_root(self.terms.design)
-
-    def design(self, labels: np.ndarray) -> np.ndarray:
-        """Terms at labels in their units (star, label), shape (star, term)."""
-        return monomials(self.scaling.scaled(labels), self.terms.exponents)
-
-    def model_flux(self, labels: StarLabel) -> StarPixel:
-        """Flux ``v(x) . theta`` at labels in their units (star, label); NaN at pixels without solution."""
-        return self.design(labels) @ self.theta.T
-
-    def leverage(self, labels: StarLabel) -> PerStar:
-        """How far labels in their units lie from the training stars (`labelling.leverage`), shape (star,)."""
-        return leverage(self._leverage_root, self.design(labels))
-
-    def latent_factors(self, flux: np.ndarray, ivar: np.ndarray, labels: StarLabel) -> np.ndarray:
-        """Posterior mean of the latent factors of stars with these labels, dimensionless, shape (star, factor).
-
-        Raises ValueError where the scatter is independent.
-        """
-        terms = Terms(self.terms.exponents, self.scaling.scaled(labels))
-        return self.scatter.latent_factors(PixelProblem.unbounded(terms, flux, ivar), self)

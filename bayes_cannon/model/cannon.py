@@ -229,7 +229,7 @@ class CannonModel:
         lambdas
             The strengths, best in ascending order.
         progress
-            As for `training.train`.
+            As for `train`.
 
         Returns
         -------

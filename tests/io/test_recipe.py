@@ -4,11 +4,11 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
-from bayes_cannon.scatter.settings import Full, LowRank
 
 import bayes_cannon
 from bayes_cannon.io import recipe as recipe_module
 from bayes_cannon.io.recipe import find_recipe, models_folder, parse_recipe, read_recipe
+from bayes_cannon.scatter import Full, LowRank
 
 FULL = """
 name = "all"

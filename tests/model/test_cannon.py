@@ -386,7 +386,7 @@ def test_pixel_that_lost_its_solution_gets_it_back(training):
     model.train()
     assert np.isnan(model.theta[:2]).all()
     full = training.model()
-    full._theta, full._s2 = model.theta, model.s2
+    full.use_theta(model.theta, model.s2)
     theta, s2, _ = full.train()
     assert np.isfinite(theta).all()
     assert np.isfinite(s2).all()

@@ -7,9 +7,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from bayes_cannon.scatter.base import LEARNED
-from bayes_cannon.scatter.common_covariance import CommonCovariance
-from bayes_cannon.scatter.independent import IndependentScatter
 from numpy.testing import assert_array_equal
 
 import bayes_cannon as tc
@@ -22,6 +19,9 @@ from bayes_cannon.model.result import Certificates, TrainingResult
 from bayes_cannon.model.settings import Settings
 from bayes_cannon.model.stars import TrainingSet
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
+from bayes_cannon.scatter.base import LEARNED
+from bayes_cannon.scatter.common_covariance import CommonCovariance
+from bayes_cannon.scatter.independent import IndependentScatter
 from bayes_cannon.scatter.low_rank import LowRankScatter
 
 N_STARS, N_PIXELS, N_TERMS, NAMES = 9, 700, 6, ("TEFF", "[Fe/H]")
