@@ -26,7 +26,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 # Before the package is imported: the shapes in the annotations of compiled code are then checked while it is traced.
-install_import_hook(["bayes_cannon.training"], "beartype.beartype")
+# Not in training.train, to which users pass what they have, because there the package's own errors are wanted, and not
+# in the functions that SciPy calls a million times.
+_CHECKED = ("certificate", "lasso", "problem", "profile", "reml")
+install_import_hook([f"bayes_cannon.training.{name}" for name in _CHECKED], "beartype.beartype")
 
 import bayes_cannon as tc  # noqa: E402
 from bayes_cannon.core.terms import Terms  # noqa: E402

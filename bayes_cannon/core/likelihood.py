@@ -23,7 +23,8 @@ def log_variance(ivar: Array, s2: Array) -> Array:
     """``ln(sigma^2 + s2)`` of each flux; zero where ivar is zero, because that flux is not part of the data."""
     xp = ivar.__array_namespace__()
     known = ivar > 0
-    return xp.where(known, xp.log1p(ivar * s2) - xp.log(xp.where(known, ivar, 1.0)), 0.0)
+    logarithm: Array = xp.where(known, xp.log1p(ivar * s2) - xp.log(xp.where(known, ivar, 1.0)), 0.0)
+    return logarithm
 
 
 def training_scalar(
@@ -56,4 +57,5 @@ def training_scalar(
     xp = ivar.__array_namespace__()
     residual = flux - design @ theta
     chi_squared = xp.sum(weights(ivar, s2) * residual**2)
-    return chi_squared + xp.sum(log_variance(ivar, s2)) + regularization * xp.sum(xp.abs(theta[1:]))
+    scalar: Array = chi_squared + xp.sum(log_variance(ivar, s2)) + regularization * xp.sum(xp.abs(theta[1:]))
+    return scalar

@@ -196,7 +196,10 @@ def _certify_block(
         gap = relative_gap(gram, gradient, chi_squared, theta, lam, lower, upper)
         return objective, gap, jnp.sum(w * (1 - w * residual**2)) / jnp.sum(w)
 
-    return jax.lax.map(one, (flux.T, ivar.T, regularization, lower, upper, theta, s2))
+    certificates: tuple[Array, Array, Array] = jax.lax.map(
+        one, (flux.T, ivar.T, regularization, lower, upper, theta, s2)
+    )
+    return certificates
 
 
 def certify(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
