@@ -55,6 +55,7 @@ def pulls(seed, correlation, integrate):
     return (fit.labels - truth) / np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.7])
 def test_errors_cover_with_few_training_stars(correlation):
     plug_in, integrated = (
@@ -201,6 +202,7 @@ def noise_share(label, theta, covariance):
     return np.linalg.eigvals(np.linalg.solve((jacobian.T * w) @ jacobian, noise)).real.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_training", "largest_share", "of_mean", "of_sd"), [(600, 0.03, 0.2, 0.05), (60, 0.25, 0.8, 0.15)]
 )
