@@ -100,6 +100,7 @@ def search(
     shapes, _ = jax.eval_shape(at, theta, thetas, strengths[0])
     nothing = jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), shapes)
     first = nothing._replace(end=nothing.end._replace(fit=nothing.end.fit._replace(theta=theta)))
+    strengths = jnp.asarray(strengths)
     return jax.lax.scan(step, (first, thetas, jnp.full_like(strengths[0], jnp.nan)), strengths)[1]
 
 
