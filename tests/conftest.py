@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Before JAX is imported: what one test process, notebook or command has compiled the others then only load.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "bayes-cannon-tests-compiled"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 # Before the package is imported: the shapes in the annotations of compiled code are then checked while it is traced.
 # Not in training.train, to which users pass what they have, because there the package's own errors are wanted, and not
