@@ -114,10 +114,11 @@ def draw_chains(
         So many items run in lock-step: the more, the fewer steps of the program, and the longer each trajectory waits.
 
     """
+    traced_once = jax.jit(potential)  # The kernel evaluates it in several places.
 
     def of_item(item: tuple[Any, Array, Array]) -> Draws:
         data, keys, starts = item
-        return jax.vmap(lambda key, start: _chain(partial(potential, data), key, start, settings))(keys, starts)
+        return jax.vmap(lambda key, start: _chain(partial(traced_once, data), key, start, settings))(keys, starts)
 
     return jax.lax.map(of_item, (items, keys, starts), batch_size=together)
 

@@ -92,7 +92,8 @@ def residuals(
     total = total + reach[:, :, None] * floor * reach[:, None, :] + own[:, :, None] * jnp.eye(n_labels)
     nu = 2.0 + tails * jnp.exp(tail_power * jnp.asarray(log_snr))
     with numpyro.plate("star", n_stars):
-        numpyro.sample("difference", CorrelatedStudentT(nu, total), obs=difference)
+        # The matrices are positive definite by construction; a check would put an eigendecomposition into each trace.
+        numpyro.sample("difference", CorrelatedStudentT(nu, total, validate_args=False), obs=difference)
 
 
 class CorrelatedStudentT(dist.Distribution):
