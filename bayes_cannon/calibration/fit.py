@@ -1,7 +1,7 @@
 """Calibrated label errors, learned from stars that were held out: the program `programs.residuals`, sampled by NUTS.
 
-The chains run in coordinates in which a normal approximation around the mode is a standard normal law, from starts that
-are wider.
+The chains run in coordinates in which the normal approximation at the mode is a standard normal distribution, from
+overdispersed starts.
 """
 
 import math
@@ -21,7 +21,8 @@ from scipy.optimize import minimize
 from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.typing import Array, PerLabel, PerStar, StarLabel, StarLabelLabel
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
-from bayes_cannon.posterior.chains import ChainSettings, draw_chains
+from bayes_cannon.posterior.chains import draw_chains
+from bayes_cannon.posterior.settings import ChainSettings
 from bayes_cannon.programs.residuals import residuals
 from bayes_cannon.validate import robust_scatter
 
@@ -30,22 +31,22 @@ __all__ = ["Calibration", "CalibrationWarning", "calibrate"]
 CHAINS = ChainSettings(n_warmup=100, n_draws=150, target_accept=0.8, max_tree_depth=6)
 """Seven leapfrog steps a draw are usual; a start far out does not get more than 63."""
 LARGEST_R_HAT = 1.05
-"""Of a parameter whose mean is used as it is: its Monte-Carlo error is then below a third of its spread."""
+"""Largest accepted R-hat. The Monte-Carlo error of a posterior mean is then below a third of its standard deviation."""
 LARGEST_DIVERGENT = 0.01
-"""Share of divergent draws above which they are warned of."""
+"""Largest accepted share of divergent draws."""
 LONGER = 4
-"""Chains that have not mixed are run once more, so many times as long."""
+"""Factor by which chains that have not mixed are longer when they are run again."""
 START_SPREAD = 1.5
 """Starts of the chains, in standard deviations of the normal approximation."""
 FLATTEST = 0.1
-"""Least curvature of the approximation, in unconstrained coordinates, whose priors have widths of about one."""
+"""Smallest curvature of the approximation, in unconstrained coordinates, whose priors have widths of about one."""
 MAP_ITERATIONS = 500
 MAP_GRADIENT = 1e-3
-"""BFGS ends there; a mode that is known roughly is enough to start and to scale."""
+"""Gradient at which BFGS ends. The mode only starts and scales the chains, and need not be accurate."""
 CURVATURE_STEP = 1e-3
-"""Of the differences of gradients, in unconstrained coordinates."""
+"""Step of the central differences of gradients, in unconstrained coordinates."""
 INDEFINITE = 1e-6
-"""Eigenvalues of a formal correlation matrix may lie below zero by so much, from rounding."""
+"""Tolerated size of negative eigenvalues of a formal correlation matrix, due to rounding."""
 
 
 class CalibrationWarning(BayesCannonWarning):
@@ -97,7 +98,7 @@ def calibrate(
     n_warmup: int = CHAINS.n_warmup,
     n_draws: int = CHAINS.n_draws,
 ) -> Calibration:
-    """Learn what turns formal label errors into calibrated ones; `programs.residuals` states the model.
+    """Learn the calibration of label errors from held-out stars; `programs.residuals` states the model.
 
     Parameters
     ----------
@@ -347,7 +348,7 @@ def _warn(r_hat: float, divergences: int) -> None:
 
 
 def _summaries(draws: dict[str, np.ndarray], unit: np.ndarray) -> tuple[dict, dict[str, np.ndarray]]:
-    """What stands for all draws, and posterior standard deviations, in label units.
+    """Point estimates and posterior standard deviations, in label units.
 
     Of the squared factor on the formal errors, of the floor and of nu / (nu - 2) it is the posterior mean, so that
     variances are, even where the stars cannot tell scale and floor apart; of the exponents it is the mean, too.

@@ -80,9 +80,9 @@ class LabelSampling(ModelFiles):
         """
         # NumPyro and xarray take a second to import.
         from bayes_cannon.io.label_tree import label_tree
-        from bayes_cannon.posterior.labels.chains import LABEL_CHAINS
         from bayes_cannon.posterior.labels.priors import LabelPrior
         from bayes_cannon.posterior.labels.sample import sample_star_labels
+        from bayes_cannon.posterior.settings import LABEL_CHAINS
 
         trained = self._label_model()  # type: ignore[attr-defined]
         check_same_dispersion(dispersion, self._dispersion)

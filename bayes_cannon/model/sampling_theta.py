@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayes_cannon.io.posterior_tree import Subject
-    from bayes_cannon.posterior.chains import ChainSettings
-    from bayes_cannon.posterior.theta.density import Setup
+    from bayes_cannon.posterior.settings import ChainSettings
+    from bayes_cannon.posterior.theta.density import ThetaRun
 
 DRAWS_LIMIT = 200e6
 """Bytes up to which draws are kept without being asked for."""
@@ -148,7 +148,7 @@ class ThetaSampling(ModelFiles):
         # NumPyro and xarray take a second to import.
         from bayes_cannon.io.posterior_store import StoredPosterior
         from bayes_cannon.io.posterior_tree import MemoryPosterior, theta_posterior
-        from bayes_cannon.posterior.chains import ChainSettings
+        from bayes_cannon.posterior.settings import ChainSettings
         from bayes_cannon.posterior.theta.sample import PIXELS_AT_ONCE
 
         _check_counts(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws)
@@ -230,8 +230,8 @@ class ThetaSampling(ModelFiles):
     def _setup(
         self, key: Any, method: str, settings: "ChainSettings", theta_0: tuple[float, float] | None,
         s_scale: float | np.ndarray | None,
-    ) -> "Setup":  # fmt: skip
-        from bayes_cannon.posterior.theta.density import Setup
+    ) -> "ThetaRun":  # fmt: skip
+        from bayes_cannon.posterior.theta.density import ThetaRun
         from bayes_cannon.posterior.theta.priors import ThetaPriors
 
         theta, s2 = self._trained()
@@ -244,13 +244,13 @@ class ThetaSampling(ModelFiles):
                 f"sample knows no bounds on theta, and the term {self._terms()[term]} has the bounds {bounds} "
                 f"at pixel {pixel}: remove them from theta_bounds and train again"
             )
-        return Setup.from_problem(
+        return ThetaRun.from_problem(
             problem, theta=theta, s2=whole_scatter(problem, s2, self._correlation),
             priors=ThetaPriors.weak(problem, theta_0, s_scale), method="psis" if method == _LAPLACE else method,
             settings=settings, precision=star_precisions(problem, theta, s2, self._correlation), key=_checked_key(key),
         )  # fmt: skip
 
-    def _subject(self, setup: "Setup", pixels: np.ndarray, block: int) -> "Subject":
+    def _subject(self, setup: "ThetaRun", pixels: np.ndarray, block: int) -> "Subject":
         from bayes_cannon.io.posterior_tree import Subject, model_hashes
 
         problem, priors, chains = setup.problem, setup.priors, setup.settings
@@ -306,7 +306,7 @@ def _equal_for_labels(one: ThetaPosterior, other: ThetaPosterior) -> bool:
     )
 
 
-def _fill(kept: Any, setup: "Setup", chosen: np.ndarray, progress: ProgressOption) -> None:
+def _fill(kept: Any, setup: "ThetaRun", chosen: np.ndarray, progress: ProgressOption) -> None:
     """Sample what is not there yet, block after block."""
     from bayes_cannon.posterior.theta.sample import sample_pixels
 
