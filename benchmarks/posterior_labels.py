@@ -16,9 +16,9 @@ from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.diagnostics import convergence
-from bayes_cannon.posterior.labels.chains import LABEL_CHAINS
 from bayes_cannon.posterior.labels.priors import LabelPrior
 from bayes_cannon.posterior.labels.sample import sample_star_labels
+from bayes_cannon.posterior.settings import LABEL_CHAINS
 from bayes_cannon.programs.star import star
 from bayes_cannon.scatter import IndependentScatter
 

@@ -18,9 +18,9 @@ from scatter import NAMES
 import bayes_cannon as tc
 from bayes_cannon.io.gaia_xp import read_gaia_xp
 from bayes_cannon.io.recipe import read_recipe
-from bayes_cannon.posterior.chains import ChainSettings
 from bayes_cannon.posterior.diagnostics import R_HAT_LIMIT, convergence
-from bayes_cannon.posterior.theta.density import Setup
+from bayes_cannon.posterior.settings import ChainSettings
+from bayes_cannon.posterior.theta.density import ThetaRun
 from bayes_cannon.posterior.theta.priors import ThetaPriors
 from bayes_cannon.posterior.theta.sample import sample_pixels
 from bayes_cannon.programs.pixel import PixelPriors, pixel
@@ -43,7 +43,7 @@ def demo() -> tuple[np.ndarray, np.ndarray, np.ndarray, tc.vectorizer.Polynomial
 CASES: dict[str, Callable[[], tuple]] = {"Gaia XP": demo, "A": case_a}
 
 
-def setup_of(case: str, n_pixels: int, method: str) -> tuple[Setup, int]:
+def setup_of(case: str, n_pixels: int, method: str) -> tuple[ThetaRun, int]:
     """Setup for some pixels, trained, and how many pixels there are."""
     labels, flux, ivar, vectorizer = CASES[case]()
     total = flux.shape[1]
@@ -51,7 +51,7 @@ def setup_of(case: str, n_pixels: int, method: str) -> tuple[Setup, int]:
     model = tc.CannonModel(labels, flux[:, chosen], ivar[:, chosen], vectorizer, regularization=REGULARIZATION)
     model.train()
     problem = model._problem()
-    setup = Setup.from_problem(
+    setup = ThetaRun.from_problem(
         problem, theta=model.theta, s2=model.s2,
         priors=ThetaPriors.weak(problem), method=method,
     )  # fmt: skip

@@ -1,6 +1,6 @@
-r"""Calibrated label errors: the law of a star's labels that `calibration.fit` learned from held-out stars.
+r"""Calibrated label errors: their distribution for each star, learned from held-out stars by `calibration.fit`.
 
-The inferred minus the true labels of a star follow a multivariate Student-t law about zero,
+The inferred minus the true labels of a star follow a multivariate Student-t distribution about zero,
 
 .. math:: d_n \sim t_{\nu_n}(0, S_n), \qquad S_n = A_n C_n A_n + H_n F H_n, \qquad
           \mathrm{cov}(d_n) = \frac{\nu_n}{\nu_n - 2} S_n
@@ -20,7 +20,7 @@ from bayes_cannon.core.typing import PerLabel, PerStar, StarLabel, StarLabelLabe
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What turns formal covariances into calibrated ones.
+    """Parameters that turn formal covariances into calibrated ones.
 
     Attributes
     ----------
@@ -28,20 +28,20 @@ class Calibration:
         Logarithm of the factor on the formal errors at the median S/N, shape (label,): half that of the posterior mean
         of its square.
     slope
-        By how much it grows with ln S/N, shape (label,).
+        Change of ``log_scale`` per unit of ln S/N, shape (label,).
     floor
         Covariance of the errors that are not in the formal ones, at the median leverage, in label units, shape
         (label, label).
     power
         Power of the leverage with which the floor's standard deviations grow, shape (label,).
     tails
-        Degrees of freedom above two at the median S/N, harmonic posterior mean; infinite for a normal law.
+        Degrees of freedom above two at the median S/N, harmonic posterior mean; infinite for a normal distribution.
     tail_power
         Power of the S/N with which they grow.
     snr_median, leverage_median
         Of the stars that it was learned from.
     snr_range
-        Their lowest and highest S/N. Beyond it the nearest counts for the factor and the tails.
+        Their lowest and highest S/N. Outside of it the factor and the tails are those at the nearer end.
     spread
         Posterior standard deviations by the names of the above; of the floor those of its standard deviations.
     n_stars, n_left_out
@@ -70,7 +70,7 @@ class Calibration:
     def from_floor(cls, floor: np.ndarray) -> "Calibration":
         """One covariance that is added to that of every star, in label units, shape (label, label), and nothing else.
 
-        It is what model files of bayes_cannon 0.1 may hold.
+        Model files of bayes_cannon 0.1 may hold one.
         """
         none = np.zeros(len(floor))
         return cls(
@@ -110,14 +110,14 @@ class Calibration:
         return self._inflation(snr)[:, None, None] * matrix
 
     def floor_covariance(self, snr: PerStar, leverage: PerStar | None = None) -> StarLabelLabel:
-        """The part of `covariance` that the formal covariance has nothing of, shape (star, label, label)."""
+        """The part of `covariance` due to the floor, shape (star, label, label)."""
         return self._inflation(snr)[:, None, None] * self._floor(np.shape(snr), leverage)
 
     def scale_matrix(
         self, covariance: StarLabelLabel, snr: PerStar, leverage: PerStar | None = None,
         reference_errors: StarLabel | None = None,
     ) -> StarLabelLabel:  # fmt: skip
-        """S of the Student-t law, from the arguments of `covariance`."""
+        """S of the Student-t distribution, from the arguments of `covariance`."""
         covariance, snr = np.asarray(covariance, float), np.asarray(snr, float)
         if covariance.shape != (*snr.shape, self.n_labels, self.n_labels) or snr.ndim != 1:
             raise ValueError(
@@ -140,8 +140,8 @@ class Calibration:
     ) -> StarLabel:  # fmt: skip
         """Half the width of the central interval that holds each label with this probability, shape (star, label).
 
-        The interval is the inferred label plus and minus it. Its quantiles are those of the Student-t law, so that it
-        is no fixed multiple of the standard deviation.
+        The interval is the inferred label plus and minus it. Its quantiles are those of the Student-t distribution,
+        so that it is not a fixed multiple of the standard deviation.
 
         Parameters
         ----------
@@ -165,7 +165,7 @@ class Calibration:
     ) -> PerStar:  # fmt: skip
         """Log density of inferred minus reference labels, higher is better, shape (star,); NaN where one is missing.
 
-        Comparable with `validate.log_scores`, which is that of a normal law.
+        Comparable with `validate.log_scores`, which is that of a normal distribution.
 
         Parameters
         ----------

@@ -1,65 +1,90 @@
 """Calibrated label errors, learned from stars that were held out: the program `programs.residuals`, sampled by NUTS.
 
-The chains run in coordinates in which a normal approximation around the mode is a standard normal law, from starts that
-are wider.
+The chains run in coordinates in which the normal approximation at the mode is a standard normal distribution, from
+overdispersed starts.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import math
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
+import numpyro
 from numpyro.diagnostics import split_gelman_rubin
-from numpyro.infer import MCMC, NUTS
-from numpyro.infer.util import initialize_model
+from numpyro.distributions import biject_to
+from numpyro.infer.util import constrain_fn, potential_energy
 from scipy.optimize import minimize
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
-from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarLabelLabel
+from bayes_cannon.core.typing import Array, PerLabel, PerStar, StarLabel, StarLabelLabel
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
+from bayes_cannon.posterior.chains import draw_chains
+from bayes_cannon.posterior.settings import ChainSettings
 from bayes_cannon.programs.residuals import residuals
 from bayes_cannon.validate import robust_scatter
 
 __all__ = ["Calibration", "CalibrationWarning", "calibrate"]
 
-N_CHAINS = 4
+CHAINS = ChainSettings(n_warmup=100, n_draws=150, target_accept=0.8, max_tree_depth=6)
+"""Seven leapfrog steps a draw are usual; a start far out does not get more than 63."""
 LARGEST_R_HAT = 1.05
-"""Of a parameter whose mean is used as it is: its Monte-Carlo error is then below a third of its spread."""
+"""Largest accepted R-hat. The Monte-Carlo error of a posterior mean is then below a third of its standard deviation."""
 LARGEST_DIVERGENT = 0.01
-"""Share of divergent draws above which they are warned of."""
+"""Largest accepted share of divergent draws."""
 LONGER = 4
-"""Chains that have not mixed are run once more, so many times as long."""
+"""Factor by which chains that have not mixed are longer when they are run again."""
 START_SPREAD = 1.5
 """Starts of the chains, in standard deviations of the normal approximation."""
-DEEPEST_TREE = 6
-"""Seven leapfrog steps are usual; a start far out does not get more than 63."""
 FLATTEST = 0.1
-"""Least curvature of the approximation, in unconstrained coordinates, whose priors have widths of about one."""
+"""Smallest curvature of the approximation, in unconstrained coordinates, whose priors have widths of about one."""
 MAP_ITERATIONS = 500
 MAP_GRADIENT = 1e-3
-"""BFGS ends there; a mode that is known roughly is enough to start and to scale."""
+"""Gradient at which BFGS ends. The mode only starts and scales the chains, and need not be accurate."""
 CURVATURE_STEP = 1e-3
-"""Of the differences of gradients, in unconstrained coordinates."""
+"""Step of the central differences of gradients, in unconstrained coordinates."""
 INDEFINITE = 1e-6
-"""Eigenvalues of a formal correlation matrix may lie below zero by so much, from rounding."""
+"""Tolerated size of negative eigenvalues of a formal correlation matrix, due to rounding."""
 
 
 class CalibrationWarning(BayesCannonWarning):
     """The chains that learned the calibration have not mixed."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Residuals:
-    """What the program is given: stars that are known, labels in units of their robust scatter."""
+class _Density(NamedTuple):
+    """Arguments of the program, labels in units of their robust scatter, and the coordinates that it is sampled in.
 
-    difference: StarLabel
+    Attributes
+    ----------
+    covariance, log_snr, log_leverage, difference, reference_variance
+        Of the stars that are known, as for `programs.residuals.residuals`.
+    log_typical
+        Logarithm of the formal errors of a typical star, shape (label,).
+    mean, root
+        Whitening of the unconstrained sites, shape (parameter,) and (parameter, parameter).
+
+    """
+
     covariance: StarLabelLabel
     log_snr: PerStar
     log_leverage: PerStar
+    difference: StarLabel
     reference_variance: StarLabel
+    log_typical: PerLabel
+    mean: Array = np.zeros(0)
+    root: Array = np.zeros((0, 0))
+
+    @property
+    def arguments(self) -> tuple[Array, ...]:
+        """Positional arguments of the program."""
+        return self.covariance, self.log_snr, self.log_leverage, self.difference
+
+    @property
+    def keywords(self) -> dict[str, Array]:
+        """Its keywords."""
+        return {"reference_variance": self.reference_variance}
 
 
 def calibrate(
@@ -70,10 +95,10 @@ def calibrate(
     leverage: PerStar | None = None,
     reference_errors: StarLabel | None = None,
     key: int | Array = 0,
-    n_warmup: int = 100,
-    n_draws: int = 150,
+    n_warmup: int = CHAINS.n_warmup,
+    n_draws: int = CHAINS.n_draws,
 ) -> Calibration:
-    """Learn what turns formal label errors into calibrated ones; `programs.residuals` states the model.
+    """Learn the calibration of label errors from held-out stars; `programs.residuals` states the model.
 
     Parameters
     ----------
@@ -126,15 +151,16 @@ def calibrate(
             f"the residuals of label {label} are the same for half of the stars: they have no scatter to calibrate by"
         )
     snr_median, leverage_median = float(np.median(snr)), float(np.median(leverage))
-    data = _Residuals(
-        d / unit, c / np.outer(unit, unit), np.log(snr / snr_median), np.log(leverage / leverage_median),
-        (errors / unit) ** 2,
+    c = c / np.outer(unit, unit)
+    density = _Density(
+        c, np.log(snr / snr_median), np.log(leverage / leverage_median), d / unit, (errors / unit) ** 2,
+        log_typical=0.5 * np.log(np.median(np.einsum("nkk->nk", c), axis=0)),
     )  # fmt: skip
     with jax.enable_x64(True):
         jax_key: Any = jax.random.key(key) if isinstance(key, int | np.integer) else key
-        draws, divergences = _sampled(data, jax_key, n_warmup, n_draws)
+        draws, divergences = _sampled(density, jax_key, n_warmup, n_draws)
         if not _mixed(r_hat := _largest_r_hat(draws), divergences, draws):
-            draws, divergences = _sampled(data, jax_key, LONGER * n_warmup, LONGER * n_draws)
+            draws, divergences = _sampled(density, jax_key, LONGER * n_warmup, LONGER * n_draws)
             r_hat = _largest_r_hat(draws)
     if not _mixed(r_hat, divergences, draws):
         _warn(r_hat, divergences)
@@ -197,66 +223,101 @@ def _check_definite(covariance: StarLabelLabel, rows: np.ndarray) -> None:
         )
 
 
-def _sampled(data: _Residuals, key: jax.Array, n_warmup: int, n_draws: int) -> tuple[dict[str, np.ndarray], int]:
+def _sampled(density: _Density, key: jax.Array, n_warmup: int, n_draws: int) -> tuple[dict[str, np.ndarray], int]:
     """Draws of all sites, shape (chain, draw, ...), and the number of divergences."""
-    model_key, start_key, chain_key = jax.random.split(key, 3)
-    arguments = (data.covariance, data.log_snr, data.log_leverage, data.difference)
-    keywords = {"reference_variance": data.reference_variance}
-    # Neither the coordinates nor the sites depend on the stars: one is enough for what runs uncompiled.
-    one = tuple(array[:1] for array in arguments)
-    model = initialize_model(model_key, residuals, dynamic_args=True, model_args=one, validate_grad=False)
-    potential = model.potential_fn(*arguments, **keywords)
-    first, unravel = ravel_pytree(model.param_info.z)
-    typical = 0.5 * jnp.log(jnp.median(jnp.einsum("nkk->nk", data.covariance), axis=0))
-
-    def unconstrained(flat: Any) -> dict[str, Array]:
-        return _scale_and_floor(unravel(flat), typical)
-
-    mode, root = _normal_approximation(lambda flat: potential(unconstrained(flat)), np.zeros(len(first)))
-    kernel = NUTS(
-        potential_fn=lambda y: potential(unconstrained(mode + root @ y)), adapt_mass_matrix=False, step_size=0.3,
-        max_tree_depth=DEEPEST_TREE,
-    )  # fmt: skip
-    mcmc = MCMC(
-        kernel, num_warmup=n_warmup, num_samples=n_draws, num_chains=N_CHAINS, chain_method="vectorized",
-        progress_bar=False,
-    )  # fmt: skip
-    starts = START_SPREAD * jax.random.normal(start_key, (N_CHAINS, len(first)))
-    mcmc.run(chain_key, init_params=starts, extra_fields=("diverging",))
-    constrained = model.postprocess_fn(*one)
-    sites = jax.jit(jax.vmap(jax.vmap(lambda y: constrained(unconstrained(mode + root @ y)))))
-    draws = {name: np.asarray(values) for name, values in sites(mcmc.get_samples(group_by_chain=True)).items()}
-    return draws, int(np.sum(mcmc.get_extra_fields()["diverging"]))
+    settings = replace(CHAINS, n_warmup=n_warmup, n_draws=n_draws)
+    density = _whitened(density)
+    keys, starts = _keys_and_starts(key, len(density.mean), settings.n_chains)
+    # Chains are those of many densities, of which this is one.
+    one = jax.tree.map(lambda array: array[None], density)
+    drawn = jax.tree.map(np.asarray, draw_chains(_potential, one, keys, starts, settings, together=1))
+    draws = {name: np.asarray(values) for name, values in _sites(density, drawn.z[0]).items()}
+    return draws, int(drawn.diverging.sum())
 
 
-def _scale_and_floor(z: dict[str, Array], typical: Array) -> dict[str, Array]:
-    """Unconstrained sites, with the total error of a typical star and the floor's share in place of scale and floor.
+@partial(jax.jit, static_argnums=(1, 2))
+def _keys_and_starts(key: jax.Array, n_parameters: int, n_chains: int) -> tuple[jax.Array, jax.Array]:
+    """Keys of the chains of one density, shape (1, chain), and their starts, shape (1, chain, parameter)."""
+    start_key, chain_key = jax.random.split(key)
+    starts = START_SPREAD * jax.random.normal(start_key, (1, n_chains, n_parameters))
+    return jax.random.split(chain_key, (1, n_chains)), starts
 
-    The stars know the total ``e^p`` far better than the share ``1 / (1 + e^-q)`` of its variance, so that scale and
-    floor themselves lie along a sharp arc. The map from p and q to both logarithms has the determinant 1/2 everywhere,
-    and leaves densities as they are. ``typical`` is the logarithm of the formal errors of a typical star.
+
+def _potential(density: _Density, z: Array) -> jax.Array:
+    """Minus the log density of the whitened coordinates z, shape (parameter,)."""
+    energy: jax.Array = potential_energy(residuals, density.arguments, density.keywords, _unconstrained(density, z))
+    return energy
+
+
+_value_and_gradient = jax.jit(jax.value_and_grad(_potential, argnums=1))
+
+
+@jax.jit
+def _sites(density: _Density, z: Array) -> dict[str, jax.Array]:
+    """All sites of draws z, shape (chain, draw, parameter)."""
+    # The parameters do not depend on the stars: one is enough.
+    first = jax.tree.map(lambda array: array[:1], (density.arguments, density.keywords))
+
+    def of_draw(z: Array) -> dict[str, jax.Array]:
+        sites: dict[str, jax.Array] = constrain_fn(
+            residuals, *first, _unconstrained(density, z), return_deterministic=True
+        )  # fmt: skip
+        return sites
+
+    return jax.vmap(jax.vmap(of_draw))(z)
+
+
+def _unconstrained(density: _Density, z: Array) -> dict[str, Array]:
+    """Unconstrained sites of the program at ``mean + root z``, with scale and floor of each label transformed.
+
+    In the place of scale and floor stand the total error of a typical star and the floor's share in it. The stars know
+    the total ``e^p`` far better than the share ``1 / (1 + e^-q)`` of its variance, so that scale and floor themselves
+    lie along a sharp arc. The map from p and q to both logarithms has the determinant 1/2 everywhere, and leaves
+    densities as they are.
     """
-    total, share = z["log_scale"], z["width"]
-    return z | {
-        "log_scale": total + jax.nn.log_sigmoid(-share) / 2 - typical,
+    shapes = _site_shapes(density.difference.shape[1])
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = jnp.split(density.mean + density.root @ z, ends[:-1])
+    named = zip(shapes.items(), parts, strict=True)
+    sites: dict[str, Array] = {name: part.reshape(shape) for (name, shape), part in named}
+    total, share = sites["log_scale"], sites["width"]
+    return sites | {
+        "log_scale": total + jax.nn.log_sigmoid(-share) / 2 - density.log_typical,
         "width": total + jax.nn.log_sigmoid(share) / 2,
     }
 
 
-def _normal_approximation(potential: Callable[[Array], Array], start: np.ndarray) -> tuple[Array, Array]:
-    """Mode of exp(-potential), shape (parameter,), and a root of its inverse curvature, (parameter, parameter)."""
-    both = jax.jit(jax.value_and_grad(potential))
+@cache
+def _site_shapes(n_labels: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the program's parameters in unconstrained coordinates."""
+
+    def parameters() -> dict[str, Any]:
+        program = numpyro.handlers.trace(numpyro.handlers.seed(residuals, 0))
+        one = jnp.ones((1, n_labels, n_labels)), jnp.zeros(1), jnp.zeros(1), jnp.zeros((1, n_labels))
+        return {
+            name: biject_to(site["fn"].support).inv(site["value"])
+            for name, site in program.get_trace(*one).items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
+
+    return {name: array.shape for name, array in jax.eval_shape(parameters).items()}
+
+
+def _whitened(density: _Density) -> _Density:
+    """The density in coordinates in which a normal approximation at its mode is a standard normal distribution."""
+    n_parameters = sum(math.prod(shape) for shape in _site_shapes(density.difference.shape[1]).values())
+    density = density._replace(mean=np.zeros(n_parameters), root=np.eye(n_parameters))
 
     def loss(z: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = both(z)
+        value, gradient = _value_and_gradient(density, z)
         return float(value), np.asarray(gradient)
 
     options = {"gtol": MAP_GRADIENT, "maxiter": MAP_ITERATIONS}
-    mode = minimize(loss, start, jac=True, method="BFGS", options=options).x
+    mode = minimize(loss, density.mean, jac=True, method="BFGS", options=options).x
     steps = CURVATURE_STEP * np.eye(len(mode))
     rows = np.array([loss(mode + step)[1] - loss(mode - step)[1] for step in steps]) / (2 * CURVATURE_STEP)
     curvature, directions = np.linalg.eigh((rows + rows.T) / 2)
-    return jnp.asarray(mode), jnp.asarray(directions / np.sqrt(np.maximum(curvature, FLATTEST)))
+    return density._replace(mean=mode, root=directions / np.sqrt(np.maximum(curvature, FLATTEST)))
 
 
 def _monitored(draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -288,7 +349,7 @@ def _warn(r_hat: float, divergences: int) -> None:
 
 
 def _summaries(draws: dict[str, np.ndarray], unit: np.ndarray) -> tuple[dict, dict[str, np.ndarray]]:
-    """What stands for all draws, and posterior standard deviations, in label units.
+    """Point estimates and posterior standard deviations, in label units.
 
     Of the squared factor on the formal errors, of the floor and of nu / (nu - 2) it is the posterior mean, so that
     variances are, even where the stars cannot tell scale and floor apart; of the exponents it is the mean, too.

@@ -28,7 +28,7 @@ from bayes_cannon.io.posterior_tree import (
 )
 
 if TYPE_CHECKING:
-    from bayes_cannon.posterior.theta.sample import Block
+    from bayes_cannon.posterior.theta.sample import ThetaBlock
 
 
 class StoredPosterior:
@@ -84,7 +84,7 @@ class StoredPosterior:
         finished, status = (np.asarray(self._array("summary", name)[:]) for name in ("finished", "status"))
         return first_run(finished, status)
 
-    def write(self, block: "Block") -> None:
+    def write(self, block: "ThetaBlock") -> None:
         """Write finished pixels."""
         rows = np.searchsorted(self._subject.pixels, block.pixels)
         variables = self._subject.variables(self._keep_draws)

@@ -23,7 +23,7 @@ from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.posterior.theta.summary import QUANTILES, ThetaPosterior
 
 if TYPE_CHECKING:
-    from bayes_cannon.posterior.theta.sample import Block
+    from bayes_cannon.posterior.theta.sample import ThetaBlock
 
 SETTING, MODEL = "sampling_", "model_"
 """Prefixes of the attributes that say how a posterior was sampled, and of which model."""
@@ -220,7 +220,7 @@ def attributes_of(name: str, variable: Variable) -> dict[str, Any]:
     return attributes
 
 
-def block_arrays(block: "Block", keep_draws: bool) -> dict[str, dict[str, np.ndarray]]:
+def block_arrays(block: "ThetaBlock", keep_draws: bool) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of finished pixels by group, but for ``finished``; statistics that were not made are left out."""
     one = block.posterior
     summary = {
@@ -267,7 +267,7 @@ class MemoryPosterior:
         """Which of the pixels need not be sampled, shape (pixel,)."""
         return self._arrays["summary"]["finished"].copy()
 
-    def write(self, block: "Block") -> None:
+    def write(self, block: "ThetaBlock") -> None:
         """Put finished pixels in their place."""
         rows = np.searchsorted(self._subject.pixels, block.pixels)
         variables = self._subject.variables(self._keep_draws)

@@ -31,6 +31,7 @@ from bayes_cannon.model.record import StarRecord
 from bayes_cannon.model.result import Certificates, TrainingResult
 from bayes_cannon.model.settings import Bound, Settings, checked_theta_bounds
 from bayes_cannon.model.stars import TrainingSet
+from bayes_cannon.posterior.settings import LABEL_CHAINS, THETA_CHAINS
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.scatter.base import LearnedScatter, Scatter, warn_of_scatter
 from bayes_cannon.scatter.independent import IndependentScatter
@@ -105,6 +106,21 @@ class CannonModel:
         flux that is not finite where ivar is positive, and invalid dispersion, regularization or censors.
     TypeError
         If ``vectorizer`` is no vectorizer.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> labels = rng.uniform([4000, 1, -1], [5500, 3.5, 0.4], (200, 3))
+    >>> x = (labels - [4750, 2.25, -0.3]) / [1500, 2.5, 1.4]
+    >>> flux = 1 + x @ rng.normal(0, 0.05, (3, 60)) + 0.01 * rng.normal(size=(200, 60))
+    >>> vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG", "FE_H"), 2)
+    >>> model = tc.CannonModel(labels, flux, np.full(flux.shape, 1e4), vectorizer)
+    >>> theta, s2, metadata = model.train()
+    >>> theta.shape, s2.shape
+    ((60, 10), (60,))
+    >>> inferred, covariance, records = model.test(flux, model.training_set_ivar)
+    >>> inferred.shape, covariance.shape
+    ((200, 3), (200, 3, 3))
 
     """
 
@@ -506,9 +522,9 @@ class CannonModel:
         prior: Any = "flat",
         bounds: Mapping[str, tuple[float | None, float | None]] | None = None,
         method: str = "nuts",
-        n_chains: int = 4,
-        n_draws: int = 500,
-        n_warmup: int = 100,
+        n_chains: int = LABEL_CHAINS.n_chains,
+        n_draws: int = LABEL_CHAINS.n_draws,
+        n_warmup: int = LABEL_CHAINS.n_warmup,
         dispersion: Any = None,
         progress: ProgressOption = None,
     ) -> "xr.DataTree":
@@ -559,7 +575,6 @@ class CannonModel:
         """
         # NumPyro and xarray take a second to import.
         from bayes_cannon.io.label_tree import label_tree
-        from bayes_cannon.posterior.labels.chains import LABEL_CHAINS
         from bayes_cannon.posterior.labels.priors import LabelPrior
         from bayes_cannon.posterior.labels.sample import sample_star_labels
 
@@ -584,9 +599,9 @@ class CannonModel:
         key: Any = 0,
         method: str = "nuts",
         pixels: Any = None,
-        n_chains: int = 4,
-        n_warmup: int = 150,
-        n_draws: int = 500,
+        n_chains: int = THETA_CHAINS.n_chains,
+        n_warmup: int = THETA_CHAINS.n_warmup,
+        n_draws: int = THETA_CHAINS.n_draws,
         theta_0: tuple[float, float] | None = None,
         s_scale: float | np.ndarray | None = None,
         store: str | os.PathLike[str] | None = None,
@@ -662,9 +677,9 @@ class CannonModel:
 
         """
         # NumPyro and xarray take a second to import.
-        from bayes_cannon.model.theta_sampling import ThetaRun, sample_theta
+        from bayes_cannon.model.theta_sampling import ThetaSampling, sample_theta
 
-        run = ThetaRun.checked(
+        run = ThetaSampling.checked(
             self._settings.problem(self._stars), self._trained(), key=key, method=method, pixels=pixels,
             n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws, theta_0=theta_0, s_scale=s_scale,
         )  # fmt: skip
@@ -1087,6 +1102,14 @@ class RestrictedCannonModel(CannonModel):
     ------
     ValueError
         For an unknown term, bounds that are no pair, NaN, or out of order.
+
+    Examples
+    --------
+    >>> restricted = tc.RestrictedCannonModel(
+    ...     model.training_set_labels, None, None, model.vectorizer, theta_bounds={"FE_H": (None, 0)}
+    ... )
+    >>> restricted.theta_bounds
+    {'FE_H': (None, 0.0)}
 
     """
 

@@ -26,8 +26,8 @@ from bayes_cannon.io.posterior_tree import (
 from bayes_cannon.model.result import TrainingResult
 from bayes_cannon.model.settings import Settings
 from bayes_cannon.model.stars import TrainingSet, term_texts
-from bayes_cannon.posterior.chains import ChainSettings
-from bayes_cannon.posterior.theta.density import Setup
+from bayes_cannon.posterior.settings import ChainSettings
+from bayes_cannon.posterior.theta.density import ThetaRun
 from bayes_cannon.posterior.theta.priors import ThetaPriors
 from bayes_cannon.posterior.theta.sample import PIXELS_AT_ONCE, sample_pixels
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
@@ -43,11 +43,11 @@ class SamplingWarning(BayesCannonWarning):
 
 
 @dataclass(frozen=True)
-class ThetaRun:
+class ThetaSampling:
     """What is sampled: the pixels that were asked for, and everything that their draws depend on."""
 
     stars: TrainingSet
-    setup: Setup
+    setup: ThetaRun
     pixels: np.ndarray
 
     @classmethod
@@ -64,11 +64,11 @@ class ThetaRun:
         n_draws: int,
         theta_0: tuple[float, float] | None,
         s_scale: float | np.ndarray | None,
-    ) -> "ThetaRun":
+    ) -> "ThetaSampling":
         """Check what a user asks for; the parameters and errors are those of `CannonModel.sample`."""
         _check_counts(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws)
         _check_unbounded(problem, result.stars)
-        setup = Setup.from_problem(
+        setup = ThetaRun.from_problem(
             problem, theta=result.theta, s2=result.scatter.marginal_variance(problem, result.s2),
             priors=ThetaPriors.weak(problem, theta_0, s_scale), method="psis" if method == _LAPLACE else method,
             settings=ChainSettings(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws),
@@ -111,7 +111,7 @@ class ThetaRun:
 
 
 def sample_theta(
-    run: ThetaRun,
+    run: ThetaSampling,
     hashes: dict[str, str],
     *,
     store: str | os.PathLike[str] | None,

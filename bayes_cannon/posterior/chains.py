@@ -4,15 +4,14 @@ Every density is given in coordinates in which its covariance is about the ident
 adapted. Lanes run in lock-step: under vmap each draw takes as many leapfrog steps as the longest tree of all.
 
 A first run has shallow trees, of three steps. With steps of nearly a standard deviation they cross a whitened density
-by about a quarter of a period, after which the squares of the coordinates, too, have forgotten the most. With the seven
-steps that the No-U-Turn criterion prefers, draws alternate between sides and their squares hardly change. For 22
-coordinates the effective sample size of the means is 1,200 against 3,200 of 2,000 draws, that of the squares 980
-against 760, and the time less than half. Where that is not enough the diagnostics say so, and a second run has deep
-trees, a longer adaptation, and more draws, of which it keeps as many.
+by about a quarter of a period, which also decorrelates the squared coordinates fastest. With the seven steps that the
+No-U-Turn criterion prefers, draws alternate between sides and their squares hardly change. For 22 coordinates the
+effective sample size of the means is 1,200 against 3,200 of 2,000 draws, that of the squares 980 against 760, and the
+time less than half. Where that is not enough the diagnostics say so, and a second run has deep trees, a longer
+adaptation, and more draws, of which it keeps as many.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,53 +21,12 @@ import numpy as np
 from numpyro.infer import HMC, NUTS
 
 from bayes_cannon.core.typing import Array
+from bayes_cannon.posterior.settings import ChainSettings
 
 ITEMS_TOGETHER = 16
-"""So many items run in lock-step by default."""
-FIRST_TREE_DEPTH = 2
-"""Depth of the trees of first runs."""
-SECOND_THINNING, SECOND_ACCEPT = 4, 0.8
-"""Draws of second runs for each that is kept, and their mean acceptance."""
+"""Default number of items that run in lock-step."""
 FIRST_STEP = 0.3
-KERNELS = ("nuts", "hmc")
-
-
-@dataclass(frozen=True)
-class ChainSettings:
-    """How to sample.
-
-    Attributes
-    ----------
-    kernel
-        ``"nuts"``, the No-U-Turn sampler, or ``"hmc"`` with a fixed length of trajectories.
-    n_chains, n_warmup, n_draws
-        Chains of each item, draws that adapt the step size and are forgotten, and draws kept, of each chain.
-    target_accept
-        Mean acceptance that the step size is adapted to; that of second runs is higher.
-    max_tree_depth
-        A tree has at most ``2^depth - 1`` leapfrog steps; those of first runs are shallower.
-    trajectory
-        Length of HMC's trajectories, in units of the standard deviations.
-    thinning
-        Of so many draws one is kept.
-
-    """
-
-    kernel: str = "nuts"
-    n_chains: int = 4
-    n_warmup: int = 150
-    n_draws: int = 500
-    target_accept: float = 0.6
-    max_tree_depth: int = 8
-    trajectory: float = 2.0
-    thinning: int = 1
-
-    def of_run(self, number: int) -> "ChainSettings":
-        """Settings of a first run, number 0, and of a second one."""
-        if number == 0:
-            return replace(self, max_tree_depth=min(self.max_tree_depth, FIRST_TREE_DEPTH))
-        accept = max(self.target_accept, SECOND_ACCEPT)
-        return replace(self, n_warmup=2 * self.n_warmup, target_accept=accept, thinning=SECOND_THINNING)
+"""First step size of each chain, before its adaptation."""
 
 
 class Draws(NamedTuple):
@@ -111,13 +69,15 @@ def draw_chains(
     settings
         Of all chains.
     together
-        So many items run in lock-step: the more, the fewer steps of the program, and the longer each trajectory waits.
+        Number of items that run in lock-step: with more there are fewer steps of the program, but each takes as many
+        leapfrog steps as the longest tree among them.
 
     """
+    traced_once = jax.jit(potential)  # The kernel evaluates it in several places.
 
     def of_item(item: tuple[Any, Array, Array]) -> Draws:
         data, keys, starts = item
-        return jax.vmap(lambda key, start: _chain(partial(potential, data), key, start, settings))(keys, starts)
+        return jax.vmap(lambda key, start: _chain(partial(traced_once, data), key, start, settings))(keys, starts)
 
     return jax.lax.map(of_item, (items, keys, starts), batch_size=together)
 
@@ -169,7 +129,7 @@ def statistics(draws: Draws, settings: ChainSettings) -> dict[str, np.ndarray]:
 
 
 def whitened_again(draws: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and root of the covariance of draws (chain, draw, coordinate), drawn a little to that of the root before."""
+    """Mean and root of the covariance of draws (chain, draw, coordinate), shrunk towards that of the previous root."""
     flat = draws.reshape(-1, draws.shape[-1])
     n, prior = len(flat), 5 * len(root)
     covariance = (n * np.atleast_2d(np.cov(flat.T)) + prior * root @ root.T) / (n + prior)

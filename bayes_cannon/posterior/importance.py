@@ -1,7 +1,7 @@
-r"""Posterior draws without chains: a normal law with heavy tails, and Pareto-smoothed importance weights.
+r"""Posterior draws without chains, by Pareto-smoothed importance sampling (Vehtari et al. 2024).
 
-The law is multivariate Student-t with the mean and covariance of expectation propagation. Whether it is close enough to
-the posterior the weights tell themselves: their Pareto shape k-hat must be below 0.7 (Vehtari et al. 2024).
+The proposal is a multivariate Student-t distribution with the mean and covariance of expectation propagation. It is
+close enough to the posterior where the Pareto shape k-hat of the weights is below 0.7.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ FREEDOM = 10.0
 K_HAT_LIMIT = 0.7
 
 
-class Weighted(NamedTuple):
+class WeightedDraws(NamedTuple):
     """Draws z, shape (item, draw, coordinate), their normalized weights (item, draw), and k-hat (item,)."""
 
     z: np.ndarray
@@ -30,7 +30,7 @@ class Weighted(NamedTuple):
 
 def draw_weighted(
     potential: Callable[[Any, Array], Array], items: Any, keys: Array, n_draws: int, mirrored: Array
-) -> Weighted:
+) -> WeightedDraws:
     """Weighted draws of each item.
 
     Parameters
@@ -58,7 +58,7 @@ def draw_weighted(
         # ArviZ takes logarithms of likelihoods, whose inverse are the weights.
         log_weight[known], k_hat[known] = array_stats.psislw(-log_ratio[known], r_eff=1.0, axis=-1)
     weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
-    return Weighted(z, weight / weight.sum(axis=1, keepdims=True), k_hat)
+    return WeightedDraws(z, weight / weight.sum(axis=1, keepdims=True), k_hat)
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5))
@@ -81,8 +81,8 @@ def _log_proposal(z: jax.Array) -> Array:
     return student_t.log_density(jnp.sum(z**2, axis=1), 0.0, z.shape[1], FREEDOM)
 
 
-def resampled(weighted: Weighted, generators: Sequence[np.random.Generator]) -> np.ndarray:
-    """As many draws of equal weight, by systematic resampling, in random order; shape (item, draw, coordinate)."""
+def resampled(weighted: WeightedDraws, generators: Sequence[np.random.Generator]) -> np.ndarray:
+    """The same number of draws with equal weights, by systematic resampling, in random order; shaped as ``z``."""
     out = np.empty_like(weighted.z)
     n = weighted.z.shape[1]
     for item, (z, weight, rng) in enumerate(zip(weighted.z, weighted.weight, generators, strict=True)):

@@ -1,7 +1,8 @@
-"""The model as NumPyro programs: of one pixel (`pixel.pixel`), of whole spectra whose pixels share
-latent factors (`spectrum.spectrum`) and of one star (`star.star`).
+"""The model as NumPyro programs.
 
-They are the statement of the model. Every fast path elsewhere is tested against their log density.
+`pixel.pixel` is the flux of all stars at one pixel, `spectrum.spectrum` that at all pixels with shared latent factors,
+`star.star` the spectrum of one star, and `residuals.residuals` the label errors of held-out stars. They state the
+model; every faster implementation elsewhere is tested against their log density.
 """
 
 import sys
@@ -10,11 +11,13 @@ import numpyro.infer
 
 
 def _complete(package: str) -> None:
-    """Give every loaded package its loaded modules as attributes.
+    """Set every loaded submodule as an attribute of its package, as Python's import normally does.
 
-    ArviZ puts NumPyro into ``sys.modules`` unexecuted. Where one of its subpackages is imported next, Python executes
-    it twice, and the second copy lacks the modules that the first has loaded: NumPyro itself then looks in vain for
-    ``numpyro.distributions.distribution``.
+    ``arviz_base`` imports NumPyro lazily: it puts a module into ``sys.modules`` whose code runs at the first access to
+    an attribute. If a submodule such as ``numpyro.infer`` is imported next, that access happens in the middle of the
+    import, the code of the package runs twice, and the second copy lacks the submodules that the first had loaded, so
+    that ``numpyro.distributions.distribution`` raises an AttributeError. This may be removed once
+    ``tests/programs/test_numpyro_is_whole.py`` passes without it, with the oldest ArviZ that the package accepts.
     """
     for name, module in tuple(sys.modules.items()):
         parent, _, child = name.rpartition(".")

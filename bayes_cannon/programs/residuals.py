@@ -1,4 +1,4 @@
-r"""The program of label residuals: by how much the labels of held-out stars are off, given their formal covariances.
+r"""The program of label residuals: errors of the labels of held-out stars, given their formal covariances.
 
 .. math:: d_n \sim t_{\nu_n}(0, S_n), \qquad S_n = A_n C_n A_n + H_n F H_n + R_n, \qquad
           A_n = \mathrm{diag}(e^{\alpha_k + \beta_k q_n}), \qquad H_n = \mathrm{diag}(e^{\gamma_k h_n}), \qquad
@@ -14,14 +14,14 @@ what they have in common:
           \nu - 2 \sim \mathrm{Gamma}(2, 0.1), \quad \delta \sim N(0, 1)
 
 with :math:`\mu \sim N(0, 1)`, :math:`\ln\tau \sim N(\ln 0.5, 0.5)`, the same for :math:`\gamma`, and half of these
-widths for :math:`\beta`. The law of the degrees of freedom is that of Juarez & Steel (2010), moved so that the
+widths for :math:`\beta`. The prior of the degrees of freedom is that of Juarez & Steel (2010), shifted so that the
 variance of d exists. Every prior is proper: where scale and floor cannot be told apart, as for stars of one S/N and one
 covariance, they are still sampled.
 
-Why so, and not simpler, is in the log scores of held-out stars. A floor that is the same for all stars leaves out that
-polynomials err most at the edge of the training set, and needs much heavier tails instead. The tails of all labels are
-common, because a bad spectrum is bad in all of them; but where the noise is large and well known they are others than
-where the floor rules, so that they depend on the S/N. A floor that depends on the S/N gained nothing.
+The log scores of held-out stars justify the parameters. A floor that is the same for all stars ignores that polynomials
+err most at the edge of the training set, and needs much heavier tails instead. All labels share the tails, because a
+bad spectrum affects all of them; the tails depend on the S/N, because they differ between stars dominated by known
+noise and stars dominated by the floor. A floor that depends on the S/N did not improve the scores.
 """
 
 import jax
@@ -36,15 +36,15 @@ from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarLabelLabel
 LOG_SCALE_WIDTH = 1.0
 """Width of the prior on the mean of the log scales, and twice the median of their spread."""
 SLOPE_WIDTH = 0.5
-"""The same of the slopes in ln S/N."""
+"""The same for the slopes in ln S/N."""
 POWER_WIDTH = 1.0
-"""The same of the floor's powers of the leverage; also the width of the prior on delta."""
+"""The same for the powers of the leverage; also the width of the prior on delta."""
 SPREAD_WIDTH = 0.5
 """Width of the priors on the logarithms of the spreads. A spread of zero is ruled out: NUTS could not follow it."""
 FLOOR_WIDTH = 1.0
 """Width of the prior on the floor, in units of robust scatter."""
 CONCENTRATION = 2.0
-"""Of the LKJ prior on the floor's correlations: weak, and zero at a perfect correlation."""
+"""Concentration of the LKJ prior on the floor's correlations: weak, with zero density at a perfect correlation."""
 TAILS = (2.0, 0.1)
 """Shape and rate of the gamma prior on nu - 2, whose mean is 20."""
 
@@ -92,11 +92,12 @@ def residuals(
     total = total + reach[:, :, None] * floor * reach[:, None, :] + own[:, :, None] * jnp.eye(n_labels)
     nu = 2.0 + tails * jnp.exp(tail_power * jnp.asarray(log_snr))
     with numpyro.plate("star", n_stars):
-        numpyro.sample("difference", CorrelatedStudentT(nu, total), obs=difference)
+        # The matrices are positive definite by construction; a check would put an eigendecomposition into each trace.
+        numpyro.sample("difference", CorrelatedStudentT(nu, total, validate_args=False), obs=difference)
 
 
 class CorrelatedStudentT(dist.Distribution):
-    r"""Multivariate Student-t law about zero, with a scale matrix S for each star.
+    r"""Multivariate Student-t distribution about zero, with a scale matrix S for each star.
 
     .. math:: \ln p(d) = \ln\Gamma\frac{\nu + K}{2} - \ln\Gamma\frac\nu2 - \frac K2 \ln(\nu\pi)
               - \frac12 \ln\det S - \frac{\nu + K}{2} \ln\left(1 + \frac{d^T S^{-1} d}{\nu}\right)

@@ -33,6 +33,11 @@ class Full(Scatter):
     ValueError
         If the shrinkage is not from 0 to 1, or the share negative or not finite.
 
+    Examples
+    --------
+    >>> tc.scatter.Full(heavy_tails=True)
+    Full(shrinkage=None, heavy_tails=True, share=0.05)
+
     """
 
     shrinkage: float | None = None

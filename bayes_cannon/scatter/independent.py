@@ -16,7 +16,14 @@ from bayes_cannon.training.problem import PixelProblem, PixelSolution
 
 @dataclass(frozen=True)
 class Independent(Scatter):
-    """Scatter that is independent from pixel to pixel, ``diag(s^2)``."""
+    """Scatter that is independent from pixel to pixel, ``diag(s^2)``.
+
+    Examples
+    --------
+    >>> tc.scatter.Independent()
+    Independent()
+
+    """
 
     def fit(
         self, problem: PixelProblem, start: PixelSolution, previous: LearnedScatter | None = None

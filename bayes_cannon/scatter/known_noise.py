@@ -48,6 +48,11 @@ class Given(Scatter):
     ValueError
         If the covariance is not a finite, symmetric, positive semi-definite matrix.
 
+    Examples
+    --------
+    >>> tc.scatter.Given(np.eye(3))
+    Given(3 pixels, heavy_tails=False)
+
     """
 
     covariance: np.ndarray = field(metadata={"dims": ("pixel", "other_pixel")})

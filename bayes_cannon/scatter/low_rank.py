@@ -56,6 +56,11 @@ class LowRank(Scatter):
     ValueError
         If the rank is not a positive integer, or the tolerance not positive.
 
+    Examples
+    --------
+    >>> tc.scatter.LowRank(5)
+    LowRank(rank=5, heavy_tails=False, tolerance=0.01)
+
     """
 
     rank: int

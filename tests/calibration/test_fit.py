@@ -1,6 +1,6 @@
 """Calibrated errors: the truth is found again, other stars are covered, and bad input is named."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ TRUTH = Calibration(
 
 
 def simulated(seed: int, n_stars: int = N_STARS) -> dict:
-    """Residuals of stars by the law of `TRUTH`, with reference labels that err by a third of the unit."""
+    """Residuals of stars by the distribution of `TRUTH`, with reference labels that err by a third of the unit."""
     rng = np.random.default_rng(seed)
     snr, reach = np.exp(rng.uniform(np.log(50), np.log(200), n_stars)), np.exp(rng.normal(0, 0.5, n_stars))
     correlation = rng.uniform(-0.5, 0.5, n_stars)
@@ -96,16 +96,16 @@ def test_what_is_not_known_is_left_out(stars, found, monkeypatch):
     spoiled["covariance"][last[5], 0, 0] = 0.0
     given = []
 
-    def noted(data, *_):
-        given.append(data)
+    def noted(density, *_):
+        given.append(density)
         return _draws(np.random.default_rng(0).normal(size=(4, 100, 2))), 0
 
     monkeypatch.setattr(module, "_sampled", noted)
     calibrate(**stars)
     again = calibrate(**spoiled)
     assert (again.n_stars, again.n_left_out) == (N_STARS, 6)
-    for field in fields(given[0]):
-        assert_array_equal(getattr(given[0], field.name), getattr(given[1], field.name))
+    for one, other in zip(*given, strict=True):
+        assert_array_equal(one, other)
     # Calibrated errors of such stars are not known either.
     assert np.isnan(found.covariance(spoiled["covariance"], spoiled["snr"])[last[1:3]]).all()
 
@@ -142,15 +142,15 @@ def test_a_floor_alone_is_added():
     assert_allclose(calibration.log_score(difference, covariance, snr), expected)
 
 
-def test_law_is_scipys():
+def test_distribution_is_scipys():
     one = {name: values[:3] for name, values in simulated(2, 10).items()}
     difference, rest = one.pop("difference"), one
     matrix, nu = TRUTH.scale_matrix(**rest), TRUTH.nu(rest["snr"])
     for n, score in enumerate(TRUTH.log_score(difference, **rest)):
         assert_allclose(score, stats.multivariate_t(np.zeros(2), matrix[n], df=nu[n]).logpdf(difference[n]))
-    law = stats.t(nu[:, None], scale=np.sqrt(np.einsum("nkk->nk", matrix)))
-    assert_allclose(TRUTH.half_width(0.68, **rest), law.ppf(0.84))
-    assert_allclose(np.einsum("nkk->nk", TRUTH.covariance(**rest)), law.var())
+    expected = stats.t(nu[:, None], scale=np.sqrt(np.einsum("nkk->nk", matrix)))
+    assert_allclose(TRUTH.half_width(0.68, **rest), expected.ppf(0.84))
+    assert_allclose(np.einsum("nkk->nk", TRUTH.covariance(**rest)), expected.var())
     # Without the reference's errors formal part and floor make the whole, and beyond the S/N seen the nearest counts.
     bare = {name: rest[name] for name in ("covariance", "snr", "leverage")}
     outside = bare | {"snr": np.array([1.0, 50.0, 1e5])}
@@ -176,7 +176,7 @@ def test_leverage():
 def test_chains_that_have_not_mixed_are_run_again_and_warned_of(stars, monkeypatch):
     lengths = []
 
-    def stuck(data, key, n_warmup, n_draws):
+    def stuck(density, key, n_warmup, n_draws):
         lengths.append((n_warmup, n_draws))
         return _draws(rng.normal(size=(4, n_draws, 2)) + np.arange(4)[:, None, None]), 2
 

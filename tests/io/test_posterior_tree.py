@@ -22,7 +22,7 @@ from bayes_cannon.io.posterior_tree import (
 from bayes_cannon.model.posterior_groups import log_likelihood, log_prior, posterior_predictive
 from bayes_cannon.model.stars import term_texts
 from bayes_cannon.posterior.diagnostics import convergence
-from bayes_cannon.posterior.theta.sample import Block
+from bayes_cannon.posterior.theta.sample import ThetaBlock
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.programs.pixel import PixelPriors, pixel
 
@@ -66,7 +66,7 @@ def subject(model):
     )  # fmt: skip
 
 
-def block(rows: np.ndarray) -> Block:
+def block(rows: np.ndarray) -> ThetaBlock:
     """Made-up chains of some of the pixels; the same pixels always have the same draws."""
     shape = 4, N_DRAWS, len(PIXELS)
     rng = np.random.default_rng(1)
@@ -81,7 +81,7 @@ def block(rows: np.ndarray) -> Block:
     posterior.status[2] = PosteriorStatus.NOT_MIXED
     stats = {"diverging": s > 0.024, "n_steps": np.full(shape, 7), "energy": rng.normal(size=shape)}
     part = {name: values[..., rows] for name, values in stats.items()}
-    return Block(PIXELS[rows], posterior.at(rows), theta[:, :, rows], s[..., rows], part)
+    return ThetaBlock(PIXELS[rows], posterior.at(rows), theta[:, :, rows], s[..., rows], part)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import bayes_cannon as tc
 from bayes_cannon.model.posterior_groups import log_likelihood, posterior_predictive
 from bayes_cannon.posterior.theta import sample as posterior_pixels
-from bayes_cannon.posterior.theta.density import Setup
+from bayes_cannon.posterior.theta.density import ThetaRun
 from bayes_cannon.scatter.full_training import train_full
 from bayes_cannon.scatter.known_noise import train_given
 from bayes_cannon.scatter.low_rank_training import train_factors
@@ -134,7 +134,7 @@ def test_sampling_starts_from_the_whole_scatter(scatter, monkeypatch):
         kept.append(arguments)
         raise KeptError
 
-    monkeypatch.setattr(Setup, "from_problem", keep)
+    monkeypatch.setattr(ThetaRun, "from_problem", keep)
     with pytest.raises(KeptError):
         model.sample()
     ((start),) = kept

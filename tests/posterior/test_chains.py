@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bayes_cannon.posterior.chains import ChainSettings, dispersed_starts, draw_chains, statistics
+from bayes_cannon.posterior.chains import dispersed_starts, draw_chains, statistics
+from bayes_cannon.posterior.settings import ChainSettings
 
 N_ITEMS, N_CHAINS, N_COORDINATES = 3, 2, 2
 
 
 def potential(scale, z):
-    """A normal law whose first coordinate has this standard deviation."""
+    """A normal distribution whose first coordinate has this standard deviation."""
     return 0.5 * ((z[0] / scale) ** 2 + z[1] ** 2)
 
 
@@ -40,7 +41,7 @@ def test_first_runs_have_shallow_trees_and_second_ones_those_that_are_allowed():
     assert second.n_warmup > first.n_warmup
     assert (second.n_chains, second.n_draws) == (first.n_chains, first.n_draws)
     assert ChainSettings(max_tree_depth=1).of_run(0).max_tree_depth == 1
-    # A law that is badly whitened needs long trajectories.
+    # A distribution that is badly whitened needs long trajectories.
     kept = drawn(max_tree_depth=2), drawn(max_tree_depth=5)
     assert [np.asarray(one.n_steps)[2].max() for one in kept] == [3, 31]
     shallow, deep = (statistics(one, settings)["reached_max_tree_depth"] for one in kept)

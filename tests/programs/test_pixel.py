@@ -5,7 +5,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from numpyro.infer import MCMC, NUTS, Predictive
+from numpyro.infer import MCMC, NUTS
 from numpyro.infer.util import log_density
 
 from bayes_cannon.core.likelihood import masked, training_scalar
@@ -130,12 +130,10 @@ def test_a_half_normal_prior_on_s_is_a_normal_one_on_v(data):
     assert_allclose(proper, flat - 2 * added, rtol=1e-12)
 
 
-def test_prior_predictive_has_the_moments_of_the_priors(data):
+def test_prior_predictive_has_the_moments_of_the_priors(data, predictive):
     design, _, ivar = data
     priors = PixelPriors(theta_0=dist.Normal(1.0, 0.5), s_scale=0.05)
-    draws = Predictive(pixel, num_samples=2000)(
-        jax.random.key(0), design, ivar, regularization=30.0, free=CENSORED, priors=priors
-    )
+    draws = predictive({"num_samples": 2000}, pixel, design, ivar, regularization=30.0, free=CENSORED, priors=priors)
     assert draws["flux"].shape == (2000, N_STARS)
     assert draws["coefficients"].shape == (2000, N_TERMS)
     assert (draws["coefficients"][:, ~CENSORED] == 0).all()
@@ -148,6 +146,7 @@ def test_prior_predictive_has_the_moments_of_the_priors(data):
     assert_allclose(draws["flux"].var(axis=0)[known], expected[known], rtol=5 * np.sqrt(5 / 2000))
 
 
+@pytest.mark.slow
 def test_nuts_draws_around_the_optimum(data):
     design, flux, ivar = data
     priors = PixelPriors(theta_0=dist.Normal(1.0, 0.5), s_scale=0.05)

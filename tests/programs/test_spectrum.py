@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from numpyro.infer.util import log_density
 from scipy.stats import multivariate_normal
 
 from bayes_cannon.programs.pixel import pixel
@@ -35,11 +34,7 @@ def sites():
     }
 
 
-def density(program, args, kwargs, sites):
-    return float(log_density(program, args, kwargs, sites)[0])
-
-
-def test_without_factors_it_is_the_pixels_program(data, sites):
+def test_without_factors_it_is_the_pixels_program(data, sites, density):
     design, flux, ivar = data
     free = np.ones((N_PIXELS, N_TERMS), dtype=bool)
     free[1, 2] = False
@@ -56,7 +51,7 @@ def test_without_factors_it_is_the_pixels_program(data, sites):
 
 
 @pytest.mark.parametrize("nu", [None, 4.0])
-def test_integrated_over_the_factors_it_is_the_closed_form(data, sites, nu):
+def test_integrated_over_the_factors_it_is_the_closed_form(data, sites, nu, density):
     """Ratio of joint density and posterior of the factors at one point: the density of each spectrum."""
     design, flux, ivar = data
     names = ["theta_0", "theta", "s2", "factors", "z"] + (["tau"] if nu else [])
@@ -79,7 +74,7 @@ def test_integrated_over_the_factors_it_is_the_closed_form(data, sites, nu):
     assert_allclose(whole - prior, expected, rtol=1e-10)
 
 
-def test_bad_input(data):
+def test_bad_input(data, density):
     design, flux, ivar = data
     with pytest.raises(ValueError, match="positive at all pixels or zero at all"):
         density(spectrum, (design, ivar, flux), {"regularization": np.array([0, 1, 1, 1, 1.0])}, {})

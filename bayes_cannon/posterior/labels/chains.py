@@ -14,24 +14,23 @@ from bayes_cannon.labelling.compressed import Compressed
 from bayes_cannon.labelling.marginalized import pilot_at, settled
 from bayes_cannon.labelling.theta_errors import curvature_root
 from bayes_cannon.labelling.trained import TrainedModel
-from bayes_cannon.posterior.chains import ChainSettings, Draws, dispersed_starts, draw_chains, statistics
-from bayes_cannon.posterior.labels.density import Potential, StarItem, forms, label_potential, within
-from bayes_cannon.posterior.labels.modes import FARTHEST, middle_of
+from bayes_cannon.posterior.chains import Draws, dispersed_starts, draw_chains, statistics
+from bayes_cannon.posterior.labels.density import Potential, StarDensity, forms, label_potential, within
+from bayes_cannon.posterior.labels.modes import NO_BARRIER, middle_of
 from bayes_cannon.posterior.labels.priors import LabelPrior
+from bayes_cannon.posterior.settings import ChainSettings
 
 STATISTICS: dict[str, type] = {
     "lp": float, "n_steps": int, "diverging": bool, "energy": float, "acceptance_rate": float, "step_size": float,
     "tree_depth": int, "reached_max_tree_depth": bool,
 }  # fmt: skip
 """What is kept of each draw."""
-LABEL_CHAINS = ChainSettings(n_warmup=100, target_accept=0.75, max_tree_depth=6)
-"""Chains of labels: the density is smooth, and whitened."""
 STARS_TOGETHER = 16
-"""Stars of one call of the compiled program, all in lock-step: a step costs little, whatever their number."""
+"""Stars that run in lock-step in one call of the compiled program."""
 
 
 @dataclass(frozen=True)
-class Run:
+class LabelRun:
     """What all batches of a run share.
 
     Attributes
@@ -69,8 +68,8 @@ class Run:
 
 
 def star_items(
-    run: Run, coefficients: np.ndarray, count: np.ndarray, widened: tuple[Array, Array] | None = None
-) -> StarItem:
+    run: LabelRun, coefficients: np.ndarray, count: np.ndarray, widened: tuple[Array, Array] | None = None
+) -> StarDensity:
     """Densities of the stars in their own coordinates."""
     n_stars, n_labels = len(coefficients), run.trained.n_labels
 
@@ -78,17 +77,17 @@ def star_items(
         return jnp.broadcast_to(jnp.asarray(array, float), (n_stars, *jnp.shape(array)))
 
     nu = float(run.trained.scatter.nu)
-    return StarItem(
+    return StarDensity(
         jnp.asarray(forms(coefficients, run.trained.terms.exponents)),
         (repeated(nu), jnp.asarray(count, float)) if np.isfinite(nu) else None,
         widened,
         jax.tree.map(repeated, run.prior.distribution),
         repeated(run.prior.low), repeated(run.prior.high), repeated(np.zeros(n_labels)), repeated(np.eye(n_labels)),
-        repeated(np.zeros((1, n_labels))), repeated(np.full(1, FARTHEST)),
+        repeated(np.zeros((1, n_labels))), repeated(np.full(1, NO_BARRIER)),
     )  # fmt: skip
 
 
-def widened_spectra(run: Run, found: Compressed, x: Array) -> tuple[Array, tuple[Array, Array]]:
+def widened_spectra(run: LabelRun, found: Compressed, x: Array) -> tuple[Array, tuple[Array, Array]]:
     """Coefficients of chi^2 with theta integrated out, shape (star, moment), and how it is widened about its minimum.
 
     The minimum is looked for near the scaled labels x, shape (star, label). Where there is none, chi^2 has the variance
@@ -105,7 +104,7 @@ def widened_spectra(run: Run, found: Compressed, x: Array) -> tuple[Array, tuple
 
 
 def label_draws(
-    run: Run, items: StarItem, numbers: np.ndarray, good: np.ndarray, attempt: int
+    run: LabelRun, items: StarDensity, numbers: np.ndarray, good: np.ndarray, attempt: int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Draws of u and of the labels, shape (chain, draw, star, label), and their statistics, of the good stars."""
     settings, n_labels = run.settings, run.trained.n_labels
@@ -128,7 +127,7 @@ def label_draws(
     return u, run.trained.scaling.unscaled(np.asarray(scaled_labels(run, u))), stats
 
 
-def _drawn(run: Run, items: StarItem, numbers: np.ndarray, attempt: int) -> Draws:
+def _drawn(run: LabelRun, items: StarDensity, numbers: np.ndarray, attempt: int) -> Draws:
     """Draws of z, star first."""
     settings = run.settings.of_run(attempt)
     own = jax.vmap(lambda star: jax.random.fold_in(jax.random.fold_in(run.key, star), attempt))(numbers)
@@ -144,7 +143,7 @@ def _drawn(run: Run, items: StarItem, numbers: np.ndarray, attempt: int) -> Draw
         return drawn
 
 
-def scaled_labels(run: Run, u: Any) -> jax.Array:
+def scaled_labels(run: LabelRun, u: Any) -> jax.Array:
     """Scaled labels of unbounded coordinates, shape (..., label)."""
     return _within(run.prior.kinds, run.prior.low, run.prior.high, u)
 

@@ -1,4 +1,4 @@
-r"""The density of the labels of one star, on its compressed spectrum: what chains draw from.
+r"""The posterior density of the labels of one star, given its compressed spectrum.
 
 With theta and s given, chi^2 of a star is one polynomial of its scaled labels (`labelling.compressed`), held here as a
 quadratic form of the terms, :math:`\chi^2(x) = v(x)^T Q\, v(x)`. The likelihood is
@@ -9,8 +9,12 @@ with heavy tails of nu degrees of freedom over n pixels. With theta integrated o
 minimum, and it is read at ``m + T (x - m)``, which gives it the curvature of the inverse of the covariance of m
 (`labelling.theta_errors`). Further modes then lie farther from m, as T makes it.
 
-The coordinates z are whitened at a mode, ``u = mean + root z``, and each label is a function of its u by which all
-numbers lie within its bounds.
+The coordinates z are whitened at the best mode, ``u = mean + root z``, and each label is a monotonic function of its u
+that maps all real numbers into the bounds.
+
+**The density is confined to the basin of the best mode.** Where there are other modes, the log density is lowered by
+:math:`\tfrac12 \sum_m \max(n_m \cdot z - d_m, 0)^2 / h^2`, with n the direction of mode m, d the distance of the
+barrier between the modes, and h = `BARRIER_WIDTH`.
 """
 
 from collections.abc import Callable
@@ -28,14 +32,14 @@ from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import label_factors
 from bayes_cannon.programs.star import compressed_star
 
-WALL = 0.2
-"""Width of what ends the density where the basin of another mode begins, in standard deviations."""
+BARRIER_WIDTH = 0.2
+"""Width of the Gaussian that truncates the density at the basin of another mode, in standard deviations."""
 
 Potential = Callable[[Any, Array], Array]
 
 
-class StarItem(NamedTuple):
-    """What the density of one star needs; of many, with the star as the leading axis.
+class StarDensity(NamedTuple):
+    """Data of the density of one star, or of many with the star as the leading axis.
 
     Attributes
     ----------
@@ -52,8 +56,8 @@ class StarItem(NamedTuple):
         Bounds of the scaled labels, shape (label,).
     mean, root
         Whitening, shape (label,) and (label, label).
-    walls, distances
-        Directions of other modes in z, unit vectors (mode, label), and how far their basins are, (mode,).
+    barriers, barrier_distances
+        Directions of other modes in z, unit vectors (mode, label), and distances of the barriers to them, (mode,).
 
     """
 
@@ -65,8 +69,8 @@ class StarItem(NamedTuple):
     high: Array
     mean: Array
     root: Array
-    walls: Array
-    distances: Array
+    barriers: Array
+    barrier_distances: Array
 
 
 def forms(coefficients: np.ndarray, exponents: np.ndarray) -> np.ndarray:
@@ -81,30 +85,30 @@ def label_potential(exponents: tuple[tuple[int, ...], ...], kinds: tuple[str, ..
     """Minus the log density of z for terms with these powers and labels bounded so; the same object for the same."""
     terms = _terms(np.array(exponents))
 
-    def potential(item: StarItem, z: Array) -> Array:
+    def potential(item: StarDensity, z: Array) -> Array:
         u = item.mean + item.root @ z
-        x, log_slope = within(kinds, item.low, item.high, u)
+        x, log_jacobian = within(kinds, item.low, item.high, u)
         density, _ = log_density(
             compressed_star,
             (lambda x: log_likelihood(item, terms(turned(item, x))), len(kinds)),
             {"prior": item.prior},
             {"x": x},
         )
-        beyond = jnp.maximum(item.walls @ z - item.distances, 0.0) / WALL
-        return 0.5 * jnp.sum(beyond**2) - density - log_slope
+        beyond = jnp.maximum(item.barriers @ z - item.barrier_distances, 0.0) / BARRIER_WIDTH
+        return 0.5 * jnp.sum(beyond**2) - density - log_jacobian
 
     return potential
 
 
-def turned(item: StarItem, x: Array) -> Array:
+def turned(item: StarDensity, x: Array) -> Array:
     """Where the likelihood of the scaled labels x, shape (label,), is to be read."""
     if item.widened is None:
         return x
-    centre, turn = item.widened
-    return centre + turn @ (x - centre)
+    minimum, turn = item.widened
+    return minimum + turn @ (x - minimum)
 
 
-def log_likelihood(item: StarItem, v: Array) -> Array:
+def log_likelihood(item: StarDensity, v: Array) -> Array:
     """Logarithm of the likelihood of the terms v, shape (term,), up to a constant."""
     chi_squared = _quadratic(item.form, v)
     if item.tails is None:
@@ -143,13 +147,13 @@ def _terms(exponents: np.ndarray) -> Callable[[Array], Array]:
 
 def within(kinds: tuple[str, ...], low: Array, high: Array, u: Array) -> tuple[jax.Array, jax.Array]:
     """Scaled labels of unbounded coordinates u, shape (label,), and the logarithm of the determinant of dx / du."""
-    x, log_slope = [], jnp.zeros(())
+    x, log_jacobian = [], jnp.zeros(())
     for label, kind in enumerate(kinds):
         bijection = _bijection(kind, low[label], high[label])
         x.append(bijection(u[label]))
         if kind != "real":
-            log_slope = log_slope + bijection.log_abs_det_jacobian(u[label], x[-1])
-    return jnp.stack(x), log_slope
+            log_jacobian = log_jacobian + bijection.log_abs_det_jacobian(u[label], x[-1])
+    return jnp.stack(x), log_jacobian
 
 
 def unbounded(kinds: tuple[str, ...], low: Array, high: Array, x: Array) -> jax.Array:

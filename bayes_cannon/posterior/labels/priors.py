@@ -13,8 +13,8 @@ from numpyro.distributions.transforms import AffineTransform, IndependentTransfo
 from bayes_cannon.core.scaling import LabelScaling
 
 NAMES = ("flat", "gaussian", "mixture")
-MOST_COMPONENTS = 6
-"""Mixtures of up to so many normal laws are tried; the Bayesian information criterion chooses."""
+MAX_COMPONENTS = 6
+"""Largest number of components; the Bayesian information criterion selects it."""
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 
@@ -52,10 +52,10 @@ class LabelPrior:
         Parameters
         ----------
         prior
-            ``"flat"``; ``"gaussian"``, a normal law with the mean and covariance of the training labels;
-            ``"mixture"``, a mixture of normal laws fitted to them, which needs scikit-learn; or a NumPyro distribution
-            of the labels, in their units, with event shape (label,), whose support is either all numbers or bounds of
-            each label.
+            ``"flat"``; ``"gaussian"``, a normal distribution with the mean and covariance of the training labels;
+            ``"mixture"``, a mixture of normal distributions fitted to them, which needs scikit-learn; or a NumPyro
+            distribution of the labels, in their units, with event shape (label,), whose support is either all numbers
+            or bounds of each label.
         bounds
             Lowest and highest value by label name, in label units; None for no bound. Labels left out have none.
         label_names, scaling
@@ -119,7 +119,7 @@ def _mixture(x: np.ndarray) -> dist.Distribution:
         from sklearn.mixture import GaussianMixture
     except ImportError:
         raise ImportError("prior='mixture' needs scikit-learn: install bayes-cannon[mixture]") from None
-    most = max(1, min(MOST_COMPONENTS, len(x) // (10 * x.shape[1])))
+    most = max(1, min(MAX_COMPONENTS, len(x) // (10 * x.shape[1])))
     tried = [GaussianMixture(n, random_state=0, max_iter=1000).fit(x) for n in range(1, most + 1)]
     best = min(tried, key=lambda mixture: mixture.bic(x))
     components = dist.MultivariateNormal(best.means_, best.covariances_)

@@ -1,8 +1,9 @@
 r"""The posterior of the labels of every star, by NUTS or HMC of the program `programs.star` on compressed spectra.
 
 A star costs the same whatever its number of pixels: they are read once (`labelling.compressed`). The coordinates are
-whitened at the best mode, of the prior and the likelihood together, so that only the step size is adapted. Where
-another mode is not much worse the chains stay in the basin of the best one: no mean is ever taken of two modes.
+whitened at the best mode of the posterior, so that only the step size is adapted. **The density that is sampled is
+confined to the basin of the best mode** (`density`), so that no mean is taken over two modes; other modes are reported,
+and the status says where one is nearly as probable.
 Stars whose chains fail their diagnostics run a second time, whitened by the covariance of the first run's draws.
 """
 
@@ -19,56 +20,56 @@ from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch, raise_fault
 from bayes_cannon.labelling.compressed import compressed_batch
 from bayes_cannon.labelling.trained import TrainedModel
-from bayes_cannon.posterior.chains import KERNELS, ChainSettings, whitened_again
+from bayes_cannon.posterior.chains import whitened_again
 from bayes_cannon.posterior.diagnostics import convergence
 from bayes_cannon.posterior.labels.chains import (
-    LABEL_CHAINS,
     STATISTICS,
-    Run,
+    LabelRun,
     label_draws,
     scaled_labels,
     star_items,
     widened_spectra,
 )
-from bayes_cannon.posterior.labels.density import StarItem
+from bayes_cannon.posterior.labels.density import StarDensity
 from bayes_cannon.posterior.labels.modes import (
-    FARTHEST,
     N_STARTS,
+    NO_BARRIER,
+    chi_squared_minima,
     is_singular,
-    likeliest,
     middle_of,
     modes_of,
     starts_of,
 )
 from bayes_cannon.posterior.labels.priors import LabelPrior
 from bayes_cannon.posterior.labels.summary import LabelPosterior
+from bayes_cannon.posterior.settings import KERNELS, LABEL_CHAINS, ChainSettings
 from bayes_cannon.posterior.theta.sample import DEEP_LIMIT, DIVERGENT_LIMIT
 from bayes_cannon.training.problem import Progress
 
-LARGEST_BATCH = 64
+MAX_BATCH = 64
 """Stars of a batch, at most."""
 STARS_AGAIN = 4
-"""Stars of a second run, at most: few need one, and each draws much."""
-REPORTED, NOT_MUCH_WORSE = 25.0, 9.0
-"""-2 ln posterior above the best mode, below which a mode is reported, and below which the status says so."""
+"""Largest batch of second runs, which are few and take more draws each."""
+REPORTED_DEVIANCE, COMPETING_DEVIANCE = 25.0, 9.0
+"""-2 ln posterior relative to the best mode, below which another mode is reported, and below which it is flagged."""
 N_MODES = N_STARTS
-"""As many modes as starts may be reported."""
+"""Largest number of modes reported: one for each start."""
 
 
-class Failed(NamedTuple):
+class FailedStar(NamedTuple):
     """A star that needs a second run: its number, its density, and draws of u, shape (chain, draw, label)."""
 
     star: int
-    item: StarItem
+    item: StarDensity
     u: np.ndarray
 
 
-class Batch(NamedTuple):
-    """Finished stars, which of them like labels best that the prior excludes, and those that need a second run."""
+class LabelBatch(NamedTuple):
+    """Finished stars, which of them have maximum-likelihood labels that the prior excludes, and those to run again."""
 
     posterior: LabelPosterior
     excluded: np.ndarray
-    failed: list[Failed]
+    failed: list[FailedStar]
 
 
 def sample_star_labels(
@@ -83,7 +84,7 @@ def sample_star_labels(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> LabelPosterior:
-    """Posterior of the labels of each star.
+    """Posterior of the labels of each star, confined to the basin of its best mode.
 
     Parameters
     ----------
@@ -101,7 +102,7 @@ def sample_star_labels(
     first_star
         Number of the first star.
     batch_size
-        Stars in a batch; by default enough for all, at most `LARGEST_BATCH`. Each size is a compiled program.
+        Stars in a batch; by default enough for all, at most `MAX_BATCH`. Each size is a compiled program.
     progress
         Called with the number of stars that were finished since the last call.
 
@@ -120,19 +121,19 @@ def sample_star_labels(
     check_batch(flux, ivar, trained.n_pixels)
     n_stars = len(flux)
     _check_settings(settings)
-    size = batch_size or min(LARGEST_BATCH, 1 << max(n_stars - 1, 7).bit_length())
+    size = batch_size or min(MAX_BATCH, 1 << max(n_stars - 1, 7).bit_length())
     if isinstance(key, int | np.integer):
         key = jax.random.key(int(key))
     _ = trained.tables, trained.theta_errors  # Once, before several threads ask for them.
-    run = Run(trained, prior, key, settings, size, first_star)
+    run = LabelRun(trained, prior, key, settings, size, first_star)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         for first in range(0, n_stars, size):
             yield native(flux[first : first + size]), native(ivar[first : first + size]), first
 
     if n_stars == 0:
-        return _nothing(run)
-    done: list[Batch] = []
+        return _empty(run)
+    done: list[LabelBatch] = []
     for batch in in_parallel(lambda spectra: _first_run(run, *spectra), batches()):
         done.append(batch)
         if progress is not None:
@@ -158,7 +159,7 @@ def _check_settings(settings: ChainSettings) -> None:
             raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}")
 
 
-def _first_run(run: Run, flux: np.ndarray, ivar: np.ndarray, first: int) -> Batch:
+def _first_run(run: LabelRun, flux: np.ndarray, ivar: np.ndarray, first: int) -> LabelBatch:
     n_stars = len(flux)
     numbers = run.first_star + first + np.arange(run.batch_size)
     tables = run.trained.tables
@@ -167,8 +168,8 @@ def _first_run(run: Run, flux: np.ndarray, ivar: np.ndarray, first: int) -> Batc
         spectra = jax.tree.map(np.asarray, compressed)
         if spectra.faulty.any():
             raise_fault(flux, ivar, int(np.argmax(spectra.faulty)), first)
-        found = likeliest(tables.starts, spectra.coefficients)
-        status = _before(run.prior, np.asarray(found.hessian), spectra.used)
+        found = chi_squared_minima(tables.starts, spectra.coefficients)
+        status = _status_without_chains(run.prior, np.asarray(found.hessian), spectra.used)
         coefficients, widened = spectra.coefficients, None
         if run.trained.theta_errors is not None:
             coefficients, widened = widened_spectra(run, compressed, found.best)
@@ -177,9 +178,9 @@ def _first_run(run: Run, flux: np.ndarray, ivar: np.ndarray, first: int) -> Batc
             tables.starts, np.asarray(coefficients), found, items, middle_of(run.prior), kinds=run.prior.kinds
         )
         modes = modes_of(run.potential, items, starts)
-        excess, x = np.asarray(modes.excess), np.asarray(scaled_labels(run, modes.u))
+        deviance, x = np.asarray(modes.deviance), np.asarray(scaled_labels(run, modes.u))
         items = items._replace(
-            mean=modes.u[:, 0], root=modes.root, walls=modes.walls, distances=modes.distances
+            mean=modes.u[:, 0], root=modes.root, barriers=modes.barriers, barrier_distances=modes.barrier_distances
         )  # fmt: skip
         host = jax.tree.map(np.asarray, items)
         u, draws, stats = label_draws(run, host, numbers, status == PosteriorStatus.CONVERGED, 0)
@@ -187,18 +188,18 @@ def _first_run(run: Run, flux: np.ndarray, ivar: np.ndarray, first: int) -> Batc
     stats = {name: array[..., kept] for name, array in stats.items()}
     posterior = _summarized(run, draws[:, :, kept], stats, status[kept])
     posterior.n_pixels[:] = spectra.used[kept]
-    posterior.mode_labels[:], posterior.mode_excess[:] = _reported(run, x[kept], excess[kept], posterior.has_draws)
+    posterior.mode_labels[:], posterior.mode_excess[:] = _reported(run, x[kept], deviance[kept], posterior.has_draws)
     best = np.asarray(found.best)[kept]
     excluded = ((best <= run.prior.low) | (best >= run.prior.high)).any(axis=1)
     failed = np.isin(posterior.status, [PosteriorStatus.NOT_MIXED, PosteriorStatus.DIVERGENT])
     again = [
-        Failed(int(numbers[k]), jax.tree.map(lambda array, k=k: array[k], host), u[:, :, k])
+        FailedStar(int(numbers[k]), jax.tree.map(lambda array, k=k: array[k], host), u[:, :, k])
         for k in np.flatnonzero(failed)
     ]
-    return Batch(posterior, excluded, again)
+    return LabelBatch(posterior, excluded, again)
 
 
-def _second_run(run: Run, failed: list[Failed]) -> tuple[np.ndarray, LabelPosterior]:
+def _second_run(run: LabelRun, failed: list[FailedStar]) -> tuple[np.ndarray, LabelPosterior]:
     """Numbers and posteriors of at most `STARS_AGAIN` stars, which are whitened by their draws."""
     stars = np.array([one.star for one in failed])
     filled = np.resize(np.arange(len(failed)), STARS_AGAIN)
@@ -213,21 +214,24 @@ def _second_run(run: Run, failed: list[Failed]) -> tuple[np.ndarray, LabelPoster
     return stars, posterior
 
 
-def _whitened_again(failed: Failed) -> StarItem:
+def _whitened_again(failed: FailedStar) -> StarDensity:
     """The density whitened by its draws."""
     item = failed.item
     mean, root = whitened_again(failed.u, np.asarray(item.root))
-    # The walls stay where they were: n . z = d in the old coordinates.
-    turned = item.walls @ np.linalg.solve(item.root, root)
+    # The barriers stay where they were: n . z = d in the old coordinates.
+    turned = item.barriers @ np.linalg.solve(item.root, root)
     length = np.linalg.norm(turned, axis=1)
     safe = np.where(length > 0, length, 1.0)
-    distances = (item.distances - item.walls @ np.linalg.solve(item.root, mean - item.mean)) / safe
+    barrier_distances = (item.barrier_distances - item.barriers @ np.linalg.solve(item.root, mean - item.mean)) / safe
     return item._replace(
-        mean=mean, root=root, walls=turned / safe[:, None], distances=np.where(length > 0, distances, FARTHEST)
+        mean=mean,
+        root=root,
+        barriers=turned / safe[:, None],
+        barrier_distances=np.where(length > 0, barrier_distances, NO_BARRIER),
     )
 
 
-def _before(prior: LabelPrior, hessian: np.ndarray, used: np.ndarray) -> np.ndarray:
+def _status_without_chains(prior: LabelPrior, hessian: np.ndarray, used: np.ndarray) -> np.ndarray:
     """Status of stars that have no posterior, and ``CONVERGED`` for the others, shape (star,)."""
     status = np.full(len(used), PosteriorStatus.CONVERGED, dtype=int)
     free = np.flatnonzero(prior.improper)
@@ -236,7 +240,7 @@ def _before(prior: LabelPrior, hessian: np.ndarray, used: np.ndarray) -> np.ndar
     return status
 
 
-def _summarized(run: Run, draws: np.ndarray, stats: dict[str, np.ndarray], status: np.ndarray) -> LabelPosterior:
+def _summarized(run: LabelRun, draws: np.ndarray, stats: dict[str, np.ndarray], status: np.ndarray) -> LabelPosterior:
     """Posterior of the stars with summary and diagnostics; NaN for those that the status says have none."""
     n_stars, n_labels = draws.shape[2:]
     status, found = status.copy(), convergence(draws)
@@ -260,13 +264,13 @@ def _summarized(run: Run, draws: np.ndarray, stats: dict[str, np.ndarray], statu
     )  # fmt: skip
 
 
-def _reported(run: Run, x: np.ndarray, excess: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and excess of the modes that are not far above the best one, in ascending order."""
-    order = np.argsort(excess, axis=1, kind="stable")
-    excess = np.take_along_axis(excess, order, axis=1)
+def _reported(run: LabelRun, x: np.ndarray, deviance: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and relative -2 ln posterior of the modes below `REPORTED_DEVIANCE`, in ascending order."""
+    order = np.argsort(deviance, axis=1, kind="stable")
+    deviance = np.take_along_axis(deviance, order, axis=1)
     labels = run.trained.scaling.unscaled(np.take_along_axis(x, order[..., None], axis=1))
-    kept = (excess < REPORTED) & known[:, None]
-    return np.where(kept[..., None], labels, np.nan), np.where(kept, excess, np.nan)
+    kept = (deviance < REPORTED_DEVIANCE) & known[:, None]
+    return np.where(kept[..., None], labels, np.nan), np.where(kept, deviance, np.nan)
 
 
 def _place(posterior: LabelPosterior, stars: np.ndarray, part: LabelPosterior) -> None:
@@ -276,14 +280,14 @@ def _place(posterior: LabelPosterior, stars: np.ndarray, part: LabelPosterior) -
 
 
 def _flag(posterior: LabelPosterior, excluded: np.ndarray) -> None:
-    """Say of good chains, in place, what else is to be known."""
+    """Set the status of converged stars that have competing or excluded modes, in place."""
     good = np.isin(posterior.status, [PosteriorStatus.CONVERGED, PosteriorStatus.RETRIED])
-    several = (posterior.mode_excess[:, 1:] < NOT_MUCH_WORSE).any(axis=1)
+    several = (posterior.mode_excess[:, 1:] < COMPETING_DEVIANCE).any(axis=1)
     posterior.status[good & several] = PosteriorStatus.SEVERAL_MODES
     posterior.status[good & excluded] = PosteriorStatus.MODE_EXCLUDED
 
 
-def _nothing(run: Run) -> LabelPosterior:
+def _empty(run: LabelRun) -> LabelPosterior:
     """The posterior of no star."""
     shape = run.settings.n_chains, run.settings.n_draws, 0
     n_labels = run.trained.n_labels

@@ -11,7 +11,9 @@ from bayes_cannon.posterior.theta.summary import QUANTILES
 
 @dataclass(frozen=True)
 class LabelPosterior:
-    """Draws of the labels of each star and their summary, in label units; of the density of `sample`.
+    """Draws of the labels of each star and their summary, in label units.
+
+    The density sampled is confined to the basin of the best mode (`posterior.labels.sample`).
 
     Attributes
     ----------

@@ -1,8 +1,7 @@
-r"""The densities of many pixels, whitened: what chains and importance sampling draw from.
+r"""The whitened posterior densities of many pixels, from which chains and importance sampling draw.
 
-The coordinates (v, zeta) = mean + root z have about the identity as their covariance. s is the absolute value of v,
-which is smooth where s is small against the noise; zeta is theta where it is linear, and theta without the kink of its
-Laplace prior (`laplace_coordinates`) for chains.
+The coordinates are (v, theta) = mean + root z, such that the covariance of z is about the identity, and s is the
+absolute value of v, which is smooth where s is small against the noise.
 """
 
 from collections.abc import Callable
@@ -18,50 +17,50 @@ from numpyro.infer.util import potential_energy
 
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.posterior.chains import ChainSettings
-from bayes_cannon.posterior.importance import Weighted, draw_weighted
+from bayes_cannon.posterior.importance import WeightedDraws, draw_weighted
+from bayes_cannon.posterior.settings import THETA_CHAINS, ChainSettings
 from bayes_cannon.posterior.theta.chebyshev_likelihood import (
-    LARGEST_ERROR,
-    MORE_NODES,
+    MAX_INTERPOLATION_ERROR,
     N_NODES,
-    Curves,
-    Site,
-    Spectra,
+    N_NODES_RETRY,
+    ChebyshevLikelihood,
+    GaussianSites,
+    PixelSpectra,
+    interpolated_likelihood,
     log_likelihood,
-    moment_curves,
 )
 from bayes_cannon.posterior.theta.expectation_propagation import NormalApproximation, laplace_posterior
-from bayes_cannon.posterior.theta.laplace_coordinates import Stretch, stretch_of, stretched, unstretched
 from bayes_cannon.posterior.theta.priors import ThetaPriors
 from bayes_cannon.programs.pixel import PixelPriors, compressed_pixel
 from bayes_cannon.training.problem import PixelProblem
 
-RESOLVED = 2.0
-"""Below so many standard deviations from zero the coordinate v, of which s is the absolute value, is centred there."""
-WHITENING_DRAWS, FEWEST_DRAWS = 1000, 5
-"""Importance draws that chains are whitened by, and how many must count for each coordinate."""
+RESOLVED_S = 2.0
+"""Where s is fewer standard deviations above zero than this, v is centred at zero."""
+WHITENING_DRAWS, MIN_DRAWS_PER_COORDINATE = 1000, 5
+"""Importance draws that whiten the chains, and the effective number of them required for each coordinate."""
 METHODS = ("nuts", "hmc", "psis")
 
 
-class Item(NamedTuple):
-    """What the density of one pixel needs, pixel first: curves, Lambda, priors, and whitening.
+class PixelDensity(NamedTuple):
+    """Data of the density of one pixel, or of many with the pixel as the leading axis.
 
-    The coordinates are ``(v, zeta) = mean + root z``, and theta is zeta stretched (`laplace_coordinates`).
+    The Chebyshev coefficients of the likelihood, Lambda, the priors, and the whitening.
+
+    The coordinates are ``(v, theta) = mean + root z``.
     """
 
-    curves: Curves
+    curves: ChebyshevLikelihood
     regularization: Array
     theta_0: Array
     theta_0_scale: Array
     s_scale: Array
     mean: Array
     root: Array
-    stretch: Stretch
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What all pixels of a run share.
+class ThetaRun:
+    """A sampling run: the training problem, where to start, the priors, and how to sample.
 
     Attributes
     ----------
@@ -100,15 +99,14 @@ class Setup:
         s2: np.ndarray,
         priors: ThetaPriors,
         method: str = "nuts",
-        settings: ChainSettings | None = None,
+        settings: ChainSettings = THETA_CHAINS,
         precision: np.ndarray | None = None,
         key: Any = 0,
-    ) -> "Setup":
-        """Setup for the optimum (theta, s2)."""
+    ) -> "ThetaRun":
+        """Run from the optimum (theta, s2)."""
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
         terms = problem.terms
-        settings = settings or ChainSettings()
         kernel = method if method != "psis" else "nuts"
         return cls(
             problem, priors, theta, s2, monomials(terms.x, terms.moments.exponents), terms.moments.pairs, precision,
@@ -117,165 +115,149 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A full block of pixels, before any chain.
+class PreparedPixels:
+    """The densities of a full block of pixels, whitened and ready to be sampled.
 
     Attributes
     ----------
     pixels
         Which, shape (pixel,).
-    linear
-        Densities whitened by the normal law of theta, whose coordinates theta is linear in.
+    densities
+        Whitened by the normal approximation of theta for importance sampling, by the moments of importance draws for
+        chains.
     weighted
-        Importance draws in these coordinates.
-    items
-        Densities in coordinates without kinks, whitened by the moments of the importance draws.
+        Importance draws, in coordinates whitened by the normal approximation.
     inexact
-        Whose interpolation is not good enough, shape (pixel,).
+        Pixels whose interpolated likelihood is less accurate than `MAX_INTERPOLATION_ERROR`, boolean, shape (pixel,).
 
     """
 
     pixels: np.ndarray
-    linear: Item
-    weighted: Weighted
-    items: Item
+    densities: PixelDensity
+    weighted: WeightedDraws
     inexact: np.ndarray
 
 
-def prepare(setup: Setup, pixels: np.ndarray) -> Prepared:
+def prepare(run: ThetaRun, pixels: np.ndarray) -> PreparedPixels:
     """Densities and whitening of pixels that share their free terms."""
-    problem = setup.problem.at(pixels)
+    problem = run.problem.at(pixels)
     free = np.flatnonzero(problem.free[0])
-    centre = setup.theta[np.ix_(pixels, free)]
+    theta_star = run.theta[np.ix_(pixels, free)]
     part = replace(problem, terms=problem.terms.some(free))
-    spectra = Spectra.from_problem(part, setup.products, setup.pairs[np.ix_(free, free)], centre, setup.precision)
-    s2, scale = setup.s2[pixels], setup.priors.s_scale[pixels]
-    rate = np.zeros(centre.shape)
+    spectra = PixelSpectra.from_problem(part, run.products, run.pairs[np.ix_(free, free)], theta_star, run.precision)
+    s2, scale = run.s2[pixels], run.priors.s_scale[pixels]
+    rate = np.zeros(theta_star.shape)
     rate[:, 1:] = 0.5 * problem.regularization[:, None]
     _, linear, gram, _ = spectra.moments(s2[:, None]).at(0)
-    first = _normal_law(setup, pixels, centre, linear, gram, rate, None)
-    site = _site(setup, pixels, first, rate)
-    curves, s, error = moment_curves(spectra, s2, site, scale, N_NODES)
-    if (error > LARGEST_ERROR).any():
-        curves, s, error = moment_curves(spectra, s2, site, scale, MORE_NODES)
+    first = _gaussian_approximation(run, pixels, theta_star, linear, gram, rate, None)
+    site = _gaussian_sites(run, pixels, first, rate)
+    curves, s, error = interpolated_likelihood(spectra, s2, site, scale, N_NODES)
+    if (error > MAX_INTERPOLATION_ERROR).any():
+        curves, s, error = interpolated_likelihood(spectra, s2, site, scale, N_NODES_RETRY)
     _, linear, gram, _ = spectra.moments(s[:, 1:]).at(0)
-    law = _normal_law(setup, pixels, centre, linear, gram, rate, first)
-    priors = setup.priors
-    sd = np.sqrt(np.diagonal(law.covariance, axis1=1, axis2=2))
-    normal = jax.tree.map(jnp.asarray, Item(
-        curves, problem.regularization, priors.theta_0[pixels], priors.theta_0_scale[pixels], scale,
-        *_whitening(law.covariance / (sd[:, :, None] * sd[:, None, :]), s),
-        stretch_of(law.mean, sd**2, np.zeros_like(rate)),
-    ))  # fmt: skip
-    settings = setup.settings
-    n_draws = settings.n_chains * settings.n_draws if setup.method == "psis" else WHITENING_DRAWS
-    mirrored = -normal.mean[:, 0] / normal.root[:, 0, 0]
-    weighted = draw_weighted(density_of(setup, pixels), normal, pixel_keys(setup, pixels, 2), n_draws, mirrored)
-    smooth = normal
-    if setup.method != "psis":
-        stretch = stretch_of(law.cavity_mean, law.cavity, rate)
-        mean, root = _smooth_whitening(normal, weighted, stretch)
-        smooth = normal._replace(mean=mean, root=root, stretch=jax.tree.map(jnp.asarray, stretch))
-    return Prepared(pixels, normal, weighted, smooth, error > LARGEST_ERROR)
+    approximation = _gaussian_approximation(run, pixels, theta_star, linear, gram, rate, first)
+    priors = run.priors
+    mean, root = _whitening(approximation, s)
+    densities = PixelDensity(
+        curves, problem.regularization, priors.theta_0[pixels], priors.theta_0_scale[pixels], scale, mean, root
+    )  # fmt: skip
+    settings = run.settings
+    n_draws = settings.n_chains * settings.n_draws if run.method == "psis" else WHITENING_DRAWS
+    mirrored = -mean[:, 0] / root[:, 0, 0]
+    weighted = draw_weighted(density_of(run, pixels), densities, pixel_keys(run, pixels, 2), n_draws, mirrored)
+    if run.method != "psis":
+        densities = _whitened_by_draws(densities, weighted)
+    return PreparedPixels(pixels, densities, weighted, error > MAX_INTERPOLATION_ERROR)
 
 
-def _smooth_whitening(normal: Item, weighted: Weighted, stretch: Stretch) -> tuple[jax.Array, jax.Array]:
-    """Mean and Cholesky factor of (v, zeta) by importance draws; as they were where few of these count."""
-    u = np.array(coordinates(normal, jnp.asarray(weighted.z)[:, None]))
-    theta = np.asarray(theta_of(normal, jnp.asarray(u)))[:, 0]
-    u, mean, root = u[:, 0], np.array(normal.mean), np.array(normal.root)
+def _whitened_by_draws(densities: PixelDensity, weighted: WeightedDraws) -> PixelDensity:
+    """The densities whitened by the moments of importance draws, where enough of these count."""
+    u = np.array(coordinates(densities, jnp.asarray(weighted.z)[:, None]))[:, 0]
+    mean, root = np.array(densities.mean), np.array(densities.root)
     size = 1.0 / np.sum(weighted.weight**2, axis=1)
-    for pixel in np.flatnonzero(size > FEWEST_DRAWS * mean.shape[1]):
-        weight = weighted.weight[pixel]
-        zeta = unstretched(Stretch(*(array[pixel] for array in stretch)), theta[pixel])
+    for pixel in np.flatnonzero(size > MIN_DRAWS_PER_COORDINATE * mean.shape[1]):
+        weight, points, first = weighted.weight[pixel], u[pixel], 0
         if mean[pixel, 0] == 0.0:
-            points, first = zeta, 1  # v has both signs: it stays as it is.
+            points, first = points[:, 1:], 1  # v has both signs: it stays as it is.
         else:
-            points, first = np.column_stack([np.abs(u[pixel, :, 0]), zeta]), 0
-        centre = weight @ points
-        away = points - centre
+            points[:, 0] = np.abs(points[:, 0])
+        average = weight @ points
+        away = points - average
         covariance, n = (away.T * weight) @ away, size[pixel]
         before = root[pixel, first:, first:]
         covariance = (n * covariance + len(before) * before @ before.T) / (n + len(before))
         if np.isfinite(covariance).all():
-            mean[pixel, first:], root[pixel, first:, first:] = centre, np.linalg.cholesky(covariance)
-    return jnp.asarray(mean), jnp.asarray(root)
+            mean[pixel, first:], root[pixel, first:, first:] = average, np.linalg.cholesky(covariance)
+    return densities._replace(mean=mean, root=root)
 
 
-def _normal_law(
-    setup: Setup, pixels: np.ndarray, centre: np.ndarray, linear: np.ndarray, gram: np.ndarray, rate: np.ndarray,
+def _gaussian_approximation(
+    run: ThetaRun, pixels: np.ndarray, theta_star: np.ndarray, linear: np.ndarray, gram: np.ndarray, rate: np.ndarray,
     start: NormalApproximation | None,
 ) -> NormalApproximation:  # fmt: skip
-    """Normal law of theta at one s, the prior of theta_0 being part of the Gram matrix."""
-    weight = setup.priors.theta_0_scale[pixels] ** -2.0
-    total, pulled = gram.copy(), linear + np.einsum("pde,pe->pd", gram, centre)
+    """Normal approximation of theta at one s, the prior of theta_0 being part of the Gram matrix."""
+    weight = run.priors.theta_0_scale[pixels] ** -2.0
+    total, pulled = gram.copy(), linear + np.einsum("pde,pe->pd", gram, theta_star)
     total[:, 0, 0] += weight
-    pulled[:, 0] += weight * setup.priors.theta_0[pixels]
+    pulled[:, 0] += weight * run.priors.theta_0[pixels]
     return laplace_posterior(total, pulled, rate, start)
 
 
-def _site(setup: Setup, pixels: np.ndarray, law: NormalApproximation, rate: np.ndarray) -> Site:
-    """Normal factors above the Laplace priors, which are good for any s (Park & Casella 2008)."""
-    square = law.mean**2 + np.diagonal(law.covariance, axis1=1, axis2=2)
-    precision, shift = rate / np.sqrt(square), np.zeros_like(law.mean)
-    weight = setup.priors.theta_0_scale[pixels] ** -2.0
+def _gaussian_sites(
+    run: ThetaRun, pixels: np.ndarray, approximation: NormalApproximation, rate: np.ndarray
+) -> GaussianSites:
+    """Gaussian sites that bound the Laplace priors from above and serve at any s (Park & Casella 2008)."""
+    square = approximation.mean**2 + np.diagonal(approximation.covariance, axis1=1, axis2=2)
+    precision, shift = rate / np.sqrt(square), np.zeros_like(approximation.mean)
+    weight = run.priors.theta_0_scale[pixels] ** -2.0
     precision[:, 0] += weight
-    shift[:, 0] += weight * setup.priors.theta_0[pixels]
-    return Site(precision, shift)
+    shift[:, 0] += weight * run.priors.theta_0[pixels]
+    return GaussianSites(precision, shift)
 
 
-def _whitening(correlation: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and Cholesky factor of (v, zeta); v is centred at zero where s is not resolved."""
+def _whitening(approximation: NormalApproximation, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and Cholesky factor of (v, theta); v is centred at zero where s is not resolved."""
     variance = np.maximum(s[:, 1] - s[:, 0] ** 2, 1e-12 * s[:, 1])
-    resolved = s[:, 0] > RESOLVED * np.sqrt(variance)
-    n_pixels, n_terms, _ = correlation.shape
-    root, mean = np.zeros((n_pixels, 1 + n_terms, 1 + n_terms)), np.zeros((n_pixels, 1 + n_terms))
+    resolved = s[:, 0] > RESOLVED_S * np.sqrt(variance)
+    n_pixels, n_terms = approximation.mean.shape
+    root = np.zeros((n_pixels, 1 + n_terms, 1 + n_terms))
     root[:, 0, 0] = np.sqrt(np.where(resolved, variance, s[:, 1]))
-    root[:, 1:, 1:] = np.linalg.cholesky(correlation)
-    mean[:, 0] = np.where(resolved, s[:, 0], 0.0)
-    return mean, root
+    root[:, 1:, 1:] = np.linalg.cholesky(approximation.covariance)
+    return np.column_stack([np.where(resolved, s[:, 0], 0.0), approximation.mean]), root
 
 
-def penalized_potential(item: Item, z: Array) -> jax.Array:
+def penalized_potential(item: PixelDensity, z: Array) -> jax.Array:
     """Minus the log density of the program at ``u = mean + root z``, with Laplace priors."""
     return _potential(item, z, item.regularization)
 
 
-def flat_potential(item: Item, z: Array) -> jax.Array:
+def flat_potential(item: PixelDensity, z: Array) -> jax.Array:
     """The same with flat priors of theta, Lambda being zero."""
     return _potential(item, z, 0.0)
 
 
-def _potential(item: Item, z: Array, regularization: Any) -> jax.Array:
+def _potential(item: PixelDensity, z: Array, regularization: Any) -> jax.Array:
     u = item.mean + item.root @ z
-    theta, log_slope = stretched(item.stretch, u[1:])
-    values = {"v": u[0], "theta_0": theta[0]} | ({"theta": theta[1:]} if len(u) > 2 else {})
+    values = {"v": u[0], "theta_0": u[1]} | ({"theta": u[2:]} if len(u) > 2 else {})
     priors = PixelPriors(dist.Normal(item.theta_0, item.theta_0_scale), item.s_scale)
     likelihood: Callable = partial(log_likelihood, item.curves)
     keywords = {"regularization": regularization, "priors": priors}
     energy: jax.Array = potential_energy(compressed_pixel, (likelihood, len(u) - 1), keywords, values)
-    return energy - jnp.sum(log_slope)
+    return energy
 
 
 @jax.jit
-def coordinates(items: Item, z: Array) -> jax.Array:
-    """(v, zeta) of draws z, shape (pixel, chain, draw, coordinate)."""
-    return jnp.asarray(items.mean)[:, None, None] + jnp.einsum("pij,pcdj->pcdi", items.root, z)
+def coordinates(densities: PixelDensity, z: Array) -> jax.Array:
+    """(v, theta) of draws z, shape (pixel, chain, draw, coordinate)."""
+    return jnp.asarray(densities.mean)[:, None, None] + jnp.einsum("pij,pcdj->pcdi", densities.root, z)
 
 
-@jax.jit
-def theta_of(items: Item, u: Array) -> jax.Array:
-    """Theta of draws of (v, zeta), shape (pixel, chain, draw, term)."""
-    one = lambda item, u: stretched(item.stretch, u[..., 1:])[0]  # noqa: E731
-    return jax.vmap(one)(items, u)
-
-
-def density_of(setup: Setup, pixels: np.ndarray) -> Callable[[Item, Array], Array]:
+def density_of(run: ThetaRun, pixels: np.ndarray) -> Callable[[PixelDensity, Array], Array]:
     """The potential of pixels that are either all penalized or none."""
-    return penalized_potential if setup.problem.regularization[pixels[0]] > 0 else flat_potential
+    return penalized_potential if run.problem.regularization[pixels[0]] > 0 else flat_potential
 
 
-def pixel_keys(setup: Setup, pixels: np.ndarray, run: int) -> jax.Array:
+def pixel_keys(run: ThetaRun, pixels: np.ndarray, attempt: int) -> jax.Array:
     """A key for each pixel, which depends on its number, and on what it is used for."""
-    base = jax.random.key(setup.seed) if isinstance(setup.seed, int | np.integer) else setup.seed
-    return jax.vmap(lambda pixel: jax.random.fold_in(jax.random.fold_in(base, pixel), run))(pixels)
+    base = jax.random.key(run.seed) if isinstance(run.seed, int | np.integer) else run.seed
+    return jax.vmap(lambda pixel: jax.random.fold_in(jax.random.fold_in(base, pixel), attempt))(pixels)

@@ -1,12 +1,12 @@
 r"""Mean and covariance of theta under Laplace priors, by expectation propagation.
 
-The posterior :math:`\exp(-\tfrac12 \theta^T G \theta + g \cdot \theta) \prod_d \exp(-|\theta_d| / b)` is
-approximated by a normal law, in which each factor :math:`e^{-|\theta_d|/b}` is stood for by
-:math:`\exp(h_d \theta_d - \tfrac12 \pi_d \theta_d^2)`: in turn each is replaced by what gives the normal law the mean
-and variance that the true factor would give it (Minka 2001; for this model Seeger 2008). The density is log-concave,
-and the iteration converges. Unlike the curvature at the maximum, which is that of a kink, its covariance is within some
-per cent of the true one. Factors are updated all at once, in fractional powers, which keeps cavities proper where the
-data alone determine nothing.
+The posterior :math:`\exp(-\tfrac12 \theta^T G \theta + g \cdot \theta) \prod_d \exp(-|\theta_d| / b)` is approximated
+by a normal distribution in which each Laplace factor :math:`e^{-|\theta_d|/b}` is replaced by a Gaussian site
+:math:`\exp(h_d \theta_d - \tfrac12 \pi_d \theta_d^2)`, chosen such that the mean and variance of theta_d are those that
+the true factor would give (Minka 2001; for this model Seeger 2008). The density is log-concave, and the iteration
+converges. Unlike the curvature at the maximum, which is that of a kink, its covariance is within a few per cent of the
+true one. Factors are updated all at once, in fractional powers, which keeps cavities proper where the data alone
+determine nothing.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from scipy.special import log_ndtr
 
 POWER, DAMPING = 0.9, 0.7
 MAX_ROUNDS, TOLERANCE = 100, 1e-6
-"""Rounds at most, and the change of the means in units of their errors at which they end."""
+"""Largest number of rounds, and the change of means and variances, relative to the errors, at which they end."""
 _LOG_ROOT = 0.5 * np.log(2 * np.pi)
 
 
 @dataclass(frozen=True)
 class NormalApproximation:
-    """Normal laws of P pixels.
+    """Normal distributions of theta at P pixels.
 
     Attributes
     ----------
@@ -30,10 +30,9 @@ class NormalApproximation:
         Shape (pixel, term) and (pixel, term, term).
     precision, shift
         pi and h of the factors, shape (pixel, term); zero where there is no prior.
-    cavity_mean, cavity
-        Mean and variance that each coefficient has by all but its own factor, shape (pixel, term).
     change
-        Of the means in the last round, in units of their errors, shape (pixel,).
+        Largest change of a mean, in units of its error, or of a variance, relative to it, in the last round, shape
+        (pixel,).
 
     """
 
@@ -41,8 +40,6 @@ class NormalApproximation:
     covariance: np.ndarray
     precision: np.ndarray
     shift: np.ndarray
-    cavity_mean: np.ndarray
-    cavity: np.ndarray
     change: np.ndarray
 
 
@@ -75,7 +72,7 @@ def laplace_posterior(
         cavity = 1.0 / (1.0 / variance - POWER * precision)
         cavity_mean = cavity * (mean / variance - POWER * shift)
         tilted_mean, tilted_variance = tilted_moments(cavity_mean, cavity, POWER * safe)
-        moved = np.abs(tilted_mean - mean) / np.sqrt(variance)
+        moved = np.maximum(np.abs(tilted_mean - mean) / np.sqrt(variance), np.abs(tilted_variance / variance - 1))
         change = np.where(laplace, moved, 0.0).max(axis=1, initial=0.0)
         if change.max(initial=0.0) < TOLERANCE:
             break
@@ -84,7 +81,7 @@ def laplace_posterior(
         precision += np.where(laplace, DAMPING * (new_precision - precision), 0.0)
         shift += np.where(laplace, DAMPING * (new_shift - shift), 0.0)
     mean, covariance = _normal(gram, linear, precision, shift, diagonal)
-    return NormalApproximation(mean, covariance, precision, shift, cavity_mean, cavity, change)
+    return NormalApproximation(mean, covariance, precision, shift, change)
 
 
 def _normal(
@@ -100,9 +97,9 @@ def _normal(
 
 
 def tilted_moments(mean: np.ndarray, variance: np.ndarray, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""Mean and variance of the law ``Normal(mean, variance)`` times :math:`e^{-\mathrm{rate} |\theta|}`, elementwise.
+    r"""Mean and variance of the density :math:`N(\mathrm{mean}, \mathrm{variance})\, e^{-\mathrm{rate} |\theta|}`.
 
-    It is a mixture of two truncated normal laws, one on either side of zero.
+    Elementwise. The density is a mixture of two truncated normal distributions, one on either side of zero.
     """
     sd = np.sqrt(variance)
     right, left = (mean - rate * variance) / sd, -(mean + rate * variance) / sd

@@ -12,7 +12,7 @@ THETA_0_WIDTH, S_WIDTH = 10.0, 3.0
 
 @dataclass(frozen=True)
 class ThetaPriors:
-    r"""Priors of each pixel beside the Laplace priors of theta.
+    r"""Priors of each pixel in addition to the Laplace priors of theta.
 
     .. math:: \theta_0 \sim \mathrm{Normal}(m, t), \qquad s \sim \mathrm{HalfNormal}(h)
 
@@ -36,7 +36,7 @@ class ThetaPriors:
         theta_0: tuple[float, float] | None = None,
         s_scale: float | np.ndarray | None = None,
     ) -> "ThetaPriors":
-        """Priors that say next to nothing: of the size of the spread of the training flux at the pixel.
+        """Weakly informative priors, whose widths are multiples of the spread of the training flux at the pixel.
 
         Parameters
         ----------
@@ -60,11 +60,11 @@ class ThetaPriors:
         spread = np.sqrt(np.where(known, (flux - mean) ** 2, 0.0).sum(axis=0) / count)
         noise = np.sqrt(np.where(known, 1.0 / np.where(known, problem.ivar, 1.0), 0.0).sum(axis=0) / count)
         spread = np.maximum(spread, noise)
-        centre, width = (mean, THETA_0_WIDTH * spread) if theta_0 is None else theta_0
+        location, width = (mean, THETA_0_WIDTH * spread) if theta_0 is None else theta_0
         h = S_WIDTH * spread if s_scale is None else s_scale
         shape = (problem.n_pixels,)
         try:
-            priors = cls(*(np.array(np.broadcast_to(np.asarray(a, float), shape)) for a in (centre, width, h)))
+            priors = cls(*(np.array(np.broadcast_to(np.asarray(a, float), shape)) for a in (location, width, h)))
         except ValueError:
             raise ValueError(
                 f"s_scale must be a number or have shape {shape}, one value a pixel; got {np.shape(h)}"
