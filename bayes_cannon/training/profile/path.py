@@ -88,20 +88,20 @@ def search(
         second = second._replace(objective=jnp.where(needs_exact_gram, jnp.inf, second.objective))
         return SearchResult(end, second, needs_exact_gram), jnp.asarray(thetas)
 
-    def step(carry: _Carry, lam: Array) -> tuple[_Carry, SearchResult]:
+    def step(carry: _Carry, lam: jax.Array) -> tuple[_Carry, SearchResult]:
         last, thetas, before = carry
         # A pixel that failed at one strength may succeed at the next, so that NaN must not propagate.
         start, warm = (jnp.where(jnp.isfinite(array), array, 0.0) for array in (last.end.fit.theta, thetas))
         same = jnp.isnan(lam).any() | _is_same(last, before, lam)
         result, thetas = jax.lax.cond(same, lambda *_: (last, thetas), at, start, warm, lam)
-        return (result, thetas, jnp.asarray(lam)), result
+        return (result, thetas, lam), result
 
     thetas = jnp.zeros((len(grid.s2), *theta.T.shape), grid.square.dtype)
     shapes, _ = jax.eval_shape(at, theta, thetas, strengths[0])
     nothing = jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), shapes)
     first = nothing._replace(end=nothing.end._replace(fit=nothing.end.fit._replace(theta=theta)))
-    strengths = jnp.asarray(strengths)
-    return jax.lax.scan(step, (first, thetas, jnp.full_like(strengths[0], jnp.nan)), strengths)[1]
+    none = jnp.full_like(strengths[0], jnp.nan)
+    return jax.lax.scan(step, (first, thetas, none), jnp.asarray(strengths))[1]
 
 
 def _is_same(last: SearchResult, before: Array, lam: Array) -> jax.Array:
