@@ -278,8 +278,9 @@ def _unconstrained(density: _Density, z: Array) -> dict[str, Array]:
     shapes = _site_shapes(density.difference.shape[1])
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
     parts = jnp.split(density.mean + density.root @ z, ends[:-1])
-    named = zip(shapes.items(), parts, strict=True)
-    sites: dict[str, Array] = {name: part.reshape(shape) for (name, shape), part in named}
+    sites: dict[str, Array] = {
+        name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
     total, share = sites["log_scale"], sites["width"]
     return sites | {
         "log_scale": total + jax.nn.log_sigmoid(-share) / 2 - density.log_typical,

@@ -137,7 +137,7 @@ def test_bounded_coordinates_and_their_inverse():
             slopes = jax.jacfwd(lambda u: within(KINDS, low, high, u)[0])(u)
             return x, log_jacobian, jnp.linalg.slogdet(slopes)[1], unbounded(KINDS, low, high, x)
 
-        x, log_jacobian, expected, back = there_and_back(u)
+        x, log_jacobian, expected, back = map(np.asarray, there_and_back(u))
     assert ((x > low) & (x < high)).all()
     assert_allclose(back, u, rtol=1e-6, atol=1e-9)
     assert_allclose(log_jacobian, expected, rtol=1e-9, atol=1e-12)

@@ -196,7 +196,7 @@ def test_stars_without_a_posterior_are_flagged_and_nan(linear):
     for array in (posterior.draws[:, :, :2], posterior.mean[:2], posterior.covariance[:2], posterior.r_hat[:2]):
         assert np.isnan(array).all()
     assert np.isnan(posterior.stats["lp"][..., :2]).all()
-    assert_array_equal(posterior.status[2:], PosteriorStatus.CONVERGED)
+    assert np.isin(posterior.status[2:], [PosteriorStatus.CONVERGED, PosteriorStatus.RETRIED]).all()
     whole = linear.sample(*linear.spectra(linear.x[:8], 4))
     assert_allclose(posterior.draws[:, :, 2:], whole.draws[:, :, 2:], rtol=1e-7)
 
