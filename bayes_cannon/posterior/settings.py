@@ -42,10 +42,10 @@ class ChainSettings:
     trajectory: float = 2.0
     thinning: int = 1
 
-    def of_run(self, number: int, first_depth: int = FIRST_TREE_DEPTH) -> "ChainSettings":
-        """Settings of a first run, number 0, whose trees have at most the first depth, and of a second one."""
+    def of_run(self, number: int) -> "ChainSettings":
+        """Settings of a first run, number 0, whose trees are shallow, and of a second one."""
         if number == 0:
-            return replace(self, max_tree_depth=min(self.max_tree_depth, first_depth))
+            return replace(self, max_tree_depth=min(self.max_tree_depth, FIRST_TREE_DEPTH))
         accept = max(self.target_accept, SECOND_ACCEPT)
         return replace(self, n_warmup=2 * self.n_warmup, target_accept=accept, thinning=SECOND_THINNING)
 

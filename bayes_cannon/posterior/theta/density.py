@@ -1,7 +1,8 @@
 r"""The whitened posterior densities of many pixels, from which chains and importance sampling draw.
 
-The coordinates are (v, theta) = mean + root z, such that the covariance of z is about the identity, and s is the
-absolute value of v, which is smooth where s is small against the noise.
+The coordinates are (v, zeta) = mean + root z, such that the covariance of z is about the identity. s is the absolute
+value of v, which is smooth where s is small against the noise; zeta is theta, or, for chains of penalized pixels, theta
+in coordinates in which its Laplace prior has no kink (`laplace_coordinates`).
 """
 
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from bayes_cannon.posterior.theta.chebyshev_likelihood import (
     log_likelihood,
 )
 from bayes_cannon.posterior.theta.expectation_propagation import NormalApproximation, laplace_posterior
+from bayes_cannon.posterior.theta.laplace_coordinates import Stretch, stretch_of, stretched, unstretched
 from bayes_cannon.posterior.theta.priors import ThetaPriors
 from bayes_cannon.programs.pixel import PixelPriors, compressed_pixel
 from bayes_cannon.training.problem import PixelProblem
@@ -46,7 +48,7 @@ class PixelDensity(NamedTuple):
 
     The Chebyshev coefficients of the likelihood, Lambda, the priors, and the whitening.
 
-    The coordinates are ``(v, theta) = mean + root z``.
+    The coordinates are ``(v, zeta) = mean + root z``; zeta is theta where ``stretch`` is None.
     """
 
     curves: ChebyshevLikelihood
@@ -56,6 +58,7 @@ class PixelDensity(NamedTuple):
     s_scale: Array
     mean: Array
     root: Array
+    stretch: Stretch | None = None
 
 
 @dataclass(frozen=True)
@@ -166,13 +169,26 @@ def prepare(run: ThetaRun, pixels: np.ndarray) -> PreparedPixels:
     mirrored = -mean[:, 0] / root[:, 0, 0]
     weighted = draw_weighted(density_of(run, pixels), densities, pixel_keys(run, pixels, 2), n_draws, mirrored)
     if run.method != "psis":
-        densities = _whitened_by_draws(densities, weighted)
+        stretched_densities = densities if not rate.any() else _without_kink(densities, approximation, rate)
+        densities = _whitened_by_draws(stretched_densities, densities, weighted)
     return PreparedPixels(pixels, densities, weighted, error > MAX_INTERPOLATION_ERROR)
 
 
-def _whitened_by_draws(densities: PixelDensity, weighted: WeightedDraws) -> PixelDensity:
-    """The densities whitened by the moments of importance draws, where enough of these count."""
-    u = np.array(coordinates(densities, jnp.asarray(weighted.z)[:, None]))[:, 0]
+def _without_kink(linear: PixelDensity, approximation: NormalApproximation, rate: np.ndarray) -> PixelDensity:
+    """The densities in coordinates zeta that are about standard normal, correlated as theta is."""
+    stretch = stretch_of(approximation.cavity_mean, approximation.cavity, rate)
+    sd = np.sqrt(np.diagonal(approximation.covariance, axis1=1, axis2=2))
+    mean, root = np.array(linear.mean), np.array(linear.root)
+    mean[:, 1:], root[:, 1:, 1:] = 0.0, root[:, 1:, 1:] / sd[:, :, None]
+    return linear._replace(mean=mean, root=root, stretch=jax.tree.map(jnp.asarray, stretch))
+
+
+def _whitened_by_draws(densities: PixelDensity, linear: PixelDensity, weighted: WeightedDraws) -> PixelDensity:
+    """The densities whitened by the moments of importance draws, which are linear, where enough of these count."""
+    u = np.array(coordinates(linear, jnp.asarray(weighted.z)[:, None]))[:, 0]
+    if densities.stretch is not None:
+        stretch = Stretch(*(np.asarray(array)[:, None] for array in densities.stretch))
+        u[:, :, 1:] = unstretched(stretch, u[:, :, 1:])
     mean, root = np.array(densities.mean), np.array(densities.root)
     size = 1.0 / np.sum(weighted.weight**2, axis=1)
     for pixel in np.flatnonzero(size > MIN_DRAWS_PER_COORDINATE * mean.shape[1]):
@@ -238,18 +254,27 @@ def flat_potential(item: PixelDensity, z: Array) -> jax.Array:
 
 def _potential(item: PixelDensity, z: Array, regularization: Any) -> jax.Array:
     u = item.mean + item.root @ z
-    values = {"v": u[0], "theta_0": u[1]} | ({"theta": u[2:]} if len(u) > 2 else {})
+    theta, log_jacobian = (u[1:], 0.0) if item.stretch is None else stretched(item.stretch, u[1:])
+    values = {"v": u[0], "theta_0": theta[0]} | ({"theta": theta[1:]} if len(u) > 2 else {})
     priors = PixelPriors(dist.Normal(item.theta_0, item.theta_0_scale), item.s_scale)
     likelihood: Callable = partial(log_likelihood, item.curves)
     keywords = {"regularization": regularization, "priors": priors}
     energy: jax.Array = potential_energy(compressed_pixel, (likelihood, len(u) - 1), keywords, values)
-    return energy
+    return energy - jnp.sum(jnp.asarray(log_jacobian))
 
 
 @jax.jit
 def coordinates(densities: PixelDensity, z: Array) -> jax.Array:
-    """(v, theta) of draws z, shape (pixel, chain, draw, coordinate)."""
+    """(v, zeta) of draws z, shape (pixel, chain, draw, coordinate)."""
     return jnp.asarray(densities.mean)[:, None, None] + jnp.einsum("pij,pcdj->pcdi", densities.root, z)
+
+
+@jax.jit
+def theta_of(densities: PixelDensity, u: Array) -> jax.Array:
+    """Theta of draws of (v, zeta), shape (pixel, chain, draw, term)."""
+    if densities.stretch is None:
+        return jnp.asarray(u[..., 1:])
+    return jax.vmap(lambda stretch, zeta: stretched(stretch, zeta)[0])(densities.stretch, u[..., 1:])
 
 
 def density_of(run: ThetaRun, pixels: np.ndarray) -> Callable[[PixelDensity, Array], Array]:

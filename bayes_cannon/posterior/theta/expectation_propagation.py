@@ -30,6 +30,8 @@ class NormalApproximation:
         Shape (pixel, term) and (pixel, term, term).
     precision, shift
         pi and h of the factors, shape (pixel, term); zero where there is no prior.
+    cavity_mean, cavity
+        Mean and variance of each coefficient without its own factor, shape (pixel, term).
     change
         Largest change of a mean, in units of its error, or of a variance, relative to it, in the last round, shape
         (pixel,).
@@ -40,6 +42,8 @@ class NormalApproximation:
     covariance: np.ndarray
     precision: np.ndarray
     shift: np.ndarray
+    cavity_mean: np.ndarray
+    cavity: np.ndarray
     change: np.ndarray
 
 
@@ -81,7 +85,7 @@ def laplace_posterior(
         precision += np.where(laplace, DAMPING * (new_precision - precision), 0.0)
         shift += np.where(laplace, DAMPING * (new_shift - shift), 0.0)
     mean, covariance = _normal(gram, linear, precision, shift, diagonal)
-    return NormalApproximation(mean, covariance, precision, shift, change)
+    return NormalApproximation(mean, covariance, precision, shift, cavity_mean, cavity, change)
 
 
 def _normal(

@@ -35,7 +35,6 @@ from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.posterior.chains import dispersed_starts, draw_chains, statistics, whitened_again
 from bayes_cannon.posterior.diagnostics import convergence
 from bayes_cannon.posterior.importance import K_HAT_LIMIT, resampled
-from bayes_cannon.posterior.settings import FIRST_TREE_DEPTH
 from bayes_cannon.posterior.theta.density import (
     PixelDensity,
     PreparedPixels,
@@ -44,6 +43,7 @@ from bayes_cannon.posterior.theta.density import (
     density_of,
     pixel_keys,
     prepare,
+    theta_of,
 )
 from bayes_cannon.posterior.theta.summary import QUANTILES, ThetaPosterior
 
@@ -51,8 +51,6 @@ PIXELS_AT_ONCE = 32
 """Pixels of a block. A run that is killed loses at most the blocks in progress."""
 PIXELS_AGAIN = 8
 """Pixels of a block of second runs, which are few and take more draws each."""
-FIRST_DEPTH_PENALIZED = 3
-"""Depth of the trees of first runs with Laplace priors: their kinks at zero shorten the steps."""
 DIVERGENT_LIMIT, DEEP_LIMIT = 0.005, 0.05
 """Largest accepted shares of divergent draws, and of draws whose tree reached the maximum depth."""
 
@@ -186,7 +184,8 @@ def _first_run(run: ThetaRun, pixels: np.ndarray) -> tuple[ThetaBlock, dict[int,
         else:
             u, stats = _chain_draws(run, prepared.densities, prepared.pixels, attempt=0)
             k_hat = None
-    block = _summarized(run, pixels, u, stats, k_hat, second=False)
+        theta = np.asarray(theta_of(prepared.densities, u))
+    block = _summarized(run, pixels, u[..., 0], theta, stats, k_hat, second=False)
     block.posterior.status[prepared.inexact[: len(pixels)]] = PosteriorStatus.INEXACT
     failed = np.flatnonzero(block.posterior.status != PosteriorStatus.CONVERGED)
     # Copies, because a view would keep the draws of the whole block.
@@ -203,7 +202,8 @@ def _second_run(run: ThetaRun, failed: FailedPixels) -> ThetaBlock:
             means[k], roots[k] = whitened_again(draws, roots[k])
         densities = densities._replace(mean=means, root=roots)
         u, stats = _chain_draws(run, densities, prepared.pixels[:PIXELS_AGAIN], attempt=1)
-    block = _summarized(run, pixels, u, stats, None, second=True)
+        theta = np.asarray(theta_of(densities, u))
+    block = _summarized(run, pixels, u[..., 0], theta, stats, None, second=True)
     block.posterior.status[prepared.inexact[: len(pixels)]] = PosteriorStatus.INEXACT
     return block
 
@@ -216,9 +216,8 @@ def _filled(pixels: np.ndarray) -> np.ndarray:
 def _chain_draws(
     run: ThetaRun, densities: PixelDensity, pixels: np.ndarray, attempt: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Draws of (v, theta), shape (pixel, chain, draw, coordinate), and their statistics."""
-    penalized = run.problem.regularization[pixels[0]] > 0
-    settings = run.settings.of_run(attempt, FIRST_DEPTH_PENALIZED if penalized else FIRST_TREE_DEPTH)
+    """Draws of (v, zeta), shape (pixel, chain, draw, coordinate), and their statistics."""
+    settings = run.settings.of_run(attempt)
     keys = jax.vmap(lambda key: jax.random.split(key, 2 * settings.n_chains))(pixel_keys(run, pixels, attempt))
     starts = dispersed_starts(keys[:, settings.n_chains :], densities.mean.shape[1])
     drawn = draw_chains(density_of(run, pixels), densities, keys[:, : settings.n_chains], starts, settings)
@@ -234,19 +233,19 @@ def _resampled_draws(run: ThetaRun, prepared: PreparedPixels) -> np.ndarray:
 
 
 def _summarized(
-    run: ThetaRun, pixels: np.ndarray, u: np.ndarray, stats: dict[str, np.ndarray],
+    run: ThetaRun, pixels: np.ndarray, v: np.ndarray, coefficients: np.ndarray, stats: dict[str, np.ndarray],
     k_hat: np.ndarray | None, *, second: bool,
 ) -> ThetaBlock:  # fmt: skip
     """The block without what filled it up, censored terms filled in, with its summary and diagnostics."""
     n_terms, free = run.theta.shape[1], np.flatnonzero(run.problem.free[pixels[0]])
     n_pixels = len(pixels)
-    u = u[:n_pixels]
+    v, coefficients = v[:n_pixels], coefficients[:n_pixels]
     stats = {name: array[:n_pixels] for name, array in stats.items()}
     k_hat = None if k_hat is None else k_hat[:n_pixels]
-    _, n_chains, n_draws, _ = u.shape
+    _, n_chains, n_draws = v.shape
     theta = np.zeros((n_chains, n_draws, n_pixels, n_terms))
-    theta[..., free] = u[..., 1:].transpose(1, 2, 0, 3)
-    s = np.abs(u[..., 0]).transpose(1, 2, 0)
+    theta[..., free] = coefficients.transpose(1, 2, 0, 3)
+    s = np.abs(v).transpose(1, 2, 0)
     empty = ThetaPosterior.empty(n_pixels, n_terms, np.full(n_pixels, PosteriorStatus.CONVERGED))
     parameters = np.concatenate([s[..., None], theta[..., free]], axis=-1)
     columns = np.concatenate([[0], 1 + free])

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
@@ -21,6 +22,7 @@ from bayes_cannon.posterior.theta.density import (
     penalized_potential,
     prepare,
 )
+from bayes_cannon.posterior.theta.laplace_coordinates import stretched
 from bayes_cannon.posterior.theta.priors import ThetaPriors
 from bayes_cannon.posterior.theta.sample import sample_pixels, unsampled
 from bayes_cannon.programs.pixel import PixelPriors, pixel
@@ -165,10 +167,14 @@ def test_density_is_that_of_the_program(regularization):
     priors = PixelPriors(dist.Normal(*THETA_0), S_SCALE)
 
     def program(density, spectrum, z):
-        u = density.mean + density.root @ z
-        values = {"v": u[0], "theta_0": u[1], "theta": u[2:]}
+        u, log_jacobian = density.mean + density.root @ z, 0.0
+        theta = u[1:]
+        if density.stretch is not None:
+            of_zeta = lambda zeta: stretched(density.stretch, zeta)[0]  # noqa: E731
+            theta, log_jacobian = of_zeta(theta), jnp.linalg.slogdet(jax.jacfwd(of_zeta)(theta))[1]
+        values = {"v": u[0], "theta_0": theta[0], "theta": theta[1:]}
         keywords = {"regularization": regularization, "priors": priors}
-        return potential_energy(pixel, (problem.design, *spectrum), keywords, values)
+        return potential_energy(pixel, (problem.design, *spectrum), keywords, values) - log_jacobian
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, None, 0))
