@@ -146,10 +146,11 @@ class LearnedScatter(ABC):
         """What a user should know of this scatter after training, one text each; see `warn_of_scatter`."""
         if not self.hit_bound:
             return []
-        return [
+        text = (
             f"the degrees of freedom ended at their lower bound, {SMALLEST_NU}: the noise differs from star to star by "
             "more than heavy tails explain. Scale ivar, raise the rank or leave heavy_tails out"
-        ]
+        )
+        return [text]
 
     def latent_factors(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray:
         """Posterior mean of each star's coordinates along the factors, dimensionless, shape (star, factor).
