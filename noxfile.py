@@ -30,5 +30,11 @@ def tests(session: nox.Session) -> None:
     session.run("uv", "run", "pytest", *session.posargs)
 
 
+@nox.session(default=False)
+def lowest(session: nox.Session) -> None:
+    """Run a selection of the tests with the oldest dependencies that are allowed."""
+    session.run("bash", ".ci/lowest", *session.posargs, external=True)
+
+
 if __name__ == "__main__":
     nox.main()
