@@ -227,8 +227,8 @@ def outside():
 
 before = outside()
 import bayes_cannon
-for name in ("core", "solvers", "model", "train", "infer", "censoring", "continuum", "restricted", "io.model_file"):
-    importlib.import_module("bayes_cannon." + name)
+for name in (*bayes_cannon.__all__, "io.model_file", "model.files"):
+    getattr(bayes_cannon, name) if name.isidentifier() else importlib.import_module("bayes_cannon." + name)
 after = outside()
 for a, b in zip(before[:-1], after[:-1]):
     assert a == b, (a, b)

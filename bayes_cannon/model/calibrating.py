@@ -67,27 +67,24 @@ def learn_calibration(
 
     Raises
     ------
-    TypeError
-        If the training set has no spectra.
     ValueError
         For reference errors of another shape than the labels, and as `calibration.fit.calibrate`.
 
     """
     from bayes_cannon.calibration.fit import calibrate  # NumPyro takes half a second to import.
 
-    if stars.flux is None or stars.ivar is None:
-        raise TypeError("the model holds no training spectra, and calibrate() trains on some of them again")
     if reference_errors is not None and np.shape(reference_errors) != stars.labels.shape:
         raise ValueError(
             f"reference_errors must have the shape of the training labels, {stars.labels.shape}; "
             f"got {np.shape(reference_errors)}"
         )
+    flux, ivar = np.asarray(stars.flux), np.asarray(stars.ivar)
     fold = folds(len(stars.labels), n_folds, seed)
     inferred, snr = np.full(stars.labels.shape, np.nan), np.full(len(fold), np.nan)
     covariance = np.full((*inferred.shape, inferred.shape[1]), np.nan)
     for out in np.unique(fold):
         away = fold == out
-        fit = train_fold(~away).fit_labels(stars.flux[away], stars.ivar[away])
+        fit = train_fold(~away).fit_labels(flux[away], ivar[away])
         inferred[away], covariance[away], snr[away] = fit.labels, fit.formal_covariance, fit.snr
         if progress is not None:
             progress(1)

@@ -770,6 +770,7 @@ class CannonModel:
 
         """
         result = self._trained()
+        self._problem()  # Its checks.
 
         def train_fold(stars: np.ndarray) -> CannonModel:
             """The model of some of the training stars, trained as this one."""

@@ -200,7 +200,7 @@ def test_diagnose_flags_what_does_not_mix(folder, sampled, tmp_path):
     tree.to_netcdf(tmp_path / "bad.nc", engine="h5netcdf")
     result = run("diagnose", tmp_path / "bad.nc", "-o", tmp_path, "--checked", 0)
     assert result.exit_code == 0, result.output
-    assert "1 pixels: the chains do not agree" in result.stdout
+    assert "1 pixels: the chains disagree" in result.stdout
     assert "largest R-hat: 1.5, at pixel 4" in result.stdout
     table = read_table(tmp_path / "bad-pixels.ecsv")
     assert np.flatnonzero(table["flagged"]).tolist() == [4]

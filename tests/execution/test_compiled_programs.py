@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from numpy.testing import assert_array_equal
 
 from bayes_cannon.execution import compiled_programs as compilation
@@ -84,6 +85,17 @@ def test_a_system_without_limit_drops_nothing(monkeypatch, tmp_path):
     assert make_room() == before
 
 
+@pytest.fixture
+def no_cache_on_disk():
+    """What is loaded takes fewer mappings than what is compiled."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("no_cache_on_disk")
 def test_trained_and_used_models_make_room_and_are_the_same_without_their_programs(simulate, room):
     def used(n_stars):
         room(100)

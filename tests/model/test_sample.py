@@ -197,7 +197,7 @@ def test_pixels_without_posterior_are_flagged_and_told_once(tmp_path):
     model = untrained(regularization=np.array([0.0, *[10.0] * 5]))
     model.training_set_ivar[2:, 0] = 0
     model.training_set_ivar[:, 1] = 0
-    with pytest.warns(tc.train.TrainingWarning):
+    with pytest.warns(tc.model.TrainingWarning):
         model.train()
     with pytest.warns(SamplingWarning) as warned:
         tree = model.sample(pixels=[0, 1, 2], method="psis", store=tmp_path / "p.zarr", **SMALL)

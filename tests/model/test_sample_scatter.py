@@ -169,7 +169,7 @@ def test_pixels_without_solution_have_no_scatter(model):
     problem = model._problem()
     s2 = np.where(np.arange(N_PIXELS) == 2, np.inf, model.s2)
     theta = np.where(np.isfinite(s2)[:, None], model.theta, np.nan)
-    fewer = replace(model._optimum(), theta=theta, s2=s2)
+    fewer = replace(model._result, theta=theta, s2=s2)
     assert_array_equal(np.isinf(model.correlation.marginal_variance(problem, s2)), np.isinf(s2))
     assert np.isfinite(model.correlation.star_precisions(problem, fewer)).all()
     independent = tc.scatter.IndependentScatter()

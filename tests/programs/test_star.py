@@ -44,7 +44,7 @@ def chi_squared(x, spectrum):
     used = np.setdiff1d(np.arange(N_PIXELS), [3, 7, 10, 11])
     theta, s2, ivar, flux = (array[used] for array in spectrum)
     residual = flux - jnp.asarray(theta) @ monomials(x[None], VECTORIZER.exponents)[0]
-    constant = np.log(2 * np.pi * (1 / ivar + s2)).sum()
+    constant = jnp.log(2 * np.pi * (1 / ivar + s2)).sum()
     return jnp.sum(residual**2 / (1 / ivar + s2)) + constant
 
 

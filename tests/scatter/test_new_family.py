@@ -133,7 +133,7 @@ def test_the_path_compares_it_with_the_kinds_that_there_are(model):
     covariance = np.diag(SIGMA**2 + model.s2) + model.correlation.variance
     mean = model.design_matrix[:9] @ model.theta.T
     expected = multivariate_normal(cov=covariance).logpdf(problem.flux[:9] - mean)
-    ours = model.correlation.log_likelihood(problem.of_stars(np.arange(9)), model._optimum())
+    ours = model.correlation.log_likelihood(problem.of_stars(np.arange(9)), model._result)
     assert_allclose(ours, expected, rtol=1e-9)
 
 
