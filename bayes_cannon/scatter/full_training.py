@@ -21,7 +21,7 @@ come from training stars that are held out in turn.
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from scipy.linalg import cholesky, eigh, solve_triangular
@@ -33,9 +33,6 @@ from bayes_cannon.scatter.common_design import is_free, largest_gain, shared_wei
 from bayes_cannon.scatter.pca_start import with_positive_peaks
 from bayes_cannon.training.problem import PixelProblem
 
-if TYPE_CHECKING:
-    from bayes_cannon.scatter.full import Full
-
 SHRINKAGES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 """Strengths of shrinkage that are tried where none is given."""
 N_FOLDS = 5
@@ -44,6 +41,22 @@ FIRST_NU = 5.0
 """Degrees of freedom that the search starts from."""
 MAX_ROUNDS, TOLERANCE = 100, 1e-3
 """Rounds at most, and the change of the stars' weights, and of variances that theta depends on, at which they end."""
+
+
+class FullSettings(Protocol):
+    """What `scatter.full.Full` states; its attributes are documented there."""
+
+    @property
+    def shrinkage(self) -> float | None:
+        """The a of ``(1 - a) S + a diag(S)``, or None to choose it."""
+
+    @property
+    def heavy_tails(self) -> bool:
+        """Whether the degrees of freedom are fitted."""
+
+    @property
+    def share(self) -> float:
+        """Smallest variance along a direction, in units of the quoted noise, that is trusted."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +160,7 @@ def _chi_squared(residual: np.ndarray, fit: _Fit) -> np.ndarray:
     return np.sum((residual @ fit.basis) ** 2 / fit.variances, axis=1)
 
 
-def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter: "Full") -> FullSolution:
+def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter: FullSettings) -> FullSolution:
     """Theta and the full covariance.
 
     Parameters
@@ -226,7 +239,7 @@ class _HeldOut:
 
     @classmethod
     def computed(
-        cls, problem: PixelProblem, theta: np.ndarray, scatter: "Full", shrinkage: float, fold: np.ndarray
+        cls, problem: PixelProblem, theta: np.ndarray, scatter: FullSettings, shrinkage: float, fold: np.ndarray
     ) -> "_HeldOut":
         """Each fold held out in turn."""
         chi_squared, n_leading, density = np.zeros((3, len(fold)))
@@ -249,7 +262,7 @@ class _HeldOut:
         return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
 
 
-def _best_held_out(problem: PixelProblem, theta: np.ndarray, scatter: "Full", fold: np.ndarray) -> _HeldOut:
+def _best_held_out(problem: PixelProblem, theta: np.ndarray, scatter: FullSettings, fold: np.ndarray) -> _HeldOut:
     """The given shrinkage, or that of the highest density of held-out spectra."""
     n_stars, n_terms = problem.design.shape
     check_stars(n_stars, n_terms)
@@ -271,7 +284,7 @@ def _best_held_out(problem: PixelProblem, theta: np.ndarray, scatter: "Full", fo
     return best
 
 
-def _fit(problem: PixelProblem, theta: np.ndarray, scatter: "Full", shrinkage: float) -> _Fit:
+def _fit(problem: PixelProblem, theta: np.ndarray, scatter: FullSettings, shrinkage: float) -> _Fit:
     """Rounds of theta, covariance, tails and weights until the weights settle."""
     n_stars, n_terms = problem.design.shape
     noise = np.sqrt(np.mean(1 / problem.ivar, axis=0))
@@ -331,7 +344,7 @@ def _scale_and_nu(chi_squared: np.ndarray, n_leading: int, start: tuple[float, f
     return float(np.exp(best.x[0])), float(np.exp(best.x[1]))
 
 
-def _directions(fit: _Fit, scatter: "Full", smallest: float, span: np.ndarray | None) -> _Fit:
+def _directions(fit: _Fit, scatter: FullSettings, smallest: float, span: np.ndarray | None) -> _Fit:
     """The fit with its leading directions; ``smallest`` is a variance that no direction falls below.
 
     The first round decides what they span, and passes it on as ``span``: otherwise the direction of a bad star would
