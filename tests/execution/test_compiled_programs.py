@@ -95,6 +95,7 @@ def no_cache_on_disk():
     compilation_cache.reset_cache()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_cache_on_disk")
 def test_trained_and_used_models_make_room_and_are_the_same_without_their_programs(simulate, room):
     def used(n_stars):

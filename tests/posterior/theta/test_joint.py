@@ -71,6 +71,7 @@ def drawn_together(model):
     return draws["coefficients"], np.sqrt(draws["s2"] + draws["factors"][..., 0] ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("regularization", "of_mean", "of_sd", "of_correlation", "of_covariance"),
     [(None, 0.0, 0.1, 0.15, (0.85, 1.15)), (20.0, 0.3, 0.15, 0.25, (0.6, 0.9))],
