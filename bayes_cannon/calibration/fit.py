@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 from numpyro.diagnostics import split_gelman_rubin
 from numpyro.distributions import biject_to
-from numpyro.infer.util import constrain_fn, potential_energy
 from scipy.optimize import minimize
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
@@ -23,6 +21,7 @@ from bayes_cannon.core.typing import Array, PerLabel, PerStar, StarLabel, StarLa
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
 from bayes_cannon.posterior.chains import draw_chains
 from bayes_cannon.posterior.settings import ChainSettings
+from bayes_cannon.programs.evaluate import constrained, potential_energy, sites_of
 from bayes_cannon.programs.residuals import residuals
 from bayes_cannon.validate import robust_scatter
 
@@ -245,8 +244,7 @@ def _keys_and_starts(key: jax.Array, n_parameters: int, n_chains: int) -> tuple[
 
 def _potential(density: _Density, z: Array) -> jax.Array:
     """Minus the log density of the whitened coordinates z, shape (parameter,)."""
-    energy: jax.Array = potential_energy(residuals, density.arguments, density.keywords, _unconstrained(density, z))
-    return energy
+    return potential_energy(residuals, _unconstrained(density, z), *density.arguments, **density.keywords)
 
 
 _value_and_gradient = jax.jit(jax.value_and_grad(_potential, argnums=1))
@@ -256,13 +254,10 @@ _value_and_gradient = jax.jit(jax.value_and_grad(_potential, argnums=1))
 def _sites(density: _Density, z: Array) -> dict[str, jax.Array]:
     """All sites of draws z, shape (chain, draw, parameter)."""
     # The parameters do not depend on the stars: one is enough.
-    first = jax.tree.map(lambda array: array[:1], (density.arguments, density.keywords))
+    arguments, keywords = jax.tree.map(lambda array: array[:1], (density.arguments, density.keywords))
 
     def of_draw(z: Array) -> dict[str, jax.Array]:
-        sites: dict[str, jax.Array] = constrain_fn(
-            residuals, *first, _unconstrained(density, z), return_deterministic=True
-        )  # fmt: skip
-        return sites
+        return constrained(residuals, _unconstrained(density, z), *arguments, **keywords)
 
     return jax.vmap(jax.vmap(of_draw))(z)
 
@@ -293,11 +288,10 @@ def _site_shapes(n_labels: int) -> dict[str, tuple[int, ...]]:
     """Shapes of the program's parameters in unconstrained coordinates."""
 
     def parameters() -> dict[str, Any]:
-        program = numpyro.handlers.trace(numpyro.handlers.seed(residuals, 0))
         one = jnp.ones((1, n_labels, n_labels)), jnp.zeros(1), jnp.zeros(1), jnp.zeros((1, n_labels))
         return {
             name: biject_to(site["fn"].support).inv(site["value"])
-            for name, site in program.get_trace(*one).items()
+            for name, site in sites_of(residuals, *one).items()
             if site["type"] == "sample" and not site["is_observed"]
         }
 

@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints
-from numpyro.infer.util import log_density
 
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import label_factors
+from bayes_cannon.programs.evaluate import log_density
 from bayes_cannon.programs.star import compressed_star
 
 BARRIER_WIDTH = 0.2
@@ -88,12 +88,8 @@ def label_potential(exponents: tuple[tuple[int, ...], ...], kinds: tuple[str, ..
     def potential(item: StarDensity, z: Array) -> Array:
         u = item.mean + item.root @ z
         x, log_jacobian = within(kinds, item.low, item.high, u)
-        density, _ = log_density(
-            compressed_star,
-            (lambda x: log_likelihood(item, terms(turned(item, x))), len(kinds)),
-            {"prior": item.prior},
-            {"x": x},
-        )
+        likelihood = lambda x: log_likelihood(item, terms(turned(item, x)))  # noqa: E731
+        density = log_density(compressed_star, {"x": x}, likelihood, len(kinds), prior=item.prior)
         beyond = jnp.maximum(item.barriers @ z - item.barrier_distances, 0.0) / BARRIER_WIDTH
         return 0.5 * jnp.sum(beyond**2) - density - log_jacobian
 

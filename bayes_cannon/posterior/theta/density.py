@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from numpyro.infer.util import potential_energy
 
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import monomials
@@ -33,6 +32,7 @@ from bayes_cannon.posterior.theta.chebyshev_likelihood import (
 from bayes_cannon.posterior.theta.expectation_propagation import NormalApproximation, laplace_posterior
 from bayes_cannon.posterior.theta.laplace_coordinates import Stretch, stretch_of, stretched, unstretched
 from bayes_cannon.posterior.theta.priors import ThetaPriors
+from bayes_cannon.programs.evaluate import potential_energy
 from bayes_cannon.programs.pixel import PixelPriors, compressed_pixel
 from bayes_cannon.training.problem import PixelProblem
 
@@ -258,8 +258,9 @@ def _potential(item: PixelDensity, z: Array, regularization: Any) -> jax.Array:
     values = {"v": u[0], "theta_0": theta[0]} | ({"theta": theta[1:]} if len(u) > 2 else {})
     priors = PixelPriors(dist.Normal(item.theta_0, item.theta_0_scale), item.s_scale)
     likelihood: Callable = partial(log_likelihood, item.curves)
-    keywords = {"regularization": regularization, "priors": priors}
-    energy: jax.Array = potential_energy(compressed_pixel, (likelihood, len(u) - 1), keywords, values)
+    energy = potential_energy(
+        compressed_pixel, values, likelihood, len(u) - 1, regularization=regularization, priors=priors
+    )  # fmt: skip
     return energy - jnp.sum(jnp.asarray(log_jacobian))
 
 
