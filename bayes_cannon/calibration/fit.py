@@ -19,7 +19,8 @@ from scipy.optimize import minimize
 from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.typing import Array, PerLabel, PerStar, StarLabel, StarLabelLabel
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
-from bayes_cannon.posterior.chains import draw_chains
+from bayes_cannon.execution.threads import in_parallel
+from bayes_cannon.posterior.chains import Draws, draw_chain
 from bayes_cannon.posterior.settings import ChainSettings
 from bayes_cannon.programs.evaluate import constrained, potential_energy, sites_of
 from bayes_cannon.programs.residuals import residuals
@@ -227,19 +228,24 @@ def _sampled(density: _Density, key: jax.Array, n_warmup: int, n_draws: int) -> 
     settings = replace(CHAINS, n_warmup=n_warmup, n_draws=n_draws)
     density = _whitened(density)
     keys, starts = _keys_and_starts(key, len(density.mean), settings.n_chains)
-    # Chains are those of many densities, of which this is one.
-    one = jax.tree.map(lambda array: array[None], density)
-    drawn = jax.tree.map(np.asarray, draw_chains(_potential, one, keys, starts, settings, together=1))
-    draws = {name: np.asarray(values) for name, values in _sites(density, drawn.z[0]).items()}
-    return draws, int(drawn.diverging.sum())
+
+    def draw(chain: tuple[jax.Array, jax.Array]) -> Draws:
+        with jax.enable_x64(True):  # each thread has a precision of its own
+            drawn: Draws = jax.tree.map(np.asarray, draw_chain(_potential, density, *chain, settings))
+        return drawn
+
+    chains = list(in_parallel(draw, zip(keys, starts, strict=True)))
+    z = np.stack([chain.z for chain in chains])
+    draws = {name: np.asarray(values) for name, values in _sites(density, z).items()}
+    return draws, int(sum(chain.diverging.sum() for chain in chains))
 
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _keys_and_starts(key: jax.Array, n_parameters: int, n_chains: int) -> tuple[jax.Array, jax.Array]:
-    """Keys of the chains of one density, shape (1, chain), and their starts, shape (1, chain, parameter)."""
+    """Keys of the chains, shape (chain,), and their starts, shape (chain, parameter)."""
     start_key, chain_key = jax.random.split(key)
-    starts = START_SPREAD * jax.random.normal(start_key, (1, n_chains, n_parameters))
-    return jax.random.split(chain_key, (1, n_chains)), starts
+    starts = START_SPREAD * jax.random.normal(start_key, (n_chains, n_parameters))
+    return jax.random.split(chain_key, n_chains), starts
 
 
 def _potential(density: _Density, z: Array) -> jax.Array:

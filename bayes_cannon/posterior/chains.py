@@ -82,6 +82,18 @@ def draw_chains(
     return jax.lax.map(of_item, (items, keys, starts), batch_size=together)
 
 
+@partial(jax.jit, static_argnames=("potential", "settings"))
+def draw_chain(
+    potential: Callable[[Any, Array], Array], item: Any, key: Array, start: Array, settings: ChainSettings
+) -> Draws:
+    """One chain of one item, fields of shape (draw,) and (draw, coordinate); parameters as for `draw_chains`.
+
+    For a single density that is dear to evaluate: its chains run in threads, and none waits for the trees of others.
+    Without lanes the program also compiles in a third of the time.
+    """
+    return _chain(partial(jax.jit(potential), item), key, start, settings)
+
+
 def _chain(potential: Callable[[Array], Array], key: Array, start: Array, settings: ChainSettings) -> Draws:
     kernel = _kernel(potential, settings)
     n_forgotten = -(-settings.n_warmup // settings.thinning)

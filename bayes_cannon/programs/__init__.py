@@ -2,7 +2,8 @@
 
 `pixel.pixel` is the flux of all stars at one pixel, `spectrum.spectrum` that at all pixels with shared latent factors,
 `star.star` the spectrum of one star, and `residuals.residuals` the label errors of held-out stars. They state the
-model; every faster implementation elsewhere is tested against their log density. `evaluate` runs them, also from several threads.
+model; every faster implementation elsewhere is tested against their log density. `evaluate` runs them, from several
+threads if need be.
 """
 
 import sys

@@ -23,14 +23,18 @@ def log_density(program: Callable[..., None], values: Mapping[str, Any], /, *arg
     return density
 
 
-def potential_energy(program: Callable[..., None], values: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> jax.Array:
+def potential_energy(
+    program: Callable[..., None], values: Mapping[str, Any], /, *args: Any, **kwargs: Any
+) -> jax.Array:
     """Minus the log joint density at values in unconstrained coordinates, with the Jacobian of these, a scalar."""
     with _turn:
         energy: jax.Array = util.potential_energy(program, args, kwargs, dict(values))
     return energy
 
 
-def constrained(program: Callable[..., None], values: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def constrained(
+    program: Callable[..., None], values: Mapping[str, Any], /, *args: Any, **kwargs: Any
+) -> dict[str, Any]:
     """Values of the sample and deterministic sites from those in unconstrained coordinates."""
     with _turn:
         sites: dict[str, Any] = util.constrain_fn(program, args, kwargs, dict(values), return_deterministic=True)

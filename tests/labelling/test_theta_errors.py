@@ -67,7 +67,9 @@ def test_errors_cover_with_few_training_stars(correlation):
     assert_allclose(np.mean(integrated < norm.ppf(0.975), axis=0), 0.95, atol=0.02)
 
 
-@pytest.mark.parametrize(("correlation", "prior"), [(0.0, "flat"), (0.7, "gaussian")])
+@pytest.mark.parametrize(
+    ("correlation", "prior"), [(0.0, "flat"), pytest.param(0.7, "gaussian", marks=pytest.mark.slow)]
+)
 def test_sampled_labels_have_the_errors_of_the_corrected_score(correlation, prior):
     """Those of `test_errors_cover_with_few_training_stars`, times the prior where there is one."""
     x, theta, covariance, shared, _, flux = simulation(5, correlation)
@@ -90,6 +92,7 @@ def test_sampled_labels_have_the_errors_of_the_corrected_score(correlation, prio
     assert (np.abs(posterior.mean - mean) < 0.4 * sd).all()
 
 
+@pytest.mark.slow
 def test_a_spectrum_without_a_minimum_is_drawn_from_its_prior():
     x, theta, covariance, independent, _, flux = simulation(5)
     ivar = np.full((8, N_PIXELS), 1 / NOISE**2)

@@ -115,7 +115,7 @@ def by_quadrature(problem, j):
     return mean, np.sqrt(square - mean**2)
 
 
-@pytest.mark.parametrize("method", ["nuts", "psis"])
+@pytest.mark.parametrize("method", [pytest.param("nuts", marks=pytest.mark.slow), "psis"])
 def test_moments_are_those_of_quadrature(method):
     problem, x, _, _ = simulated(32, 5)
     theta, s, status, ess = collected(run_of(problem, x, method))
