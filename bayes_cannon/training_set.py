@@ -23,10 +23,12 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.spatial import cKDTree
 
+from bayes_cannon.core.checks import unusable
+from bayes_cannon.core.intake import flux_and_ivar
 from bayes_cannon.core.labels import all_label_names, label_array
 from bayes_cannon.core.scaling import LabelScaling
 
-__all__ = ["balance", "isolated"]
+__all__ = ["balance", "isolated", "usable"]
 
 METHODS = ("density", "space_filling")
 
@@ -126,6 +128,40 @@ def isolated(labels: Any, trim: float, *, label_names: Any = None, n_neighbors: 
     """
     x, order = _scaled_and_ordered(labels, label_names)
     return order[_most_isolated(_neighbor_distances(x, n_neighbors), trim)]
+
+
+def usable(flux: Any, ivar: Any) -> np.ndarray:
+    """Which stars can train: their ivar is finite and not negative, and flux is finite where ivar is positive.
+
+    Parameters
+    ----------
+    flux, ivar
+        Spectra, shape (star, pixel), in any container that the model takes.
+
+    Returns
+    -------
+    good
+        Boolean, shape (star,).
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ, and for what is no real number.
+
+    Examples
+    --------
+    >>> flux, ivar = np.ones((3, 4)), np.ones((3, 4))
+    >>> flux[1, 2] = np.nan
+    >>> tc.training_set.usable(flux, ivar)
+    array([ True, False,  True])
+
+    """
+    flux, ivar, _ = flux_and_ivar(flux, ivar)
+    flux, ivar = np.atleast_2d(np.asarray(flux)), np.atleast_2d(np.asarray(ivar))
+    if flux.shape != ivar.shape:
+        raise ValueError(f"flux and ivar must have the same shape, got {flux.shape} and {ivar.shape}")
+    bad_ivar, bad_flux = unusable(flux, ivar)
+    return ~(bad_ivar | bad_flux).any(axis=1)
 
 
 def _refuse_bad_choice(method: str, seed: Any, alpha: float | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from bayes_cannon.core.intake import in_unit, wavelength_bound
 from bayes_cannon.core.vectorizer import BaseVectorizer
 
 
@@ -20,7 +21,8 @@ def create_mask(dispersion: np.ndarray, censored_regions: Sequence) -> np.ndarra
     dispersion
         Wavelength of each pixel, shape (pixel,), in any unit and order.
     censored_regions
-        One pair ``(start, end)`` or a list of pairs, in the unit of ``dispersion``. None is an open end.
+        One pair ``(start, end)`` or a list of pairs, in the unit of ``dispersion``; Quantities are converted to it.
+        None is an open end.
 
     Returns
     -------
@@ -30,7 +32,8 @@ def create_mask(dispersion: np.ndarray, censored_regions: Sequence) -> np.ndarra
     Raises
     ------
     ValueError
-        If there is no region, a region is not a pair, its start lies after its end, or an end is NaN.
+        If there is no region, a region is not a pair, its start lies after its end, an end is NaN, a region holds no
+        pixel, or has a unit where ``dispersion`` has none.
 
     Examples
     --------
@@ -38,13 +41,29 @@ def create_mask(dispersion: np.ndarray, censored_regions: Sequence) -> np.ndarra
     array([ True, False, False,  True])
 
     """
-    wavelength = np.asarray(dispersion, dtype=float)
-    if wavelength.ndim != 1:
+    array, unit = in_unit(dispersion, None, "dispersion")
+    wavelength = np.asarray(array, dtype=float)
+    if wavelength.ndim != 1 or not wavelength.size:
         raise ValueError(f"dispersion must have shape (pixel,), got shape {wavelength.shape}")
     mask = np.zeros(wavelength.size, dtype=bool)
-    for start, end in _pairs(censored_regions):
-        mask |= (wavelength >= start) & (wavelength <= end)
+    for start, end in _pairs(censored_regions, unit):
+        inside = (wavelength >= start) & (wavelength <= end)
+        if not inside.any():
+            raise ValueError(
+                f"the region from {start} to {end} holds no pixel: the wavelengths go from {wavelength.min()} to "
+                f"{wavelength.max()}{_other_unit(wavelength, start, end)}"
+            )
+        mask |= inside
     return mask
+
+
+def _other_unit(wavelength: np.ndarray, start: float, end: float) -> str:
+    """A hint where the region would hold pixels if it were in another unit."""
+    for factor in (10.0, 1e4, 1e3, 1e10, 1e8):
+        for scale in (factor, 1 / factor):
+            if ((wavelength >= scale * start) & (wavelength <= scale * end)).any():
+                return f". Times {scale:g} it would hold some: is it in another unit?"
+    return ""
 
 
 def create_inverse_mask(dispersion: np.ndarray, kept_regions: Sequence) -> np.ndarray:
@@ -61,7 +80,7 @@ def create_inverse_mask(dispersion: np.ndarray, kept_regions: Sequence) -> np.nd
     return ~create_mask(dispersion, kept_regions)
 
 
-def _pairs(regions: Sequence) -> list[tuple[float, float]]:
+def _pairs(regions: Sequence, unit: str | None) -> list[tuple[float, float]]:
     regions = list(regions)
     if not regions:
         raise ValueError("no region given: write a pair (start, end), or a list of pairs; None is an open end")
@@ -72,7 +91,7 @@ def _pairs(regions: Sequence) -> list[tuple[float, float]]:
         if not isinstance(region, Iterable) or len(list(region)) != 2:
             raise ValueError(f"a region must be a pair (start, end), got {region!r}")
         start, end = region
-        low, high = -np.inf if start is None else float(start), np.inf if end is None else float(end)
+        low, high = wavelength_bound(start, -np.inf, unit), wavelength_bound(end, np.inf, unit)
         if not low <= high:
             raise ValueError(f"a region must start before it ends, got {region!r}")
         pairs.append((low, high))

@@ -6,7 +6,11 @@ from itertools import combinations
 
 import numpy as np
 
-from bayes_cannon.core.warnings import BayesCannonWarning
+from bayes_cannon.core.intake import flux_and_ivar, in_unit
+from bayes_cannon.core.warnings import BayesCannonWarning, stars_text
+
+_AIR, _AIR_SPREAD = (2.5e-4, 3.2e-4), 2e-5
+"""Refraction of air less one between 0.25 and 30 micrometres, and by how much it may vary over a spectrum."""
 
 CORRELATION_WARNING = 0.9
 """Correlation of two labels above which training warns that both are hardly told apart."""
@@ -22,7 +26,7 @@ def check_spectra(flux: object, ivar: object, what: str = "") -> tuple[np.ndarra
     Parameters
     ----------
     flux, ivar
-        Anything that becomes an array.
+        Any container of spectra (`core.intake`); where one is masked, ivar becomes zero.
     what
         Prefix of the names in messages, such as ``"training_set_"``.
 
@@ -33,23 +37,27 @@ def check_spectra(flux: object, ivar: object, what: str = "") -> tuple[np.ndarra
         finite where ivar is positive.
 
     """
-    if flux is None or ivar is None:
-        raise ValueError(f"{what}flux and {what}ivar must both be given, got None")
+    flux, ivar, _ = flux_and_ivar(flux, ivar, what=what)
     y, w = (np.atleast_2d(np.asarray(a, dtype=float)) for a in (flux, ivar))
     if y.ndim != 2:
         raise ValueError(f"{what}flux must have shape (star, pixel), got {y.shape}")
     if y.shape != w.shape:
         raise ValueError(f"{what}flux and {what}ivar must have the same shape, got {y.shape} and {w.shape}")
-    bad = ~(np.isfinite(w) & (w >= 0))
-    if bad.any():
-        raise ValueError(
-            f"{what}ivar must be finite and not negative; got {_first(w, bad)}. "
-            "Set ivar to 0 where a flux is not to be used"
-        )
-    bad = ~np.isfinite(y) & (w > 0)
-    if bad.any():
-        raise ValueError(f"{what}flux must be finite where ivar is positive; got {_first(y, bad)}. Set ivar to 0 there")
+    bad_ivar, bad_flux = unusable(y, w)
+    for name, array, bad, wanted in (
+        ("ivar", w, bad_ivar, "finite and not negative"), ("flux", y, bad_flux, "finite where ivar is positive")
+    ):  # fmt: skip
+        if bad.any():
+            raise ValueError(
+                f"{what}{name} must be {wanted}; got {_first(array, bad)}, in {stars_text(bad.any(axis=1))}. Set ivar "
+                "to 0 there, or leave these stars out: good = training_set.usable(flux, ivar)"
+            )
     return y, w
+
+
+def unusable(flux: np.ndarray, ivar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where ivar is negative or not finite, and where flux is not finite although ivar is positive, (star, pixel)."""
+    return ~(np.isfinite(ivar) & (ivar >= 0)), ~np.isfinite(flux) & (ivar > 0)
 
 
 def check_dispersion(dispersion: object, n_pixels: int) -> np.ndarray | None:
@@ -83,18 +91,28 @@ def check_dispersion(dispersion: object, n_pixels: int) -> np.ndarray | None:
     return wavelength
 
 
-def check_same_dispersion(dispersion: object, expected: np.ndarray | None) -> None:
+def check_same_dispersion(dispersion: object, expected: np.ndarray | None, unit: str | None = None) -> None:
     """Refuse wavelengths that differ from the model's by more than 1e-7, relative; None on either side passes.
+
+    Parameters
+    ----------
+    dispersion
+        Wavelengths, shape (pixel,); a Quantity is converted.
+    expected
+        Those of the model.
+    unit
+        Unit of the model's as text, None where it is not known.
 
     Raises
     ------
     ValueError
-        Naming the first pixel that differs.
+        Naming what the wavelengths seem to be, such as those of the model in another unit, or the first pixel that
+        differs.
 
     """
     if dispersion is None or expected is None:
         return
-    given = np.asarray(dispersion, dtype=float)
+    given = np.asarray(in_unit(dispersion, unit, "dispersion")[0], dtype=float)
     if given.shape != expected.shape:
         raise ValueError(
             f"dispersion has shape {given.shape} but the model's has {expected.shape}: "
@@ -105,8 +123,41 @@ def check_same_dispersion(dispersion: object, expected: np.ndarray | None) -> No
         pixel = int(np.flatnonzero(wrong)[0])
         raise ValueError(
             f"dispersion differs from the model's at {int(wrong.sum())} pixels, first at pixel {pixel}: "
-            f"{given[pixel]} is not {expected[pixel]}. Resample the spectra to the model's wavelengths"
+            f"{given[pixel]} is not {expected[pixel]}. {_what_differs(given, expected)}"
         )
+
+
+def _what_differs(given: np.ndarray, expected: np.ndarray) -> str:
+    """What wavelengths that are not the model's seem to be, and the remedy."""
+    if np.allclose(given[::-1], expected, rtol=1e-7, atol=0):
+        return "They are the model's in reverse: reverse dispersion, flux and ivar together"
+    with np.errstate(all="ignore"):
+        for name, linear in (("log10", 10.0**given), ("natural logarithm", np.exp(given))):
+            if np.allclose(linear, expected, rtol=1e-6, atol=0):
+                return f"They are the {name} of the model's wavelengths: give the wavelengths themselves"
+        ratio = given / expected
+        middle, spread = float(np.median(ratio)), float(np.ptp(ratio))
+    if not (np.isfinite(middle) and middle > 0 and np.isfinite(spread)):
+        return "Resample the spectra to the model's wavelengths"
+    decade = round(np.log10(middle))
+    if decade and abs(middle / 10.0**decade - 1) < 0.01 and spread < 0.01 * middle:
+        return (
+            f"They are {10.0**decade:g} times the model's, as if their unit were another one, such as nm in place of "
+            "Angstrom: convert them, or give both with their units"
+        )
+    if _AIR[0] < abs(middle - 1) < _AIR[1] and spread < _AIR_SPREAD:
+        kinds = ("air", "vacuum") if middle < 1 else ("vacuum", "air")
+        return (
+            f"They seem to be wavelengths in {kinds[0]} where the model's are in {kinds[1]}: convert them, and "
+            "resample the spectra to the model's wavelengths"
+        )
+    if spread < 1e-6 and abs(middle - 1) < 0.02:
+        velocity = 299792.458 * (middle - 1)
+        return (
+            f"They are shifted by {velocity:+.1f} km/s: bring the spectra to rest, and resample them to the model's "
+            "wavelengths"
+        )
+    return "Resample the spectra to the model's wavelengths"
 
 
 def check_regularization(regularization: object, n_pixels: int | None) -> float | np.ndarray | None:

@@ -19,7 +19,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from bayes_cannon.core.continuum_input import ContinuumRegion, checked_spectra, continuum_regions
+from bayes_cannon.core.continuum_input import ContinuumRegion, checked_spectra, continuum_regions, period
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.warnings import (
     ContinuumNotDeterminedWarning,
@@ -99,7 +99,8 @@ def sines_and_cosines(
         Which pixels show the continuum: a boolean mask of shape (pixel,), or integer indices in any order, each of
         which counts once.
     L
-        Longest period of the sines and cosines, in the unit of ``dispersion``.
+        Longest period of the sines and cosines, in the unit of ``dispersion``; Quantities are converted to it, and so
+        are those in ``regions``.
     order
         Number O of sines, and of cosines.
     regions
@@ -140,8 +141,9 @@ def sines_and_cosines(
     array([3. , 0.5])
 
     """
-    wavelength, flux, ivar = checked_spectra(dispersion, flux, ivar)
-    sections = continuum_regions(wavelength, continuum_pixels, L, order, regions)
+    wavelength, unit, flux, ivar = checked_spectra(dispersion, flux, ivar)
+    L = period(L, unit)
+    sections = continuum_regions(wavelength, continuum_pixels, L, order, regions, unit)
     continuum, _, metadata = _fit_all(wavelength, flux, ivar, sections, L, order, fill_value)
     return continuum, metadata
 
@@ -183,8 +185,9 @@ def normalize(
     (0.6, True)
 
     """
-    wavelength, flux, ivar = checked_spectra(dispersion, flux, ivar)
-    sections = continuum_regions(wavelength, continuum_pixels, L, order, regions)
+    wavelength, unit, flux, ivar = checked_spectra(dispersion, flux, ivar)
+    L = period(L, unit)
+    sections = continuum_regions(wavelength, continuum_pixels, L, order, regions, unit)
     continuum, determined, metadata = _fit_all(wavelength, flux, ivar, sections, L, order, fill_value)
     usable = determined & (continuum > 0) & (ivar > 0)
     divisor = np.where(usable, continuum, 1.0)

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.intake import flux_and_ivar, in_unit, wavelength_bound
 from bayes_cannon.core.likelihood import masked
-from bayes_cannon.core.warnings import FluxNotFiniteWarning, stars_text, warn_user
+from bayes_cannon.core.warnings import ContinuumWarning, FluxNotFiniteWarning, stars_text, warn_user
 
+LONG_PERIOD = 100.0
+"""Widths of a region beyond which a period is called too long for it."""
 DEPENDENT = 1e-10
 """Mixtures of sines and cosines with a singular value below this, relative to the largest, are zero in the region."""
 
@@ -29,9 +32,10 @@ class ContinuumRegion:
     """Shape (function, amplitude)."""
 
 
-def checked_spectra(dispersion: Any, flux: Any, ivar: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Wavelength (pixel,), flux and ivar (star, pixel); both zero where there is no usable flux."""
-    wavelength = np.asarray(dispersion, dtype=np.float64)
+def checked_spectra(dispersion: Any, flux: Any, ivar: Any) -> tuple[np.ndarray, str | None, np.ndarray, np.ndarray]:
+    """Wavelength (pixel,) and its unit, flux and ivar (star, pixel); both zero where there is no usable flux."""
+    numbers, unit = in_unit(dispersion, None, "dispersion")
+    wavelength = np.asarray(numbers, dtype=np.float64)
     if wavelength.ndim != 1 or wavelength.size == 0:
         raise ValueError(f"dispersion must have shape (pixel,), got shape {wavelength.shape}")
     if not np.isfinite(wavelength).all():
@@ -43,6 +47,7 @@ def checked_spectra(dispersion: Any, flux: Any, ivar: Any) -> tuple[np.ndarray, 
             f"dispersion must increase, got {wavelength[pixel]} and then {wavelength[pixel + 1]} at pixels {pixel} "
             f"and {pixel + 1}: sort it, with flux, ivar and continuum pixels"
         )
+    flux, ivar, _ = flux_and_ivar(flux, ivar)
     y, weight = (np.atleast_2d(np.asarray(values, dtype=np.float64)) for values in (flux, ivar))
     if y.ndim != 2 or y.shape[1] != wavelength.size or y.shape != weight.shape:
         raise ValueError(
@@ -64,21 +69,37 @@ def checked_spectra(dispersion: Any, flux: Any, ivar: Any) -> tuple[np.ndarray, 
             FluxNotFiniteWarning,
         )
         weight = np.where(unknown, 0.0, weight)
-    return wavelength, masked(y, weight), weight
+    return wavelength, unit, masked(y, weight), weight
+
+
+def period(L: Any, unit: str | None) -> float:
+    """L in the unit of the wavelengths.
+
+    Raises
+    ------
+    ValueError
+        If only L has a unit, or one that cannot be converted, or is not positive and finite.
+
+    """
+    number, own = in_unit(L, unit, "L")
+    if own is not None and unit is None:
+        raise ValueError(f"L has the unit {own}, and dispersion has none: give both with their units, or neither")
+    value = float(number)
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(f"L must be positive and finite, got {L!r}")
+    return value
 
 
 def continuum_regions(
-    wavelength: np.ndarray, continuum_pixels: Any, L: float, order: int, regions: Sequence | None
+    wavelength: np.ndarray, continuum_pixels: Any, L: float, order: int, regions: Sequence | None, unit: str | None
 ) -> list[ContinuumRegion]:
-    """Regions in the order in which they were given, their design matrices decomposed."""
-    if not (np.isfinite(L) and L > 0):
-        raise ValueError(f"L must be positive and finite, got {L!r}")
+    """Regions in the order in which they were given, their design matrices decomposed; bounds in this unit."""
     if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
         raise ValueError(f"order must be a positive integer, got {order!r}")
     is_continuum = _continuum_mask(continuum_pixels, wavelength.size)
     taken = np.full(wavelength.size, -1)
     sections = []
-    for r, (start, end) in enumerate(_bounds(regions, wavelength)):
+    for r, (start, end) in enumerate(_bounds(regions, wavelength, unit)):
         pixels = np.flatnonzero((wavelength >= start) & (wavelength <= end))
         if pixels.size == 0:
             raise ValueError(
@@ -99,6 +120,14 @@ def continuum_regions(
                 f"{2 * order + 1} amplitudes of order {order}: name more continuum pixels, lower the order or widen "
                 "the region"
             )
+        width = wavelength[pixels[-1]] - wavelength[pixels[0]]
+        if width * LONG_PERIOD < L:
+            warn_user(
+                f"region {r}, {start} to {end}, is {L / width if width else np.inf:.2g} times shorter than the period "
+                f"L = {L:g}, so that the sines cannot bend within it: give L in the unit of dispersion, and near the "
+                "width of a region",
+                ContinuumWarning,
+            )
         design = _design_matrix(wavelength[pixels], L, order)
         basis, singular_values, rotation = np.linalg.svd(design, full_matrices=False)
         kept = singular_values > DEPENDENT * singular_values[0]
@@ -108,15 +137,15 @@ def continuum_regions(
     return sections
 
 
-def _bounds(regions: Any, wavelength: np.ndarray) -> list[tuple[float, float]]:
+def _bounds(regions: Any, wavelength: np.ndarray, unit: str | None) -> list[tuple[float, float]]:
     if regions is None:
         return [(float(wavelength[0]), float(wavelength[-1]))]
     pairs = []
     for r, region in enumerate(regions):
         if np.ndim(region) != 1 or len(region) != 2:
             raise ValueError(f"regions must be a list of pairs (start, end), got {region!r} as region {r}")
-        start = float(wavelength[0] if region[0] is None else region[0])
-        end = float(wavelength[-1] if region[1] is None else region[1])
+        start = wavelength_bound(region[0], float(wavelength[0]), unit)
+        end = wavelength_bound(region[1], float(wavelength[-1]), unit)
         if not start < end:
             raise ValueError(f"a region must start before it ends, got {start} to {end} as region {r}")
         pairs.append((start, end))

@@ -11,8 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.intake import unit_factor, values_of
 
-def label_array(labels: Any, label_names: Sequence[str]) -> np.ndarray:
+SENTINELS = (-32768.0, -9999.99, -9999.9, -9999.0, -999.99, -999.9, -999.0, -99.99, -99.9, -99.0,
+             99.0, 99.9, 99.99, 999.0, 999.9, 999.99, 9999.0, 9999.9, 9999.99, 32767.0)  # fmt: skip
+"""What surveys write for a value that is not known."""
+
+
+def label_array(labels: Any, label_names: Sequence[str], units: Mapping[str, str] | None = None) -> np.ndarray:
     """Labels as an array whose columns stand in the order of ``label_names``.
 
     Parameters
@@ -20,10 +26,12 @@ def label_array(labels: Any, label_names: Sequence[str]) -> np.ndarray:
     labels
         One of: an array of shape (star, label), whose columns stand in the order of ``label_names``; an array of shape
         (star,), if there is one label; a structured array, a mapping from names to arrays of shape (star,), an astropy
-        Table or a pandas DataFrame, whose columns are chosen by name and may be more than needed. Values are taken in
-        the unit that they have; none is converted.
+        Table, a pandas DataFrame or an xarray object, whose columns are chosen by name and may be more than needed.
     label_names
         Names of the labels.
+    units
+        Unit that a label is wanted in, as text, by name; a column that has a unit is converted to it. Other columns are
+        taken in the unit that they have.
 
     Returns
     -------
@@ -34,7 +42,8 @@ def label_array(labels: Any, label_names: Sequence[str]) -> np.ndarray:
     ------
     ValueError
         If a name is missing, asked for twice or borne by two columns, for a wrong shape or columns of different
-        length, for values that are not real numbers, and for values that are masked, NaN or infinite.
+        length, for values that are not real numbers, for values that are masked, NaN or infinite, for units that cannot
+        be converted, and for values such as -9999 that stand for a missing one (`sentinels`).
 
     Examples
     --------
@@ -45,12 +54,68 @@ def label_array(labels: Any, label_names: Sequence[str]) -> np.ndarray:
 
     """
     names = _checked_names(label_names)
+    labels = _by_name(labels, names)
     columns = _column_names(labels)
-    array = _from_plain(labels, names) if columns is None else _from_columns(labels, columns, names)
+    array = _from_plain(labels, names) if columns is None else _from_columns(labels, columns, names, units or {})
     if len(array) == 0:
         raise ValueError(f"labels hold no star, got shape {array.shape}")
     _refuse_non_finite(array, names)
+    _refuse_sentinels(array, names)
     return array
+
+
+def label_rows(
+    labels: Any, label_names: Sequence[str], units: Mapping[str, str] | None = None, what: str = "labels"
+) -> np.ndarray:
+    """Labels of one star or of several as float rows, shape (star, label); NaN is allowed.
+
+    Parameters
+    ----------
+    labels
+        As for `label_array`, whose columns are found by name in the same way; an array of one star, shape (label,), and
+        a mapping of single numbers are one row. Masked values are NaN.
+    label_names, units
+        As for `label_array`.
+    what
+        Their name in messages.
+
+    Raises
+    ------
+    ValueError
+        For any other shape, and as `label_array` but for values that are not finite.
+
+    """
+    names = _checked_names(label_names)
+    labels = _by_name(labels, names)
+    columns = _column_names(labels)
+    if columns is not None:
+        _refuse_unknown(columns, names)
+        if all(np.ndim(labels[name]) == 0 for name in names):  # One star.
+            return np.array([[float(_in_unit(labels[name], (units or {}).get(name), name)) for name in names]])
+        return _from_columns(labels, columns, names, units or {})
+    rows = np.atleast_2d(_real_numbers(labels, what))
+    if rows.ndim != 2 or rows.shape[1] != len(names):
+        raise ValueError(
+            f"{what} must have shape (star, {len(names)}) for {', '.join(names)}; got shape {np.shape(labels)}"
+        )
+    return rows
+
+
+def sentinels(values: np.ndarray) -> np.ndarray:
+    """Where a column holds a number such as -9999 that surveys write for a value that is not known, boolean, (star,).
+
+    It counts as one if it lies farther from all other values than these do from each other (thrice as far for numbers
+    of two digits), so that a velocity of -99 km/s among others is none.
+    """
+    known = np.isfinite(values)
+    like = known & np.isclose(values[:, None], SENTINELS, rtol=1e-6, atol=0).any(axis=1)
+    others = values[known & ~like]
+    if not like.any() or not others.size:
+        return np.zeros(len(values), bool)
+    low, high = others.min(), others.max()
+    beyond = np.maximum(low - values, values - high)
+    factor = np.where(np.abs(values) >= 900, 1.0, 3.0)
+    return like & (beyond > factor * max(high - low, np.finfo(float).tiny))
 
 
 def label_units(labels: Any, label_names: Sequence[str]) -> dict[str, str]:
@@ -73,6 +138,7 @@ def label_units(labels: Any, label_names: Sequence[str]) -> dict[str, str]:
 
     """
     names = _checked_names(label_names)
+    labels = _by_name(labels, names)
     columns = _column_names(labels)
     if columns is None:
         return {}
@@ -88,6 +154,22 @@ def all_label_names(labels: Any) -> list[str]:
         shape = np.shape(labels)
         columns = [f"column {k}" for k in range(shape[1] if len(shape) == 2 else 1)]
     return columns
+
+
+def _by_name(labels: Any, names: tuple[str, ...]) -> Any:
+    """A labelled array with the names along one axis, or a row with names, as a mapping; all else as it is."""
+    if hasattr(labels, "dims") and hasattr(labels, "coords") and not isinstance(labels, Mapping):  # A DataArray.
+        axis = next((str(dim) for dim in labels.dims if dim in labels.coords and _holds(labels[dim], names)), None)
+        if axis is not None:
+            return {name: labels.sel({axis: name}).to_numpy() for name in names}
+        return labels.to_numpy()
+    if hasattr(labels, "index") and hasattr(labels, "isna") and not hasattr(labels, "columns"):  # A Series.
+        return {str(name): labels[name] for name in labels.index} if _holds(labels.index, names) else labels
+    return labels
+
+
+def _holds(values: Any, names: tuple[str, ...]) -> bool:
+    return set(names) <= {str(value) for value in np.asarray(values).tolist()}
 
 
 def _column_names(labels: Any) -> list[str] | None:
@@ -127,9 +209,9 @@ def _from_plain(labels: Any, names: tuple[str, ...]) -> np.ndarray:
     return array
 
 
-def _from_columns(labels: Any, columns: list[str], names: tuple[str, ...]) -> np.ndarray:
+def _from_columns(labels: Any, columns: list[str], names: tuple[str, ...], units: Mapping[str, str]) -> np.ndarray:
     _refuse_unknown(columns, names)
-    arrays = [_real_numbers(labels[name], f"label {name!r}") for name in names]
+    arrays = [_in_unit(labels[name], units.get(name), f"label {name!r}") for name in names]
     for name, array in zip(names, arrays, strict=True):
         if array.ndim != 1:
             raise ValueError(f"label {name!r} must have one value per star, shape (star,); got shape {array.shape}")
@@ -138,6 +220,13 @@ def _from_columns(labels: Any, columns: list[str], names: tuple[str, ...]) -> np
                 f"labels must have equal lengths; {names[0]!r} has {arrays[0].size} stars and {name!r} has {array.size}"
             )
     return np.stack(arrays, axis=1)
+
+
+def _in_unit(values: Any, unit: str | None, what: str) -> np.ndarray:
+    """Numbers of one column, converted where it has a unit and another is wanted."""
+    array, own = _real_numbers(values, what), getattr(values, "unit", None)
+    same = own is None or not unit or str(own) in ("", unit) or ("dex" in str(own) and "dex" in unit)
+    return array if same else array * unit_factor(own, unit, what)
 
 
 def _refuse_unknown(columns: list[str], names: tuple[str, ...]) -> None:
@@ -152,31 +241,11 @@ def _refuse_unknown(columns: list[str], names: tuple[str, ...]) -> None:
 
 def _real_numbers(values: Any, what: str) -> np.ndarray:
     """Copy of the values in float64, NaN where they are masked."""
-    mask: Any = None
-    if hasattr(values, "isna") and not isinstance(values.dtype, np.dtype):
-        mask = np.asarray(values.isna())
-        array = np.where(mask, np.nan, np.asarray(values, dtype=object))
-    else:
-        if isinstance(getattr(values, "mask", None), np.ndarray | np.bool):
-            mask = values.mask
-        array = np.asarray(getattr(values, "unmasked", np.ma.getdata(values)))
-    numeric = array.dtype.kind in "iuf"
-    if array.dtype.kind == "O":
-        numeric = not any(isinstance(value, str | bytes | bool | np.bool) for value in array.flat)
-    try:
-        if not numeric:
-            raise TypeError
-        real = array.astype(np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{what} must be real numbers, got {_kind(values, array)}") from None
-    if mask is not None:
-        real[np.broadcast_to(mask, real.shape)] = np.nan
+    found = values_of(values, what)
+    real = found.array.astype(np.float64)
+    if found.mask is not None:
+        real[found.mask] = np.nan
     return real
-
-
-def _kind(values: Any, array: np.ndarray) -> str:
-    first = f", such as {array.flat[0]!r}" if array.size else ""
-    return f"values of type {getattr(values, 'dtype', array.dtype)}{first}"
 
 
 def _refuse_non_finite(array: np.ndarray, names: tuple[str, ...]) -> None:
@@ -189,3 +258,14 @@ def _refuse_non_finite(array: np.ndarray, names: tuple[str, ...]) -> None:
     if faults:
         found = "; ".join(faults)
         raise ValueError(f"labels must be finite, got NaN, masked or infinite {found}. Remove these stars")
+
+
+def _refuse_sentinels(array: np.ndarray, names: tuple[str, ...]) -> None:
+    for name, column in zip(names, array.T, strict=True):
+        rows = np.flatnonzero(sentinels(column))
+        if rows.size:
+            shown = ", ".join(str(row) for row in rows[:5]) + (", ..." if rows.size > 5 else "")
+            raise ValueError(
+                f"label {name!r} is {column[rows[0]]:g} at {rows.size} of {len(array)} stars (rows {shown}), far from "
+                "all others: surveys write that for a value that is not known. Remove these stars"
+            )

@@ -1,7 +1,8 @@
 """Labels without units: ``x_k = (label_k - fiducial_k) / (f scale_k)``.
 
 The fiducial is the median of the training labels, the scale their 97.5 minus 2.5 percentile, and f the
-``scale_factor``, 1 by default (Casey et al. 2016, section 2, use 2).
+``scale_factor``, 1 by default (Casey et al. 2016, section 2, use 2). Of a label that is the same for all but a few
+stars, such as a rotation that is mostly zero, these percentiles are equal, and the scale is its whole range.
 """
 
 from collections.abc import Sequence
@@ -49,19 +50,20 @@ class LabelScaling:
         Raises
         ------
         ValueError
-            If a label is constant, or all but a few of its values are equal so that its scale is zero.
+            If a label is constant.
 
         """
         if not (np.isfinite(factor) and factor > 0):
             raise ValueError(f"scale_factor must be positive and finite, got {factor}")
         low, median, high = np.percentile(labels, [2.5, 50, 97.5], axis=0)
-        for name, value, scale in zip(label_names, median, high - low, strict=True):
-            if not scale > 0:
+        scale = np.where(high > low, high - low, np.ptp(labels, axis=0))
+        for name, value, width in zip(label_names, median, scale, strict=True):
+            if not width > 0:
                 raise ValueError(
-                    f"label {name!r} is constant: the middle 95 % of its values are {value}. "
-                    "Nothing can be learned from it; leave it out of label_names"
+                    f"label {name!r} is constant: all its values are {value}. Nothing can be learned from it; leave it "
+                    "out of label_names"
                 )
-        return cls(median, high - low, float(factor))
+        return cls(median, scale, float(factor))
 
     def scaled(self, labels: np.ndarray) -> np.ndarray:
         """Scaled labels, shape (..., label)."""

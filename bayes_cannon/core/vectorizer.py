@@ -9,9 +9,11 @@ ordered as ``itertools.combinations_with_replacement`` gives them: ``1, x1, x2, 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.labels import label_rows
 from bayes_cannon.core.typing import StarLabel
 
 STARS_IN_CACHE = 64
@@ -74,8 +76,10 @@ class BaseVectorizer:
                 powers[row, k] += power
         return powers
 
-    def label_rows(self, labels: np.ndarray) -> np.ndarray:
+    def label_rows(self, labels: Any) -> np.ndarray:
         """Labels of one star (label,) or of several (star, label) as float rows, shape (star, label).
+
+        Columns of a container that has names are found by name.
 
         Raises
         ------
@@ -83,13 +87,7 @@ class BaseVectorizer:
             For any other shape.
 
         """
-        rows = np.atleast_2d(np.asarray(labels, dtype=float))
-        if rows.ndim != 2 or rows.shape[1] != len(self.label_names):
-            raise ValueError(
-                f"labels must have shape (star, {len(self.label_names)}) for {', '.join(self.label_names)}; "
-                f"got shape {np.shape(labels)}"
-            )
-        return rows
+        return label_rows(labels, self.label_names)
 
     def __repr__(self) -> str:
         names = ", ".join(self._label_names)

@@ -4,6 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.intake import UnitWarning, flux_and_ivar
+from bayes_cannon.core.warnings import warn_user
+
 
 def raise_fault(flux: np.ndarray, ivar: np.ndarray, row: int, first: int) -> None:
     """Raise ValueError for this row, which has bad input; its first star is number ``first`` of all."""
@@ -21,15 +24,37 @@ def raise_fault(flux: np.ndarray, ivar: np.ndarray, row: int, first: int) -> Non
     )
 
 
-def spectra_rows(flux: Any, ivar: Any) -> tuple[Any, Any]:
-    """Both with the shape (star, pixel), a single spectrum being one star; ValueError where one is missing.
+def spectra_rows(flux: Any, ivar: Any, unit: str | None = None) -> tuple[Any, Any]:
+    """Both with the shape (star, pixel), a single spectrum being one star, with masks and units in (`core.intake`).
 
-    What has a shape, a memory map for example, is not read.
+    What can be read a part at a time, a memory map or a Zarr array for example, is not read.
+
+    Parameters
+    ----------
+    flux, ivar
+        Any container of spectra.
+    unit
+        Unit of the model's flux as text, None where it is not known.
+
+    Warns
+    -----
+    UnitWarning
+        If the flux has a unit with a dimension, and that of the model is not known.
+
+    Raises
+    ------
+    ValueError
+        Where one is missing, is no real number, or has a unit that cannot be converted.
+
     """
-    if flux is None or ivar is None:
-        raise ValueError("flux and ivar must both be given, got None")
-    arrays = [array if hasattr(array, "shape") else np.asarray(array, dtype=float) for array in (flux, ivar)]
-    flux, ivar = (array[None] if array.ndim == 1 else array for array in arrays)
+    flux, ivar, found = flux_and_ivar(flux, ivar, unit=unit)
+    if found and unit is None:
+        warn_user(
+            f"flux has the unit {found}, and the model does not know that of its own: the values are taken as they "
+            "are. Train with spectra that have a unit, or normalize these",
+            UnitWarning,
+        )
+    flux, ivar = (np.atleast_2d(np.asarray(array)) if len(array.shape) < 2 else array for array in (flux, ivar))
     return flux, ivar
 
 

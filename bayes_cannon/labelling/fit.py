@@ -136,7 +136,7 @@ def fit_labels(
 
     """
     check_batch(flux, ivar, trained.n_pixels)
-    n_stars = len(flux)
+    n_stars = flux.shape[0]
     starts = _scaled_starts(initial_labels, n_stars, trained)
     size = _batch_size(batch_size, n_stars, trained)
 

@@ -81,11 +81,14 @@ class CannonModel:
         pandas DataFrame with the label names as columns. In their usual units (K, dex), which are kept.
     training_set_flux, training_set_ivar
         Normalized flux and its inverse variance, shape (star, pixel). Where ivar is zero the flux is not used and may
-        be NaN. Both may be None for a model that is only used, not trained.
+        be NaN; what is masked, of masked arrays, NDData or pandas, has ivar zero. The unit of a Quantity is kept, and
+        later spectra are converted to it. The model has copies, which are read-only. Both may be None for a model that
+        is only used, not trained.
     vectorizer
         The terms, usually a `vectorizer.PolynomialVectorizer`.
     dispersion
-        Wavelength of each pixel, shape (pixel,), sorted; in the unit that censoring regions are given in.
+        Wavelength of each pixel, shape (pixel,); in the unit that censoring regions are given in. That of a Quantity
+        is kept.
     regularization
         Lambda: None (no regularization), a number, or one per pixel, shape (pixel,).
     censors
@@ -93,7 +96,10 @@ class CannonModel:
     scale_factor
         The f of the label scaling ``x = (label - median) / (f (p97.5 - p2.5))``; Casey et al. (2016) use 2.
     label_units
-        Unit of each label as text; by default those of the table's columns, where it has any.
+        Unit of each label as text; by default those of the table's columns, where it has any. Columns in another unit
+        are converted.
+    dispersion_unit
+        Unit of the wavelengths as text, such as ``"Angstrom"``, where ``dispersion`` does not carry it.
     scatter
         Scatter that is correlated between pixels: ``scatter.LowRank(rank)`` adds :math:`U U^T` to the covariance of a
         spectrum, ``scatter.Full()`` fits all of it, ``scatter.Given(covariance)`` takes that of the noise from the
@@ -136,11 +142,12 @@ class CannonModel:
         *,
         scale_factor: float = 1.0,
         label_units: Mapping[str, str] | None = None,
+        dispersion_unit: str | None = None,
         scatter: Scatter | str | None = None,
     ):
         self._stars = TrainingSet.from_user(
             training_set_labels, training_set_flux, training_set_ivar, vectorizer, dispersion=dispersion,
-            scale_factor=scale_factor, label_units=label_units,
+            scale_factor=scale_factor, label_units=label_units, dispersion_unit=dispersion_unit,
         )  # fmt: skip
         self._settings = Settings()
         self._result: TrainingResult | None = None
@@ -356,7 +363,7 @@ class CannonModel:
 
         """
         result = self._trained()
-        flux, ivar = check_spectra(flux, ivar)
+        flux, ivar = check_spectra(*self._spectra(flux, ivar))
         check_batch(flux, ivar, len(result.theta))
         terms = self._stars.terms_at(labels)
         if terms.n_stars != len(flux):
@@ -451,10 +458,11 @@ class CannonModel:
     ) -> CalibratedFit:
         """As `test`, with the results as arrays over stars."""
         result = self._trained()
-        check_same_dispersion(dispersion, self.dispersion)
-        spectra = spectra_rows(flux, ivar)
-        with reporter(progress, len(spectra[0]), "star") as report:
-            fit = fit_labels(self._label_model(), *spectra, initial_labels=initial_labels, progress=report)
+        flux, ivar = self._spectra(flux, ivar, dispersion)
+        with reporter(progress, flux.shape[0], "star") as report:
+            fit = fit_labels(
+                self._label_model(), flux, ivar, initial_labels=self._starts(initial_labels), progress=report
+            )  # fmt: skip
         return calibrated_fit(fit, result.calibration, self._stars)
 
     def fit_label_stream(
@@ -476,7 +484,8 @@ class CannonModel:
 
         """
         result = self._trained()
-        fits = fit_label_stream(self._label_model(), batches, initial_labels=initial_labels)
+        spectra = (self._spectra(*batch) for batch in batches)
+        fits = fit_label_stream(self._label_model(), spectra, initial_labels=self._starts(initial_labels))
         return (calibrated_fit(fit, result.calibration, self._stars) for fit in fits)
 
     def error_budget(self, flux: Any, ivar: Any, fit: CalibratedFit | None = None) -> ErrorBudget:
@@ -504,7 +513,7 @@ class CannonModel:
         """
         result = self._trained()
         fit = self.fit_labels(flux, ivar) if fit is None else fit
-        ivar = np.atleast_2d(np.asarray(ivar, dtype=float))
+        ivar = np.asarray(self._spectra(flux, ivar)[1], dtype=float)
         if len(fit.labels) != len(ivar):
             raise ValueError(f"the fit has {len(fit.labels)} stars but ivar {len(ivar)}")
         budget = error_budget(self._label_model(), fit, ivar)
@@ -579,13 +588,12 @@ class CannonModel:
         from bayes_cannon.posterior.labels.sample import sample_star_labels
 
         trained = self._label_model()
-        check_same_dispersion(dispersion, self.dispersion)
-        flux, ivar = spectra_rows(flux, ivar)
+        flux, ivar = self._spectra(flux, ivar, dispersion)
         label_prior = LabelPrior.of_labels(
             prior, bounds, label_names=self.label_names, scaling=self.scaling, training_labels=self.training_set_labels
         )
         settings = replace(LABEL_CHAINS, kernel=method, n_chains=n_chains, n_draws=n_draws, n_warmup=n_warmup)
-        with reporter(progress, len(flux), "star") as report:
+        with reporter(progress, flux.shape[0], "star") as report:
             posterior = sample_star_labels(
                 flux, ivar, trained=trained, prior=label_prior, key=key, settings=settings, progress=report
             )
@@ -919,6 +927,16 @@ class CannonModel:
         """Wavelength of each pixel, shape (pixel,), or None."""
         return self._stars.dispersion
 
+    @property
+    def dispersion_unit(self) -> str | None:
+        """Unit of the wavelengths as text, None where it is not known."""
+        return self._stars.dispersion_unit
+
+    @property
+    def flux_unit(self) -> str | None:
+        """Unit of the flux as text, empty for one without dimension, None where it is not known."""
+        return self._stars.flux_unit
+
     @dispersion.setter
     def dispersion(self, dispersion: Any) -> None:
         self._stars = self._stars.with_dispersion(dispersion)
@@ -1064,6 +1082,19 @@ class CannonModel:
 
     def __repr__(self) -> str:
         return f"{str(self)[:-1]}, {'trained' if self.is_trained else 'not trained'}>"
+
+    def _spectra(self, flux: Any, ivar: Any, dispersion: Any = None) -> tuple[Any, Any]:
+        """Spectra of stars in any container as the model takes them, and a check of their wavelengths."""
+        check_same_dispersion(dispersion, self.dispersion, self.dispersion_unit)
+        return spectra_rows(flux, ivar, self._stars.flux_unit)
+
+    def _starts(self, initial_labels: Any) -> Any:
+        """Further starting points: by name where they have names; arrays of any number of starts stay."""
+        return (
+            initial_labels
+            if np.ndim(initial_labels) == 3 or initial_labels is None
+            else self._stars.rows(initial_labels, "initial_labels")
+        )
 
     def _problem(self) -> PixelProblem:
         return self._settings.problem(self._stars)

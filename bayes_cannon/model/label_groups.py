@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from bayes_cannon.core.vectorizer import monomials
-from bayes_cannon.labelling.batches import check_batch, spectra_rows
+from bayes_cannon.labelling.batches import check_batch
 
 _LOG_2PI = np.log(2 * np.pi)
 _DIMS = ("chain", "draw", "star", "pixel")
@@ -49,7 +49,7 @@ def with_spectra(
         For spectra of another shape, and stars or pixels that are not there.
 
     """
-    flux, ivar = (np.asarray(array, dtype=float) for array in spectra_rows(flux, ivar))
+    flux, ivar = (np.asarray(array, dtype=float) for array in model._spectra(flux, ivar))
     check_batch(flux, ivar, len(model.theta))
     n_stars = tree["posterior"].sizes["star"]
     if len(flux) != n_stars:

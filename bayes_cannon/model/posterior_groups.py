@@ -126,7 +126,7 @@ def posterior_predictive(
         given = part["constant_data/ivar"].to_numpy() if given is None else given
         tau = _precision(part, len(design))
     else:
-        rows = model.vectorizer.label_rows(labels)
+        rows = model._stars.rows(labels)
         design = monomials(model.scaling.scaled(rows), model.vectorizer.exponents)
         tau = np.ones((*s.shape[:2], len(design)))
         if model.nu is not None and np.isfinite(model.nu):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.checks import check_correlation, check_dispersion, check_spectra
-from bayes_cannon.core.labels import label_array, label_units
+from bayes_cannon.core.intake import flux_and_ivar, in_unit
+from bayes_cannon.core.labels import label_array, label_rows, label_units
 from bayes_cannon.core.records import dims, encoded
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.terms import Terms
@@ -59,6 +60,8 @@ class TrainingSet:
         Normalized flux and its inverse variance, shape (star, pixel), or both None.
     dispersion
         Wavelength of each pixel, shape (pixel,), or None.
+    flux_unit, dispersion_unit
+        Units as text, None where they are not known; that of a flux without dimension is empty.
 
     """
 
@@ -69,6 +72,8 @@ class TrainingSet:
     flux: np.ndarray | None = field(metadata=dims("star", "pixel", about="normalized flux"), default=None)
     ivar: np.ndarray | None = field(metadata=dims("star", "pixel", about="inverse variance of the flux"), default=None)
     dispersion: np.ndarray | None = field(metadata=dims("pixel", about="wavelength"), default=None)
+    flux_unit: str | None = None
+    dispersion_unit: str | None = None
 
     @classmethod
     def from_user(
@@ -81,28 +86,36 @@ class TrainingSet:
         dispersion: Any = None,
         scale_factor: float = 1.0,
         label_units: Mapping[str, str] | None = None,
+        dispersion_unit: str | None = None,
     ) -> "TrainingSet":
         """Check what a user hands over; the parameters and errors are those of `CannonModel`."""
         _check_vectorizer(vectorizer)
         names = vectorizer.label_names
-        values = label_array(labels, names)
+        values = label_array(labels, names, label_units)
         units = _units(labels, names, label_units)
         scaling = LabelScaling.from_labels(values, names, scale_factor)
         check_correlation(values, names)
         _check_monomials(vectorizer, scaling.scaled(values[:4]))
+        flux_unit = None
         if flux is not None or ivar is not None:
-            flux, ivar = check_spectra(flux, ivar, "training_set_")
+            given = flux, ivar
+            flux, ivar, flux_unit = flux_and_ivar(flux, ivar, what="training_set_")
+            flux, ivar = map(_own, check_spectra(flux, ivar, "training_set_"), given)
             if len(flux) != len(values):
                 raise ValueError(
                     f"training_set_labels has {len(values)} stars but training_set_flux {len(flux)}: "
                     "both need one row a star, in the same order"
                 )
-        return cls(vectorizer, values, scaling, units, flux, ivar).with_dispersion(dispersion)
+        stars = cls(vectorizer, values, scaling, units, flux, ivar, None, flux_unit, dispersion_unit)
+        return stars.with_dispersion(dispersion)
 
     def with_dispersion(self, dispersion: Any) -> "TrainingSet":
-        """The same stars with these wavelengths, which are checked."""
+        """The same stars with these wavelengths, which are checked; those of a Quantity have their unit."""
         n_pixels = np.size(dispersion) if self.n_pixels is None else self.n_pixels
-        return replace(self, dispersion=check_dispersion(dispersion, n_pixels))
+        unit = self.dispersion_unit
+        if getattr(dispersion, "unit", None) is not None:
+            dispersion, unit = in_unit(dispersion, unit, "dispersion")
+        return replace(self, dispersion=check_dispersion(dispersion, n_pixels), dispersion_unit=unit)
 
     def of_stars(self, stars: np.ndarray) -> "TrainingSet":
         """Some of the stars, by mask or index; the scaling of the labels stays that of all."""
@@ -130,8 +143,12 @@ class TrainingSet:
         return Terms(self.vectorizer.exponents, self.scaling.scaled(self.labels))
 
     def terms_at(self, labels: Any) -> Terms:
-        """Terms at other labels, in their units, shape (label,) or (star, label)."""
-        return Terms(self.vectorizer.exponents, self.scaling.scaled(self.vectorizer.label_rows(labels)))
+        """Terms at other labels, in their units, as `rows` takes them."""
+        return Terms(self.vectorizer.exponents, self.scaling.scaled(self.rows(labels)))
+
+    def rows(self, labels: Any, what: str = "labels") -> np.ndarray:
+        """Labels in any container, by name where it has names, in the units of these stars, shape (star, label)."""
+        return label_rows(labels, self.label_names, self.label_units, what)
 
     @cached_property
     def _leverage_root(self) -> np.ndarray:
@@ -166,3 +183,11 @@ def _units(labels: Any, names: Sequence[str], given: Mapping[str, str] | None) -
     if unknown:
         raise ValueError(f"label_units names {', '.join(unknown)}; the labels are {', '.join(names)}")
     return label_units(labels, names) | dict(given or {})
+
+
+def _own(array: np.ndarray, given: Any) -> np.ndarray:
+    """The array, read-only, and a copy where it is the user's, which may change; a read-only file stays mapped."""
+    if array.flags.writeable and (array is given or not array.flags.owndata):
+        array = array.copy()
+    array.flags.writeable = False
+    return array

@@ -119,7 +119,7 @@ def sample_star_labels(
 
     """
     check_batch(flux, ivar, trained.n_pixels)
-    n_stars = len(flux)
+    n_stars = flux.shape[0]
     _check_settings(settings)
     size = batch_size or min(MAX_BATCH, 1 << max(n_stars - 1, 7).bit_length())
     if isinstance(key, int | np.integer):
@@ -160,7 +160,7 @@ def _check_settings(settings: ChainSettings) -> None:
 
 
 def _first_run(run: LabelRun, flux: np.ndarray, ivar: np.ndarray, first: int) -> LabelBatch:
-    n_stars = len(flux)
+    n_stars = flux.shape[0]
     numbers = run.first_star + first + np.arange(run.batch_size)
     tables = run.trained.tables
     with jax.enable_x64(True):
