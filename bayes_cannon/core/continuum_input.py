@@ -10,7 +10,7 @@ from bayes_cannon.core.intake import flux_and_ivar, in_unit, wavelength_bound
 from bayes_cannon.core.likelihood import masked
 from bayes_cannon.core.warnings import ContinuumWarning, FluxNotFiniteWarning, stars_text, warn_user
 
-LONG_PERIOD = 100.0
+LONG_PERIOD = 1000.0
 """Widths of a region beyond which a period is called too long for it."""
 DEPENDENT = 1e-10
 """Mixtures of sines and cosines with a singular value below this, relative to the largest, are zero in the region."""

@@ -41,6 +41,7 @@ class PosteriorStatus(IntEnum):
     IMPROPER = 6
     SEVERAL_MODES = 7
     MODE_EXCLUDED = 8
+    BAD_SPECTRUM = 9
 
     @property
     def message(self) -> str:
@@ -50,7 +51,8 @@ class PosteriorStatus(IntEnum):
     @property
     def has_draws(self) -> bool:
         """Whether there is a posterior at all."""
-        return self not in (PosteriorStatus.NO_INFORMATION, PosteriorStatus.IMPROPER)
+        without = (PosteriorStatus.NO_INFORMATION, PosteriorStatus.IMPROPER, PosteriorStatus.BAD_SPECTRUM)
+        return self not in without
 
 
 class StarStatus(IntEnum):
@@ -62,6 +64,9 @@ class StarStatus(IntEnum):
     NO_INFORMATION = 3
     TOO_FEW_PIXELS = 4
     SINGULAR = 5
+    BAD_SPECTRUM = 6
+    UNLIKE_TRAINING_SPECTRA = 7
+    SEVERAL_MINIMA = 8
 
     @property
     def message(self) -> str:
@@ -70,8 +75,8 @@ class StarStatus(IntEnum):
 
     @property
     def has_solution(self) -> bool:
-        """Whether the labels are numbers."""
-        return self not in (StarStatus.NO_INFORMATION, StarStatus.TOO_FEW_PIXELS)
+        """Whether labels are numbers; of a singular fit those that the spectrum determines are."""
+        return self not in (StarStatus.NO_INFORMATION, StarStatus.TOO_FEW_PIXELS, StarStatus.BAD_SPECTRUM)
 
 
 _PIXEL_MESSAGES = {
@@ -95,7 +100,12 @@ _STAR_MESSAGES = {
     StarStatus.MAX_ITERATIONS: "stopped before convergence: the labels are the best found",
     StarStatus.NO_INFORMATION: "no pixel has a positive ivar and a trained theta: the labels are NaN",
     StarStatus.TOO_FEW_PIXELS: "fewer usable pixels than labels: the labels are not determined and therefore NaN",
-    StarStatus.SINGULAR: "converged, but the spectrum does not constrain every label: the covariance is NaN",
+    StarStatus.SINGULAR: "the spectrum does not determine every label: those that it leaves open are NaN",
+    StarStatus.BAD_SPECTRUM: "the ivar of a pixel is negative or not finite, or the flux is not finite where ivar is "
+    "positive: the labels are NaN; set ivar to 0 at these pixels",
+    StarStatus.UNLIKE_TRAINING_SPECTRA: "the spectrum is not like those that the model was trained on: see misfit, and "
+    "check the normalization, the units, ivar and the kind of the star; labels and errors are not to be trusted",
+    StarStatus.SEVERAL_MINIMA: "other labels fit the spectrum nearly as well: see second_labels",
 }
 
 _POSTERIOR_MESSAGES = {
@@ -111,6 +121,8 @@ _POSTERIOR_MESSAGES = {
     PosteriorStatus.IMPROPER: "the data do not determine every parameter and the prior is flat: the posterior is "
     "improper. Of a pixel: set a regularization, whose Laplace prior makes it proper, or leave terms out. Of a star: "
     "give its labels a prior or bounds",
+    PosteriorStatus.BAD_SPECTRUM: "the ivar of a pixel is negative or not finite, or the flux is not finite where ivar "
+    "is positive: there is no posterior; set ivar to 0 at these pixels",
     PosteriorStatus.SEVERAL_MODES: "the chains agree around the best mode, but another mode is nearly as probable: "
     "see the modes",
     PosteriorStatus.MODE_EXCLUDED: "the chains agree, but the prior excludes the maximum-likelihood labels: "

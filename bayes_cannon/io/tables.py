@@ -68,7 +68,8 @@ def label_table(
 
     Columns: ``star_id``, each label, its error ``NAME_ERR`` (the square root of the diagonal of the covariance),
     ``covariance`` of shape (star, label, label) in the units of the labels, ``chi2``, ``reduced_chi2``, ``n_pixels``,
-    ``snr``, ``status`` and ``status_text``, then those of ``extra``. What is not known is NaN.
+    ``snr``, ``misfit``,
+    ``status`` and ``status_text``, then those of ``extra``. What is not known is NaN.
 
     Parameters
     ----------
@@ -116,6 +117,7 @@ def label_table(
         ("reduced_chi2", fit.reduced_chi_squared),
         ("n_pixels", fit.n_pixels),
         ("snr", fit.snr),
+        *([("misfit", fit.misfit)] if hasattr(fit, "misfit") else []),
         ("status", status),
         ("status_text", np.array([StarStatus(number).message for number in status], dtype=str)),
         *(extra or {}).items(),

@@ -8,22 +8,6 @@ from bayes_cannon.core.intake import UnitWarning, flux_and_ivar
 from bayes_cannon.core.warnings import warn_user
 
 
-def raise_fault(flux: np.ndarray, ivar: np.ndarray, row: int, first: int) -> None:
-    """Raise ValueError for this row, which has bad input; its first star is number ``first`` of all."""
-    bad_ivar = ~((ivar[row] >= 0) & (ivar[row] < np.inf))
-    if bad_ivar.any():
-        pixel = int(np.argmax(bad_ivar))
-        raise ValueError(
-            f"ivar is {ivar[row, pixel]} for star {first + row} at pixel {pixel}: it must be finite and not negative; "
-            "set it to 0 where the flux is bad"
-        )
-    pixel = int(np.argmax((ivar[row] > 0) & ~np.isfinite(flux[row])))
-    raise ValueError(
-        f"flux is {flux[row, pixel]} for star {first + row} at pixel {pixel}, where ivar is {ivar[row, pixel]}: "
-        "set ivar to 0 there"
-    )
-
-
 def spectra_rows(flux: Any, ivar: Any, unit: str | None = None) -> tuple[Any, Any]:
     """Both with the shape (star, pixel), a single spectrum being one star, with masks and units in (`core.intake`).
 

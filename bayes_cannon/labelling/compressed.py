@@ -44,6 +44,12 @@ RANGE_SLACK = 1e-9
 CERTIFIED = 1e-9
 """A star whose decrement exceeds this times ``1 + chi^2`` is not called converged."""
 
+OPEN = 1e-6
+"""Share of a label in directions without information from which on the label is not determined."""
+
+APART = 1e-4
+"""Scaled labels that are further apart belong to two minima."""
+
 SINGULAR = 1e-12
 """The information is singular below this, relative: its smallest eigenvalue, or what cancellation left of a label's."""
 
@@ -131,6 +137,17 @@ class BatchFit:
     start: Array
     faulty: Array
     scale: Array
+    second: "SecondMinimum"
+
+
+class SecondMinimum(NamedTuple):
+    """The lowest minimum apart from the best: scaled labels (star, label), and by how much chi^2 is larger, (star,).
+
+    Where the search met no other the labels are those of the best, and the difference is infinite.
+    """
+
+    x: Array
+    excess: Array
 
 
 class Compressed(NamedTuple):
@@ -158,14 +175,14 @@ def fit_batch(tables: ModelTables, flux: np.ndarray, ivar: np.ndarray, starts: n
     """
     found = compressed_batch(tables, flux, ivar)
     together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
-    best, start, iterations, converged = search(tables.starts, found.coefficients, starts, together)
+    best, start, iterations, converged, second = search(tables.starts, found.coefficients, starts, together)
     chi_squared, score = compare(tables, found.root, found.w, found.y, best.x)
     x, covariance, decrement, status, scale = judge(
         tables.starts, tables.nu, best, score, chi_squared, converged, found.used, found.n_tail
     )
     return BatchFit(
         x, covariance, chi_squared, decrement, found.used, found.significance, status, iterations, start, found.faulty,
-        scale,
+        scale, second,
     )  # fmt: skip
 
 
@@ -194,7 +211,9 @@ def _count(mask: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames="together")
-def search(tables: LabelStarts, coefficients: Array, starts: Array, together: int) -> tuple[Point, Array, Array, Array]:
+def search(
+    tables: LabelStarts, coefficients: Array, starts: Array, together: int
+) -> tuple[Point, Array, Array, Array, SecondMinimum]:
     """Lowest minimum of each star from all its starts; groups of ``together`` stars run one after the other."""
     n_stars = len(coefficients)
     starts = jnp.concatenate([search_starts(tables, coefficients), starts], axis=1)
@@ -203,7 +222,7 @@ def search(tables: LabelStarts, coefficients: Array, starts: Array, together: in
         filled = jnp.pad(array, [(0, -n_stars % together), *[(0, 0)] * (array.ndim - 1)])
         return filled.reshape(-1, together, *array.shape[1:])
 
-    def lowest(group: tuple[Array, Array]) -> tuple[Point, Array, Array, Array]:
+    def lowest(group: tuple[Array, Array]) -> tuple[Point, Array, Array, Array, SecondMinimum]:
         polynomials = Polynomials.from_coefficients(tables.moment_tables, group[0])
         return _lowest(minimize(polynomials, group[1]))
 
@@ -270,8 +289,11 @@ def status_of(
     )  # fmt: skip
 
 
-def _lowest(minima: Minima) -> tuple[Point, Array, Array, Array]:
-    """The lowest minimum of each star as a single start, which start it was, its iterations, whether it is one."""
+def _lowest(minima: Minima) -> tuple[Point, Array, Array, Array, SecondMinimum]:
+    """The lowest minimum of each star as a single start, which start it was, its iterations, whether it is one.
+
+    And the lowest of those that are apart from it.
+    """
     point = minima.point
     value = jnp.where(jnp.isfinite(point.value), point.value, jnp.inf)
     lowest = jnp.min(value, axis=1, keepdims=True)
@@ -285,11 +307,16 @@ def _lowest(minima: Minima) -> tuple[Point, Array, Array, Array]:
 
     best = jax.tree.map(chosen, point)
     converged = chosen(minima.converged)[:, 0] & is_minimum(best.hessian[:, 0])
-    return best, start, chosen(minima.iterations)[:, 0], converged
+    apart = jnp.max(jnp.abs(point.x - best.x), axis=2) > APART
+    others = jnp.where(apart & minima.converged & is_minimum(point.hessian), value, jnp.inf)
+    index = jnp.argmin(others, axis=1)[:, None]
+    excess = jnp.take_along_axis(others, index, axis=1)[:, 0] - lowest[:, 0]
+    second = SecondMinimum(jnp.take_along_axis(point.x, index[:, :, None], axis=1)[:, 0], excess)
+    return best, start, chosen(minima.iterations)[:, 0], converged, second
 
 
 def information_inverse(best: Point, weighted: Point) -> tuple[Array, Array, Array]:
-    """Covariance of the scaled labels, decrement, and whether the information is singular.
+    """Covariance of the scaled labels, NaN for labels that are not determined, decrement, and whether some are not.
 
     ``weighted`` is the polynomial ``q . v`` at the labels: minus half the gradient of chi^2 is its gradient.
     """
@@ -301,9 +328,14 @@ def information_inverse(best: Point, weighted: Point) -> tuple[Array, Array, Arr
     finite = jnp.isfinite(scaled).all(axis=(1, 2))
     identity = jnp.eye(root.shape[1])
     values, vectors = jnp.linalg.eigh(jnp.where(finite[:, None, None], scaled, identity))
-    singular = ~finite | jnp.any(kept <= SINGULAR * terms, axis=1) | (values[:, 0] <= SINGULAR * values[:, -1])
-    inverse = jnp.einsum("nik,nk,njk->nij", vectors, 1 / jnp.where(singular[:, None], 1.0, values), vectors)
+    lost = kept <= SINGULAR * terms
+    empty = values <= SINGULAR * values[:, -1:]
+    singular = ~finite | jnp.any(lost, axis=1) | empty[:, 0]
+    inverse = jnp.einsum("nik,nk,njk->nij", vectors, jnp.where(empty, 0.0, 1 / jnp.where(empty, 1.0, values)), vectors)
     covariance = 0.5 * (inverse + inverse.swapaxes(1, 2)) / (root[:, :, None] * root[:, None, :])
-    covariance = jnp.where(singular[:, None, None], jnp.nan, covariance)
     gradient = weighted.gradient[:, 0]
-    return covariance, jnp.einsum("nk,nkl,nl->n", gradient, covariance, gradient), singular
+    decrement = jnp.einsum("nk,nkl,nl->n", gradient, covariance, gradient)
+    # A label that takes part in a direction without information is not determined; the others are, as without it.
+    open_labels = lost | (jnp.sum(jnp.where(empty[:, None], vectors**2, 0.0), axis=2) > OPEN) | ~finite[:, None]
+    covariance = jnp.where(open_labels[:, :, None] | open_labels[:, None, :], jnp.nan, covariance)
+    return covariance, jnp.where(singular, jnp.nan, decrement), singular

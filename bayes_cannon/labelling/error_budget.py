@@ -104,7 +104,8 @@ def error_budget(trained: TrainedModel, fit: LabelFit, ivar: np.ndarray) -> Erro
         corrected = information
         if errors is not None:
             corrected = information - _noise(*noise.weights(), gradients, used, errors, information)
-        out[star] = noise.variances(np.linalg.solve(corrected, pulled.T))
+        if np.linalg.cond(corrected) < 1 / np.finfo(float).eps:
+            out[star] = noise.variances(np.linalg.solve(corrected, pulled.T))
     out *= fit.scale[:, None, None] * unit**2
     return ErrorBudget({name: out[:, k] for k, name in enumerate(PARTS)})
 

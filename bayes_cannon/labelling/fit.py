@@ -17,8 +17,8 @@ import numpy as np
 
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.execution.compiled_programs import make_room
-from bayes_cannon.labelling.batches import check_batch, native, padded_batch, raise_fault
-from bayes_cannon.labelling.compressed import fit_batch
+from bayes_cannon.labelling.batches import check_batch, native, padded_batch
+from bayes_cannon.labelling.compressed import BatchFit, fit_batch
 from bayes_cannon.labelling.marginalized import fit_integrated
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.training.problem import Progress
@@ -35,6 +35,9 @@ Larger arrays go back to the system after each batch, and to fetch them anew can
 TABLE_PER_BATCH = 8
 """Largest number of entries of the table of products, which is read once a batch, per element of a batch."""
 
+RIVAL = 9.0
+"""A second minimum counts if chi^2 is larger by less than this, and it is further away, squared, in the errors."""
+
 WORKERS = min(os.cpu_count() or 1, 8) + 1
 """Number of batches computed at a time: one more than cores, so that none idles while Python has a batch."""
 
@@ -46,9 +49,10 @@ class LabelFit:
     Attributes
     ----------
     labels
-        Shape (star, label); NaN where the status has no solution.
+        Shape (star, label); NaN where the status has no solution, and for a label that the spectrum leaves open.
     covariance
-        Inverse Fisher information, in products of label units, shape (star, label, label); NaN where it is singular.
+        Inverse Fisher information, in products of label units, shape (star, label, label); NaN in the rows and columns
+        of labels that are not determined.
     chi_squared
         ``sum_j w_j r_j^2`` at the labels, shape (star,).
     reduced_chi_squared
@@ -70,6 +74,12 @@ class LabelFit:
     scale
         Posterior variance scale of the star, by which the covariance is multiplied: one for normal tails, and with
         heavy ones larger than one for a spectrum that does not fit.
+    misfit
+        How far ln of the reduced chi^2 is from that of training stars of the same S/N, in their standard deviations,
+        shape (star,); negative where it fits too well (`labelling.goodness`).
+    second_labels, second_excess
+        Labels of a second minimum that is nearly as deep, shape (star, label), and by how much chi^2 is larger there,
+        shape (star,). NaN where the search met none.
 
     """
 
@@ -84,6 +94,9 @@ class LabelFit:
     start: np.ndarray
     decrement: np.ndarray
     scale: np.ndarray
+    misfit: np.ndarray
+    second_labels: np.ndarray
+    second_excess: np.ndarray
 
     @classmethod
     def concatenated(cls, parts: Iterable["LabelFit"]) -> "LabelFit":
@@ -126,8 +139,7 @@ def fit_labels(
     Raises
     ------
     ValueError
-        For shapes that do not fit together, a negative or NaN ivar, a flux that is not finite where ivar is positive
-        (naming star and pixel), or initial labels that are not finite.
+        For shapes that do not fit together, or initial labels that are not finite. A bad spectrum is a status.
 
     Notes
     -----
@@ -181,8 +193,7 @@ def fit_label_stream(
     Raises
     ------
     ValueError
-        As `fit_labels`; stars are counted from the first of the first batch. Errors in spectra are raised when the
-        batch is reached.
+        As `fit_labels`, when the batch is reached.
 
     """
     starts = _scaled_starts(initial_labels, 1, trained)
@@ -222,12 +233,10 @@ def fit_batches(trained: TrainedModel, batches: Iterable[Spectra], batch_size: i
     make_room()
     _ = trained.tables, trained.theta_errors  # Once, before several threads ask for them.
     running: deque[Future[LabelFit]] = deque()
-    first = 0
     pool = ThreadPoolExecutor(WORKERS)
     try:
         for batch in batches:
-            running.append(pool.submit(_fitted, trained, batch, batch_size, first))
-            first += len(batch[0])
+            running.append(pool.submit(_fitted, trained, batch, batch_size))
             if len(running) > WORKERS:
                 yield running.popleft().result()
         while running:
@@ -236,33 +245,61 @@ def fit_batches(trained: TrainedModel, batches: Iterable[Spectra], batch_size: i
         pool.shutdown(cancel_futures=True)
 
 
-def _fitted(trained: TrainedModel, batch: Spectra, batch_size: int, first: int) -> LabelFit:
-    """Results of the stars of a batch, without the padding, in label units; ``first`` is its first star."""
+def _fitted(trained: TrainedModel, batch: Spectra, batch_size: int) -> LabelFit:
+    """Results of the stars of a batch, without the padding, in label units."""
     flux, ivar, starts = native(batch[0]), native(batch[1]), np.asarray(batch[2], float)
     tables, errors, scaling = trained.tables, trained.theta_errors, trained.scaling
     with jax.enable_x64(True):
         padded = (padded_batch(array, batch_size) for array in (flux, ivar, starts))
         found = fit_batch(tables, *padded) if errors is None else fit_integrated(tables, errors, *padded)
         out = jax.tree.map(lambda array: np.asarray(array)[: len(flux)], found)
-    if out.faulty.any():
-        raise_fault(flux, ivar, int(np.argmax(out.faulty)), first)
     n_labels = out.x.shape[1]
-    solved = ~np.isin(out.status, [status for status in StarStatus if not status.has_solution])
+    ended = np.where(out.faulty, StarStatus.BAD_SPECTRUM, out.status).astype(int)
+    solved = ~np.isin(ended, [status for status in StarStatus if not status.has_solution])
+    covariance = np.where(solved[:, None, None], scaling.unscaled_covariance(out.covariance), np.nan)
+    determined = solved[:, None] & ~(
+        (ended == StarStatus.SINGULAR)[:, None] & np.isnan(np.diagonal(covariance, axis1=1, axis2=2))
+    )
     chi_squared = np.where(solved, out.chi_squared, np.nan)
     freedom = out.used - n_labels
+    reduced = np.where(freedom > 0, chi_squared / np.maximum(freedom, 1), np.nan)
+    snr = _medians(out.significance, out.used)
+    misfit = trained.goodness.misfit(reduced, snr, freedom)
+    is_rival = _is_rival(out)
     return LabelFit(
-        labels=np.where(solved[:, None], scaling.unscaled(out.x), np.nan),
-        covariance=np.where(solved[:, None, None], scaling.unscaled_covariance(out.covariance), np.nan),
+        labels=np.where(determined, scaling.unscaled(out.x), np.nan),
+        covariance=covariance,
         chi_squared=chi_squared,
-        reduced_chi_squared=np.where(freedom > 0, chi_squared / np.maximum(freedom, 1), np.nan),
+        reduced_chi_squared=reduced,
         n_pixels=out.used.astype(int),
-        snr=_medians(out.significance, out.used),
-        status=out.status.astype(int),
+        snr=snr,
+        status=_judged(ended, is_rival, trained.goodness.is_unlike(misfit, snr)),
         iterations=np.where(solved, out.iterations, 0).astype(int),
         start=np.where(solved, out.start, -1).astype(int),
         decrement=np.where(solved, out.decrement, np.nan),
         scale=np.where(solved, out.scale, np.nan),
+        misfit=misfit,
+        second_labels=np.where((solved & is_rival)[:, None], scaling.unscaled(out.second.x), np.nan),
+        second_excess=np.where(solved & is_rival, out.second.excess, np.nan),
     )
+
+
+def _is_rival(out: BatchFit) -> np.ndarray:
+    """Whether a star has a second minimum that is nearly as deep, and further away than its errors reach, (star,)."""
+    known = np.isfinite(out.second.excess) & np.isfinite(out.covariance).all(axis=(1, 2))
+    rival = np.zeros(len(known), bool)
+    rows = np.flatnonzero(known & (out.second.excess < RIVAL * out.scale))
+    away = out.second.x[rows] - out.x[rows]
+    distance = np.einsum("nk,nk->n", away, np.linalg.solve(out.covariance[rows], away[..., None])[..., 0])
+    rival[rows] = distance > RIVAL
+    return rival
+
+
+def _judged(ended: np.ndarray, is_rival: np.ndarray, is_unlike: np.ndarray) -> np.ndarray:
+    """Status with what else is to be known of a fit that has ended well, the gravest first."""
+    good = np.isin(ended, [StarStatus.CONVERGED, StarStatus.OUTSIDE_TRAINING_SET])
+    status = np.where(good & is_rival, StarStatus.SEVERAL_MINIMA, ended)
+    return np.where(good & is_unlike, StarStatus.UNLIKE_TRAINING_SPECTRA, status)
 
 
 def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -320,5 +357,5 @@ def _no_stars(n_labels: int) -> LabelFit:
     return LabelFit(
         labels=np.zeros((0, n_labels)), covariance=np.zeros((0, n_labels, n_labels)), chi_squared=none,
         reduced_chi_squared=none, n_pixels=integers, snr=none, status=integers, iterations=integers, start=integers,
-        decrement=none, scale=none,
+        decrement=none, scale=none, misfit=none, second_labels=np.zeros((0, n_labels)), second_excess=none,
     )  # fmt: skip

@@ -77,7 +77,7 @@ def fit_integrated(
     """As `labelling.compressed.fit_batch`, with theta integrated out; chi^2 is that of the widened errors."""
     found = compressed_batch(tables, flux, ivar)
     together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
-    best, start, iterations, _ = search(tables.starts, found.coefficients, starts, together)
+    best, start, iterations, _, second = search(tables.starts, found.coefficients, starts, together)
     x, pilot, converged, steps = settled(tables, errors, found, best.x[:, 0])
     iterations = iterations + steps
     covariance = sandwich(pilot.information, pilot.b, pilot.gamma)
@@ -87,7 +87,7 @@ def fit_integrated(
     scale = tail_scale(tables.nu, pilot.chi_squared, found.n_tail, x.shape[-1])
     return BatchFit(
         x, scale[:, None, None] * covariance, pilot.chi_squared, decrement, found.used, found.significance, status,
-        iterations, start, found.faulty, scale,
+        iterations, start, found.faulty, scale, second,
     )  # fmt: skip
 
 

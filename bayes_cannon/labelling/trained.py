@@ -1,6 +1,6 @@
 """A trained model as the test step uses it: what training learned, and all that is derived from it once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.labelling.compressed import ModelTables
+from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.theta_errors import ThetaErrors
 from bayes_cannon.scatter.base import LearnedScatter
 
@@ -31,6 +32,8 @@ class TrainedModel:
         From labels to scaled labels.
     theta_covariance
         Of theta, shape (pixel, term, term), to integrate theta out (`labelling.theta_errors`). None: theta is known.
+    goodness
+        Training stars that the fit of a spectrum is compared with.
 
     Raises
     ------
@@ -45,6 +48,7 @@ class TrainedModel:
     terms: Terms
     scaling: LabelScaling
     theta_covariance: np.ndarray | None = None
+    goodness: GoodnessOfFit = field(default_factory=GoodnessOfFit.unknown)
 
     def __post_init__(self) -> None:
         n_terms, n_labels = self.terms.exponents.shape

@@ -26,6 +26,7 @@ from bayes_cannon.labelling.error_budget import ErrorBudget, error_budget
 from bayes_cannon.labelling.fit import fit_label_stream, fit_labels
 from bayes_cannon.labelling.hull import in_convex_hull
 from bayes_cannon.labelling.trained import TrainedModel
+from bayes_cannon.labelling.training_fit import training_goodness
 from bayes_cannon.model.calibrating import CalibratedFit, calibrated_fit, learn_calibration
 from bayes_cannon.model.record import StarRecord
 from bayes_cannon.model.result import Certificates, TrainingResult
@@ -236,10 +237,11 @@ class CannonModel:
         warn_of_failures(solution)
         warn_of_scatter(problem, solution, learned)
         self._settings = replace(self._settings, scatter=family)
-        self._result = TrainingResult(
+        result = TrainingResult(
             self._stars, solution.theta, solution.s2, learned, "" if family is None else repr(family),
             Certificates.of(solution), self._settings.snapshot(), op_method, dof_correction,
         )  # fmt: skip
+        self._result = replace(result, goodness=training_goodness(result.plug_in, problem.flux, problem.ivar))
         return solution.theta, solution.s2, metadata
 
     def train_path(
@@ -319,7 +321,9 @@ class CannonModel:
         result = TrainingResult(self._stars, theta, s2, IndependentScatter(), trained_with=self._settings.snapshot())
         if len(theta) != (self.n_pixels or len(theta)):
             raise ValueError(f"theta is of {len(theta)} pixels, and the model has {self.n_pixels}")
-        _ = result.plug_in  # Its checks.
+        trained = result.plug_in  # Its checks.
+        if self._stars.flux is not None and self._stars.ivar is not None:
+            result = replace(result, goodness=training_goodness(trained, self._stars.flux, self._stars.ivar))
         self._result = result
 
     def reset(self) -> None:
@@ -430,7 +434,9 @@ class CannonModel:
         -------
         labels, covariance, metadata
             Shape (star, label) and (star, label, label), **in label units**, and one record per star: ``status``,
-            ``message``, ``chi_sq``, ``r_chi_sq``, ``n_pixels``, ``snr``, and, computed when asked for, ``model_flux``.
+            ``message``, ``chi_sq``, ``r_chi_sq``, ``n_pixels``, ``snr``, ``misfit``, ``second_labels`` where other
+            labels fit nearly as well, and, computed when asked for, ``model_flux``. A star that cannot be labelled has
+            NaN and a status that says why; the others are not affected.
 
         Raises
         ------

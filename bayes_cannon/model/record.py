@@ -25,9 +25,12 @@ class StarRecord(dict[str, Any]):
             snr=float(fit.snr[star]),
             n_iterations=int(fit.iterations[star]),
             best_result_index=int(fit.start[star]),
+            misfit=float(fit.misfit[star]),
             method="newton",
             label_names=label_names,
         )
+        if np.isfinite(fit.second_excess[star]):
+            self |= {"second_labels": fit.second_labels[star], "second_excess": float(fit.second_excess[star])}
         if not status.has_solution:
             self["fail_message"] = status.message
         self._model, self._labels = model, fit.labels[star]

@@ -7,6 +7,7 @@ import numpy as np
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.records import NOT_STORED, dims, encoded, one_of
+from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.model.settings import Settings
 from bayes_cannon.model.stars import TrainingSet
@@ -97,11 +98,14 @@ class TrainingResult:
         metadata=encoded(StoredPosterior.of, StoredPosterior.posterior, StoredPosterior), default=None
     )
     calibration: Calibration | None = None
+    goodness: GoodnessOfFit = field(default_factory=GoodnessOfFit.unknown)
 
     @cached_property
     def plug_in(self) -> TrainedModel:
         """The model that takes theta as known."""
-        return TrainedModel(self.theta, self.s2, self.scatter, self.stars.terms, self.stars.scaling)
+        return TrainedModel(
+            self.theta, self.s2, self.scatter, self.stars.terms, self.stars.scaling, None, self.goodness
+        )
 
     @cached_property
     def integrated(self) -> TrainedModel:
@@ -113,7 +117,7 @@ class TrainingResult:
         covariance = np.where(known[:, None, None], self.posterior.covariance, 0.0)
         # The posterior of s is that of a pixel by itself, with all of its scatter.
         s2 = self.s2 if self.scatter.is_correlated else np.where(known, self.posterior.s2, self.s2)
-        return TrainedModel(theta, s2, self.scatter, self.stars.terms, self.stars.scaling, covariance)
+        return TrainedModel(theta, s2, self.scatter, self.stars.terms, self.stars.scaling, covariance, self.goodness)
 
     def changed_settings(self, settings: Settings) -> list[str]:
         """Names of the settings that decide theta and are other than they were when it was trained."""

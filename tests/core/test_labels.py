@@ -4,11 +4,13 @@ import numpy as np
 import numpy.ma as ma
 import pandas as pd
 import pytest
+import xarray as xr
 from astropy import units as u
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
+from numpy.testing import assert_allclose
 
-from bayes_cannon.core.labels import all_label_names, label_array, label_units
+from bayes_cannon.core.labels import all_label_names, label_array, label_rows, label_units
 
 NAMES = ("TEFF", "LOGG", "FE_H")
 VALUES = np.array([[4500.0, 2.5, -0.25], [5000.0, 3.0, 0.0], [4750.0, 1.5, 0.125], [4000.0, 0.5, -1.0]])
@@ -195,3 +197,57 @@ def test_all_names_are_those_of_the_columns():
         assert all_label_names(CONTAINERS[name]()) == list(SHUFFLED)
     assert all_label_names(VALUES) == ["column 0", "column 1", "column 2"]
     assert all_label_names(VALUES[:, 0]) == ["column 0"]
+
+
+ROWS = np.array([[4500.0, 2.5], [5000.0, 3.5]])
+NAMED_ROWS = {
+    "DataFrame": pd.DataFrame({"LOGG": ROWS[:, 1], "TEFF": ROWS[:, 0]}),
+    "Table": Table({"LOGG": ROWS[:, 1], "TEFF": ROWS[:, 0]}),
+    "Table with units": Table({"LOGG": ROWS[:, 1], "TEFF": ROWS[:, 0] / 1e3}, units={"TEFF": "kK"}),
+    "dict": {"LOGG": ROWS[:, 1], "TEFF": ROWS[:, 0]},
+    "records": np.array([(2.5, 4500.0), (3.5, 5000.0)], dtype=[("LOGG", float), ("TEFF", float)]),
+    "Dataset": xr.Dataset({"LOGG": ("star", ROWS[:, 1]), "TEFF": ("star", ROWS[:, 0])}),
+    "DataArray": xr.DataArray(ROWS[:, ::-1], dims=("star", "label"), coords={"label": ["LOGG", "TEFF"]}),
+    "DataArray, label first": xr.DataArray(ROWS.T[::-1], dims=("name", "star"), coords={"name": ["LOGG", "TEFF"]}),
+    "array": ROWS,
+}
+
+
+@pytest.mark.parametrize("labels", NAMED_ROWS.values(), ids=NAMED_ROWS)
+def test_rows_are_read_by_name(labels):
+    assert_allclose(label_rows(labels, ("TEFF", "LOGG"), {"TEFF": "K"}), ROWS)
+
+
+ONE_STAR = {
+    "dict": {"LOGG": 2.5, "TEFF": 4500.0},
+    "row of a DataFrame": NAMED_ROWS["DataFrame"].iloc[0],
+    "row of a Table": NAMED_ROWS["Table"][0],
+    "record": NAMED_ROWS["records"][0],
+    "array": ROWS[0],
+}
+
+
+@pytest.mark.parametrize("labels", ONE_STAR.values(), ids=ONE_STAR)
+def test_one_star_is_a_row(labels):
+    assert_allclose(label_rows(labels, ("TEFF", "LOGG")), ROWS[:1])
+
+
+def test_labels_are_converted_to_the_units_wanted():
+    table = Table({"TEFF": [4.5, 5.0], "LOGG": [1.0, 2.0]}, units={"TEFF": "kK", "LOGG": "dex"})
+    assert_allclose(label_array(table, ("TEFF", "LOGG"), {"TEFF": "K", "LOGG": "dex"}), [[4500, 1], [5000, 2]])
+    with pytest.raises(ValueError, match="'TEFF' has the unit kK, which cannot be converted to m"):
+        label_array(table, ("TEFF",), {"TEFF": "m"})
+
+
+@pytest.mark.parametrize("value", [-9999.0, np.float32(-9999.99), -999.0, 99.99, 9999.0, -32768.0])
+def test_what_stands_for_a_missing_label_is_refused(value):
+    fe_h = np.linspace(-1, 0.5, 20)
+    fe_h[[3, 7]] = value
+    with pytest.raises(ValueError, match=r"'FE_H' is .* at 2 of 20 stars \(rows 3, 7\), far from all others"):
+        label_array({"FE_H": fe_h}, ("FE_H",))
+
+
+def test_real_values_that_look_like_missing_ones_are_kept():
+    velocity = np.append(np.linspace(-250, 150, 21), -99.0)
+    teff = np.append(np.linspace(3500, 12000, 21), 9999.0)
+    assert len(label_array({"RV": velocity, "TEFF": teff}, ("RV", "TEFF"))) == 22

@@ -48,9 +48,16 @@ def test_covariance_goes_to_label_units():
     assert_allclose(scaling.unscaled_covariance(np.cov(draws.T)), np.cov(scaling.unscaled(draws).T), rtol=1e-9)
 
 
-@pytest.mark.parametrize("constant", [np.full(100, 4.5), np.concatenate([np.full(99, 4.5), [5.0]])])
-def test_constant_label_is_refused_by_name(constant):
-    sample = np.column_stack([np.arange(100.0), constant])
+def test_a_label_that_is_nearly_always_the_same_has_its_whole_range_as_scale():
+    rotation = np.zeros(100)
+    rotation[[3, 40]] = 7.0, 50.0
+    scaling = LabelScaling.from_labels(np.column_stack([np.arange(100.0), rotation]), NAMES)
+    assert_allclose(scaling.scale, [np.ptp(np.percentile(np.arange(100), [2.5, 97.5])), 50.0])
+    assert_allclose(scaling.fiducial[1], 0.0)
+
+
+def test_constant_label_is_refused_by_name():
+    sample = np.column_stack([np.arange(100.0), np.full(100, 4.5)])
     with pytest.raises(ValueError, match=r"label 'LOGG' is constant.*4\.5.*leave it out of label_names"):
         LabelScaling.from_labels(sample, NAMES)
 

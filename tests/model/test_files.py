@@ -14,6 +14,7 @@ from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.records import equal, stored_fields
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.io.record_file import write_groups
+from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.model.files import StoredModel, read_model, write_model
 from bayes_cannon.model.result import Certificates, TrainingResult
 from bayes_cannon.model.settings import Settings
@@ -43,6 +44,7 @@ def _stars() -> TrainingSet:
         VECTORIZER, RNG.normal(size=(N_STARS, 2)), LabelScaling(np.array([5000.1, -0.2]), np.array([1e3, 0.7]), 2.0),
         # A unit that time decoding would swallow, and one that is empty.
         {"TEFF": "s", "[Fe/H]": ""}, flux, RNG.random(flux.shape), np.linspace(15000, 17000, N_PIXELS),
+        "Jy", "Angstrom",
     )  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def _result(stars: TrainingSet) -> TrainingResult:
     certificates = Certificates(*RNG.random((3, N_PIXELS)), *RNG.integers(0, 9, (2, N_PIXELS)))
     return TrainingResult(
         stars, theta, s2, LowRankScatter(RNG.normal(size=(N_PIXELS, 3)), 5.5), "LowRank(...)", certificates,
-        SETTINGS.snapshot(), "powell", True, _posterior(), _calibration(),
+        SETTINGS.snapshot(), "powell", True, _posterior(), _calibration(), GoodnessOfFit(*RNG.random((2, 6))),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.execution.threads import in_parallel
-from bayes_cannon.labelling.batches import check_batch, native, padded_batch, raise_fault
+from bayes_cannon.labelling.batches import check_batch, native, padded_batch
 from bayes_cannon.labelling.compressed import compressed_batch
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.chains import whitened_again
@@ -114,8 +114,7 @@ def sample_star_labels(
     Raises
     ------
     ValueError
-        For shapes that do not fit together, fewer than four draws, an unknown kernel, a negative or NaN ivar, and a
-        flux that is not finite where ivar is positive (naming star and pixel).
+        For shapes that do not fit together, fewer than four draws, and an unknown kernel.
 
     """
     check_batch(flux, ivar, trained.n_pixels)
@@ -166,10 +165,9 @@ def _first_run(run: LabelRun, flux: np.ndarray, ivar: np.ndarray, first: int) ->
     with jax.enable_x64(True):
         compressed = compressed_batch(tables, *(padded_batch(array, run.batch_size) for array in (flux, ivar)))
         spectra = jax.tree.map(np.asarray, compressed)
-        if spectra.faulty.any():
-            raise_fault(flux, ivar, int(np.argmax(spectra.faulty)), first)
         found = chi_squared_minima(tables.starts, spectra.coefficients)
         status = _status_without_chains(run.prior, np.asarray(found.hessian), spectra.used)
+        status = np.where(spectra.faulty, PosteriorStatus.BAD_SPECTRUM, status)
         coefficients, widened = spectra.coefficients, None
         if run.trained.theta_errors is not None:
             coefficients, widened = widened_spectra(run, compressed, found.best)

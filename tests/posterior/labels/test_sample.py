@@ -228,8 +228,10 @@ def test_bad_input_is_refused(linear):
     flux, ivar = linear.spectra(linear.x[:8], 4)
     bad = ivar.copy()
     bad[3, 2] = -1.0
-    with pytest.raises(ValueError, match=r"ivar is -1\.0 for star 3 at pixel 2"):
-        linear.sample(flux, bad)
+    posterior = linear.sample(flux, bad)
+    assert np.flatnonzero(posterior.status == PosteriorStatus.BAD_SPECTRUM).tolist() == [3]
+    assert np.isnan(posterior.draws[:, :, 3]).all()
+    assert np.isfinite(np.delete(posterior.draws, 3, 2)).all()
     with pytest.raises(ValueError, match="must have shape"):
         linear.sample(flux[:, 1:], ivar[:, 1:])
     for prior in ("normal", 3):

@@ -1,0 +1,49 @@
+"""How well the training spectra fit at their own labels, for the comparison with others (`labelling.goodness`)."""
+
+import jax
+import numpy as np
+
+from bayes_cannon.core.likelihood import weights
+from bayes_cannon.core.typing import StarPixel
+from bayes_cannon.labelling.compressed import compare, compressed_batch
+from bayes_cannon.labelling.goodness import GoodnessOfFit
+from bayes_cannon.labelling.leverage import leverage, leverage_root
+from bayes_cannon.labelling.trained import TrainedModel
+
+MAX_STARS = 500
+"""Training stars that are compared with, evenly spread over the table."""
+
+
+def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -> GoodnessOfFit:
+    """Reduced chi^2 of some of the training stars at their labels, as if held out.
+
+    Parameters
+    ----------
+    trained
+        The model, which takes theta as known.
+    flux, ivar
+        Training spectra, shape (star, pixel).
+
+    """
+    n_stars, n_terms = trained.terms.design.shape
+    chosen = np.unique(np.linspace(0, n_stars - 1, min(n_stars, MAX_STARS)).round().astype(int))
+    y, known = np.asarray(flux[chosen], float), np.asarray(ivar[chosen], float)
+    design = trained.terms.design[chosen]
+    used = (known > 0) & trained.solved
+    if trained.scatter.is_correlated:
+        with jax.enable_x64(True):
+            found = compressed_batch(trained.tables, y, known)
+            chi_squared = np.asarray(
+                compare(trained.tables, found.root, found.w, found.y, trained.terms.x[chosen][:, None])[0]
+            )
+    else:
+        theta = np.where(trained.solved[:, None], trained.theta, 0.0)
+        w = weights(np.where(used, known, 0.0), np.where(trained.solved, trained.s2, 0.0))
+        residual = np.where(used, y, 0.0) - np.where(used, design @ theta.T, 0.0)
+        chi_squared = np.einsum("np,np,np->n", w, residual, residual)
+    errors = np.sqrt(np.where(used, known, np.nan))
+    rows = used.any(axis=1)
+    snr = np.full(len(chosen), np.nan)
+    snr[rows] = np.nanmedian(errors[rows], axis=1)
+    reach = leverage(leverage_root(trained.terms.design), design)
+    return GoodnessOfFit.of_training(chi_squared, used.sum(axis=1), snr, reach, n_terms, n_stars)
