@@ -12,7 +12,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 try:
@@ -99,9 +99,10 @@ def locked(path: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    # Network file systems lock for oneself alone only what may be written.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        with suppress(OSError):  # Some network file systems know no locks.
+        with suppress(OSError):  # Some of them know no locks.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

@@ -100,6 +100,16 @@ def check(path: str | os.PathLike, *, hdf5: bool) -> None:
             _read_elsewhere(Path(path), whole)
 
 
+def check_fits(name: str, size: int) -> None:
+    """Raise ValueError if an array of so many bytes is larger than the memory of this computer."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # It does not say.
+        return
+    if size > memory > 0:
+        raise ValueError(f"{name} has {size / 1e9:.3g} GB, and the memory {memory / 1e9:.3g} GB: choose fewer stars")
+
+
 def _end_of_hdf5(file: BinaryIO) -> int:
     """Where an HDF5 file says that it ends (versions 0, 2 and 3 of its superblock), 0 if it does not."""
     file.seek(0)

@@ -89,7 +89,7 @@ def test_failed_write_leaves_nothing(stars, suffix, tmp_path, monkeypatch):
         raise RuntimeError("disk full")
 
     monkeypatch.setattr(spectra_module.np, "savez_compressed", fails)
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", lambda self, path, **_: (path.touch(), fails(path)))
+    monkeypatch.setattr(spectra_module, "write_groups", lambda path, groups: (path.touch(), fails(path)))
     monkeypatch.setattr(xr.Dataset, "to_zarr", lambda self, path, **_: (path.mkdir(), fails(path)))
     with pytest.raises(RuntimeError, match="disk full"):
         write_spectra(tmp_path / f"stars{suffix}", stars)
