@@ -111,11 +111,13 @@ def check_fits(name: str, size: int) -> None:
 
 
 def _end_of_hdf5(file: BinaryIO) -> int:
-    """Where an HDF5 file says that it ends (versions 0, 2 and 3 of its superblock), 0 if it does not."""
+    """Where an HDF5 file says that it ends (versions 0, 2 and 3 of its superblock), -1 if it does not."""
     file.seek(0)
-    start = file.read(48).ljust(48, b"\0")
-    places = {0: 40, 2: 28, 3: 28}
-    return int.from_bytes(start[place : place + 8], "little") if (place := places.get(start[8])) else 0
+    start = file.read(48)
+    if len(start) < 48 or not start.startswith(b"\x89HDF\r\n\x1a\n") or start[8] not in (0, 2, 3):
+        return -1
+    place = 40 if start[8] == 0 else 28
+    return int.from_bytes(start[place : place + 8], "little")
 
 
 def _digest(file: BinaryIO, size: int) -> str:
