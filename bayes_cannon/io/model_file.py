@@ -8,22 +8,25 @@ could no longer read the file.
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
-from bayes_cannon.io.atomic import atomic_path
+from bayes_cannon.io.atomic import atomic_path, recover
+from bayes_cannon.io.damage import UNREADABLE, check
 from bayes_cannon.io.record_file import Groups, read_groups, write_groups
 
 FORMAT = "bayes_cannon model"
 FORMAT_VERSION, OLDEST_VERSION = 4, 4
 """Versions up to 3, of before the first release, had one flat list of variables."""
 
+_REMEDY = "Give the path of a file that CannonModel.write made"
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _KNOWN_SIGNATURES = {
     b"\x80": "a Python pickle, such as the original package writes. It is not opened, because unpickling runs whatever "
@@ -62,18 +65,25 @@ def read[T](path: str | os.PathLike[str], made: Callable[[Groups], T]) -> T:
         itself. A pickle is recognized and never unpickled.
 
     """
-    path = Path(path)
-    _check_format(path)
+    path = recover(path)
+    _check_signature(path)
+    try:
+        check(path, hdf5=True)
+        with h5py.File(path) as file:
+            attributes = dict(file.attrs)
+    except UNREADABLE as error:
+        raise _damaged(path, error) from error
+    _check_format(path, attributes)
     try:
         groups = read_groups(path)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Restore it from a copy or train the model again") from error
+    except UNREADABLE as error:
+        raise _damaged(path, error) from error
     try:
         return made(groups)
     except KeyError as error:
         raise ValueError(f"{path} is no valid model file: {error.args[0]!r} is missing in it") from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no valid model file: {error}") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is no valid model file: {error or type(error).__name__}") from error
 
 
 def provenance_of_writing() -> dict[str, str]:
@@ -97,36 +107,36 @@ def training_set_hash(labels: np.ndarray, flux: np.ndarray, ivar: np.ndarray) ->
     return digest.hexdigest()
 
 
-def _check_format(path: Path) -> None:
-    """Raise unless the file is a whole HDF5 file of a format that this version reads."""
-    remedy = "Give the path of a file that CannonModel.write made"
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is truncated or damaged: {error}. Restore it from a copy or train the model again")
+
+
+def _check_signature(path: Path) -> None:
+    """Raise unless the file begins as an HDF5 file."""
     if not path.exists():
         raise FileNotFoundError(f"there is no model file {path}")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, and a model is one file. {remedy}")
+        raise ValueError(f"{path} is a folder, and a model is one file. {_REMEDY}")
     with path.open("rb") as file:
         start = file.read(len(_HDF5_SIGNATURE))
     if not start:
-        raise ValueError(f"{path} is empty. {remedy}")
+        raise ValueError(f"{path} is empty. {_REMEDY}")
     if start != _HDF5_SIGNATURE:
         kind = next((text for mark, text in _KNOWN_SIGNATURES.items() if start.startswith(mark)), "no HDF5 file")
-        raise ValueError(f"{path} is no model file but {kind}. {remedy}")
-    try:
-        with h5py.File(path) as file:
-            attributes = {name: file.attrs[name] for name in ("format", "format_version") if name in file.attrs}
-            written_by = file.attrs.get("bayes_cannon", "an unknown version")
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is truncated or damaged: {error}. Restore it from a copy or train the model again"
-        ) from error
-    if attributes.get("format") != FORMAT:
-        found = attributes.get("format", "absent")
-        raise ValueError(f"{path} is no model file: its attribute 'format' is {found!r}, not {FORMAT!r}. {remedy}")
+        raise ValueError(f"{path} is no model file but {kind}. {_REMEDY}")
+
+
+def _check_format(path: Path, attributes: Mapping[Any, Any]) -> None:
+    """Raise unless the file is of a format that this version reads."""
+    found = attributes.get("format", "absent")
+    if not isinstance(found, str) or found != FORMAT:
+        raise ValueError(f"{path} is no model file: its attribute 'format' is {found!r}, not {FORMAT!r}. {_REMEDY}")
     found = np.ravel(attributes.get("format_version", 0))
     if found.dtype.kind not in "iu" or found.size != 1 or found[0] < 1:
         raise ValueError(f"{path} is no valid model file: its attribute 'format_version' is {found.tolist()}")
     number = int(found[0])
     if number > FORMAT_VERSION:
+        written_by = attributes.get("bayes_cannon", "an unknown version")
         raise ValueError(
             f"{path} has format version {number}, written by bayes_cannon {written_by}; this is bayes_cannon "
             f"{version('bayes-cannon')}, which reads up to version {FORMAT_VERSION}. Upgrade bayes_cannon"

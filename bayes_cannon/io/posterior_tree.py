@@ -14,12 +14,17 @@ from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from bayes_cannon.core.status import PosteriorStatus
+from bayes_cannon.io.atomic import recover
+from bayes_cannon.io.damage import UNREADABLE, check
+from bayes_cannon.io.posterior_chunks import damaged_chunks, is_store_of_run
+from bayes_cannon.io.posterior_variables import DRAWS, STATS, SUMMARY, Variable
+from bayes_cannon.io.zarr_files import CHECKSUMS, check_store, refused_arrays, seal_of
 from bayes_cannon.posterior.theta.summary import QUANTILES, ThetaPosterior
 
 if TYPE_CHECKING:
@@ -31,56 +36,6 @@ _FORMAT = "bayes_cannon posterior"
 _WHAT = {"theta": "coefficients", "s2": "variance of the scatter", "scaling": "label scaling"} | {
     "terms": "terms", "training_set": "training set", "regularization": "regularization", "censors": "censored terms",
 }  # fmt: skip
-
-
-class Variable(NamedTuple):
-    """An array that is filled pixel by pixel: dimensions, type, what stands where nothing is known, and a text."""
-
-    dims: tuple[str, ...]
-    dtype: str = "f8"
-    fill: float = np.nan
-    about: str = ""
-
-
-_PARAMETERS = ("pixel", "parameter")
-SUMMARY = {
-    "theta_mean": Variable(("pixel", "term"), about="posterior mean of theta"),
-    "theta_covariance": Variable(("pixel", "term", "term_"), about="posterior covariance of theta"),
-    "theta_quantiles": Variable(("pixel", "quantile", "term"), about="quantiles of theta"),
-    "s_mean": Variable(("pixel",), about="posterior mean of s"),
-    "s_sd": Variable(("pixel",), about="posterior standard deviation of s"),
-    "s2_mean": Variable(("pixel",), about="posterior mean of s^2"),
-    "s_quantiles": Variable(("pixel", "quantile"), about="quantiles of s"),
-    "r_hat": Variable(_PARAMETERS, about="rank-normalized R-hat"),
-    "ess_bulk": Variable(_PARAMETERS, about="bulk effective sample size"),
-    "ess_tail": Variable(_PARAMETERS, about="tail effective sample size"),
-    "k_hat": Variable(("pixel",), about="Pareto shape of the importance weights"),
-    "divergent": Variable(("pixel",), about="share of draws that diverged"),
-    "deep": Variable(("pixel",), about="share of draws with the deepest tree"),
-    "n_steps": Variable(("pixel",), about="leapfrog steps a draw"),
-    "status": Variable(("pixel",), "i8", PosteriorStatus.NO_INFORMATION, "how the sampling ended"),
-    "finished": Variable(("pixel",), "bool", False, "whether the sampling has ended"),
-}
-_DRAWS = ("chain", "draw", "pixel")
-DRAWS = {
-    "theta": Variable((*_DRAWS, "term"), about="coefficients of the terms"),
-    "s": Variable(_DRAWS, about="intrinsic scatter"),
-}
-STATS = {
-    "lp": Variable(_DRAWS, about="log density up to a constant, in the coordinates that are sampled"),
-    "energy": Variable(_DRAWS),
-    "acceptance_rate": Variable(_DRAWS),
-    "step_size": Variable(_DRAWS),
-    "n_steps": Variable(_DRAWS, "i8", 0),
-    "tree_depth": Variable(_DRAWS, "i8", 0),
-    "diverging": Variable(_DRAWS, "bool", False),
-    "reached_max_tree_depth": Variable(
-        _DRAWS,
-        "bool",
-        False,
-        "whether a tree was as deep as those of second runs may be; those of first runs never are",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -315,23 +270,54 @@ def read_posterior(path: str | os.PathLike) -> xr.DataTree:
     ImportError
         For a Zarr store where the extra ``bayes-cannon[zarr]`` is not installed.
     ValueError
-        If it is no posterior of this package.
+        If it is no posterior of this package, or it is damaged, naming what was lost.
 
     """
-    path = Path(path)
+    path = recover(path)
+    tree = open_posterior(path)
+    if path.is_dir() and seal_of(path) is not None:
+        lost = list(damaged_chunks(path))
+        if lost:
+            tree.close()
+            raise ValueError(
+                f"{path} is damaged: {len(lost)} of its chunks are lost or not as they were written, such as {lost[0]}."
+                " Sample again with the same store, which makes them anew"
+            )
+    return tree
+
+
+def open_posterior(path: Path) -> xr.DataTree:
+    """The tree in a store or file, as by `read_posterior`, which of a store may lack chunks."""
     if not path.exists():
         raise FileNotFoundError(f"there is no posterior {path}")
     remedy = "Give a store that CannonModel.sample or bayes-cannon sample made, or a tree that was saved with to_netcdf"
+    if path.is_dir():
+        need_zarr(path)
     try:
-        if path.is_dir():
-            need_zarr(path)
-            tree = xr.open_datatree(path, engine="zarr", consolidated=False)
-        else:
-            tree = xr.open_datatree(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is no posterior: {error}. {remedy}") from error
-    check_posterior(tree, f"{path}")
+        tree = _open_store(path) if path.is_dir() else _open_file(path)
+        check_posterior(tree, f"{path}")
+    except UNREADABLE as error:
+        if str(path) in str(error) and type(error) is ValueError:
+            raise
+        raise ValueError(f"{path} is no posterior: {error or type(error).__name__}. {remedy}") from error
     return tree
+
+
+def _open_store(path: Path) -> xr.DataTree:
+    if seal_of(path) is None and is_store_of_run(path):
+        raise ValueError(f"it is damaged: its group {CHECKSUMS} is lost")
+    check_store(path)
+    for name, reason in refused_arrays(path).items():
+        raise ValueError(f"its array {name} is not read: {reason}")
+    tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+    if CHECKSUMS in tree.children:
+        del tree[CHECKSUMS]
+    return tree
+
+
+def _open_file(path: Path) -> xr.DataTree:
+    check(path, hdf5=True)
+    return xr.open_datatree(path, engine="h5netcdf")
 
 
 def check_posterior(tree: xr.DataTree, where: str) -> None:
@@ -339,6 +325,15 @@ def check_posterior(tree: xr.DataTree, where: str) -> None:
     if tree.attrs.get("format") != _FORMAT or "summary" not in tree.children:
         found = tree.attrs.get("format", "absent")
         raise ValueError(f"{where} is no posterior of theta: its attribute 'format' is {found!r}, not {_FORMAT!r}")
+    summary = tree["summary"].to_dataset()
+    for name, variable in SUMMARY.items():
+        found = summary[name].dims if name in summary else "absent"
+        if found != variable.dims or summary[name].dtype.kind not in "fiub":
+            raise ValueError(
+                f"{where} is no valid posterior: summary/{name} must be numbers over {variable.dims}, it is {found}"
+            )
+    if "pixel" not in summary.variables or summary["pixel"].dtype.kind not in "iu":
+        raise ValueError(f"{where} is no valid posterior: summary/pixel must be the numbers of the pixels")
 
 
 def need_zarr(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.continuum import normalize
+from bayes_cannon.io.damage import UNREADABLE
 from bayes_cannon.io.recipe import ContinuumSection, Recipe
 from bayes_cannon.io.spectra import Spectra
 
@@ -84,9 +85,15 @@ def _read_pixels(path: Path) -> tuple[int, ...]:
             values = np.load(path, allow_pickle=False).astype(float)
         else:
             values = np.array(path.read_text(encoding="utf-8").split(), dtype=float)
-    except (ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"cannot read continuum pixels from {path}: {error}") from error
-    if values.ndim != 1 or not values.size or (values != np.rint(values)).any() or (values < 0).any():
+    if (
+        values.ndim != 1
+        or not values.size
+        or not np.isfinite(values).all()
+        or (values != np.rint(values)).any()
+        or (values < 0).any()
+    ):
         raise ValueError(f"{path} must hold indices of pixels, or a mask of 0 and 1 over all pixels")
     is_mask = values.size > 2 and np.isin(values, (0, 1)).all()
     return tuple((np.flatnonzero(values) if is_mask else values.astype(int)).tolist())

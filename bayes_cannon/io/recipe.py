@@ -27,6 +27,7 @@ from typing import Any
 
 import bayes_cannon
 from bayes_cannon.io import recipe_values as values
+from bayes_cannon.io.damage import UNREADABLE
 from bayes_cannon.io.recipe_values import Check, Limits
 from bayes_cannon.scatter import Full, LowRank, Scatter
 from bayes_cannon.scatter.selection import AUTO
@@ -280,11 +281,11 @@ def read_recipe(recipe: str | os.PathLike) -> Recipe:
     path = find_recipe(recipe)
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is no valid TOML: {error}") from error
     try:
         parsed = parse_recipe(given, path.parent)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path}: {error}") from error
     return parsed
 

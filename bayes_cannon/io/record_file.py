@@ -7,19 +7,23 @@ a group of its own. What is None is left out. Values are kept bit for bit, NaN a
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from io import BytesIO
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from urllib.parse import quote, unquote
 
+import h5netcdf
 import h5py
 import numpy as np
 import xarray as xr
+from xarray.conventions import encode_cf_variable, encode_dataset_coordinates
 
 from bayes_cannon.core.records import stored_fields
+from bayes_cannon.io.damage import seal
 
 KIND = "kind"
 """Attribute of a group that names the class of its record."""
-_COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
+_COMPRESSION = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
 _COMPRESSED_SIZE = 4096
 _SAFE = " .,;:+-*^()[]_"
 """Characters that stay as they are in the name of a variable or attribute made from a key."""
@@ -106,14 +110,21 @@ def from_groups(kind: type, groups: Groups, path: str = "", **given: Any) -> Any
 
 
 def write_groups(path: str | os.PathLike, groups: Groups) -> None:
-    """Write all groups to one new file."""
-    for number, (group, dataset) in enumerate(groups.items()):
-        encoding = {name: _encoding(dataset[name]) for name in dataset.variables}
-        dataset.to_netcdf(path, mode="a" if number else "w", group=group or None, engine="h5netcdf", encoding=encoding)
+    """Write all groups to one new file, with checksums of every array and of the whole (`io.damage`).
+
+    HDF5 makes the file in memory, because it can end the process where a disk is full.
+    """
+    memory = BytesIO()
+    with h5netcdf.File(memory, "w") as file:
+        for name, dataset in groups.items():
+            _fill(file.create_group(name) if name else file, dataset)
+    with open(path, "wb") as disk:
+        disk.write(memory.getbuffer())
+    seal(path)
 
 
 def read_groups(path: str | os.PathLike) -> Groups:
-    """All groups of a file, read into memory; the errors are those of HDF5 and xarray."""
+    """All groups of a file that `io.damage.check` has passed, read into memory; errors are those of HDF5 and xarray."""
     names = [""]
     with h5py.File(path) as file:
         file.visititems(lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Group) else None)
@@ -124,6 +135,23 @@ def read_groups(path: str | os.PathLike) -> Groups:
         )
         for name in names
     }  # fmt: skip
+
+
+def _fill(group: h5netcdf.Group, dataset: xr.Dataset) -> None:
+    """Write a dataset into an empty group."""
+    variables, attributes = encode_dataset_coordinates(dataset)
+    for name, size in dataset.sizes.items():
+        group.dimensions[name] = size
+    for name, values in attributes.items():
+        group.attrs[name] = values
+    for name, plain in variables.items():
+        # No fill value is invented, so that NaN stays the NaN that it was.
+        values = encode_cf_variable(plain.copy(deep=False)._replace(encoding={"_FillValue": None}), name=name)
+        texts = values.dtype == object
+        dtype = h5py.string_dtype() if texts else values.dtype
+        variable = group.create_variable(name, values.dims, dtype, data=values.to_numpy(), **_filters(values))
+        for key, value in values.attrs.items():
+            variable.attrs[key] = value
 
 
 def _mapping_groups(values: Mapping[str, Any], path: str, axes: tuple[str, ...] | None) -> Groups:
@@ -210,9 +238,8 @@ def _attribute(value: Any, name: str) -> Any:
     return array if array.ndim else array[()]
 
 
-def _encoding(variable: xr.DataArray) -> dict[str, Any]:
-    """Large arrays are compressed; no fill value is invented, so that NaN stays the NaN that it was."""
-    if variable.dtype == object:
+def _filters(variable: xr.Variable) -> dict[str, Any]:
+    """Every array of numbers has a checksum (fletcher32), and large ones are compressed."""
+    if variable.dtype == object or not variable.size or not variable.ndim:
         return {}
-    plain: dict[str, Any] = {"_FillValue": None}
-    return plain | _COMPRESSION if variable.ndim and variable.size >= _COMPRESSED_SIZE else plain
+    return {"fletcher32": True} | (_COMPRESSION if variable.size >= _COMPRESSED_SIZE else {})

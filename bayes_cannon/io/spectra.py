@@ -5,10 +5,7 @@ dimensions ``star`` and ``pixel``, and NumPy's ``.npz``. A masked pixel is one w
 turned into that before.
 """
 
-import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -19,11 +16,16 @@ import numpy as np
 import xarray as xr
 
 from bayes_cannon.core.typing import PerPixel, StarPixel
-from bayes_cannon.io.atomic import atomic_path
+from bayes_cannon.io.atomic import atomic_path, recover
+from bayes_cannon.io.damage import check, check_fits, reading
+from bayes_cannon.io.npz import read_npz, write_npz
+from bayes_cannon.io.packing import masked_flux, numbers, whole_numbers
+from bayes_cannon.io.record_file import write_groups
+from bayes_cannon.io.zarr_files import check_store, checked_codecs, refused_arrays, seal_store
 
 _HDF5_SUFFIXES = (".nc", ".h5", ".hdf5")
 _RESERVED = ("flux", "ivar", "wavelength", "dispersion", "star", "star_id", "pixel", "labels", "label_names", "attrs")
-_COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
+_USED = ("flux", "ivar", "wavelength", "dispersion", "star", "star_id", "labels", "label_names", "label_errors")
 _WANTED = "expected flux and ivar of shape (star, pixel), wavelength of shape (pixel,) and one value a star for a label"
 
 
@@ -136,13 +138,15 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
     path
         A ``.nc``, ``.h5``, ``.hdf5`` or ``.zarr`` Dataset with variables ``flux`` and ``ivar`` over ``star`` and
         ``pixel``, coordinates ``wavelength`` and ``star`` and any number of numeric variables over ``star``, taken as
-        labels. Or an ``.npz`` with arrays ``flux`` and ``ivar``, ``wavelength`` or ``dispersion``, ``star_id``, and
-        either one array a label or ``labels`` of shape (star, label) with ``label_names``. Other arrays are ignored.
+        labels. Or an ``.npz``, or an HDF5 file whose dimensions have no names, with arrays ``flux`` and ``ivar`` of
+        shape (star, pixel), ``wavelength`` or ``dispersion``, ``star_id``, and either one array a label or ``labels``
+        of shape (star, label) with ``label_names``. Other arrays are ignored.
 
     Returns
     -------
     spectra
-        Every array as float64.
+        Every array as float64. Numbers that are packed by the CF conventions are unpacked (`io.packing`). Where flux
+        or ivar are missing by them ivar is 0; labels are NaN there.
 
     Raises
     ------
@@ -151,7 +155,8 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
     ImportError
         For ``.zarr`` where the extra ``bayes-cannon[zarr]`` is not installed.
     ValueError
-        For a file that cannot be read or lacks something, naming the file, the variable and what was expected.
+        For a file that cannot be read, is damaged, does not fit into memory or lacks something, such as a wavelength,
+        naming the file, the variable and what was expected.
 
     Examples
     --------
@@ -161,16 +166,15 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
     (3, 4, ['TEFF'])
 
     """
-    path = Path(path)
-    suffix = _known_suffix(path)
+    suffix = _known_suffix(Path(path))
+    path = recover(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path} with spectra")
-    try:
+    with reading(path, "spectra", _WANTED):
         if suffix == ".npz":
-            return _from_arrays(*_npz_arrays(path))
-        return _from_dataset(_load_dataset(path, suffix))
-    except (ValueError, KeyError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"cannot read spectra from {path}: {error}; {_WANTED}") from error
+            return _from_arrays(*read_npz(path))
+        with _open_dataset(path, suffix) as dataset:
+            return _from_dataset(dataset)
 
 
 def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool = False) -> None:
@@ -208,18 +212,19 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
             arrays = {"flux": spectra.flux, "ivar": spectra.ivar, "star_id": spectra.ids, **spectra.labels}
             if spectra.wavelength is not None:
                 arrays["wavelength"] = spectra.wavelength
-            about = json.dumps({"units": dict(spectra.units), "attrs": dict(spectra.attrs)})
-            np.savez_compressed(temporary, allow_pickle=False, attrs=np.array(about), **arrays)
+            write_npz(temporary, arrays, {"units": dict(spectra.units), "attrs": dict(spectra.attrs)})
         elif suffix == ".zarr":
-            _to_dataset(spectra).to_zarr(temporary, mode="w", consolidated=False)
-        else:
-            dataset = _to_dataset(spectra)
-            encoding: dict[Any, dict[str, Any]] = {
-                name: {"_FillValue": None} for name, variable in dataset.variables.items() if variable.dtype == float
+            dataset, packing = _to_dataset(spectra), {"compressors": checked_codecs()}
+            packings = {
+                name: packing | ({"_FillValue": None} if variable.dtype == float else {})
+                for name, variable in dataset.variables.items()
             }
-            for name in ("flux", "ivar"):
-                encoding[name] |= _COMPRESSION
-            dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+            dataset.to_zarr(
+                temporary, mode="w", consolidated=False, zarr_format=3, write_empty_chunks=True, encoding=packings
+            )
+            seal_store(temporary)
+        else:
+            write_groups(temporary, {"": _to_dataset(spectra)})
 
 
 def _known_suffix(path: Path) -> str:
@@ -232,17 +237,28 @@ def _known_suffix(path: Path) -> str:
     return suffix
 
 
-def _load_dataset(path: Path, suffix: str) -> xr.Dataset:
+def _open_dataset(path: Path, suffix: str) -> xr.Dataset:
+    """A dataset whose arrays are read when they are used, after it was looked at for damage."""
     plain: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
-    if suffix == ".zarr":
-        return xr.load_dataset(path, engine="zarr", consolidated=False, **plain)
-    return xr.load_dataset(path, engine="h5netcdf", phony_dims="sort", **plain)
+    if suffix != ".zarr":
+        check(path, hdf5=True)
+        return xr.open_dataset(path, engine="h5netcdf", phony_dims="sort", **plain)
+    check_store(path)
+    refused = refused_arrays(path)
+    for name in _USED:
+        if name in refused:
+            raise ValueError(f"{name!r} is not read: {refused[name]}")
+    return xr.open_dataset(path, engine="zarr", consolidated=False, drop_variables=list(refused), **plain)
 
 
 def _from_dataset(dataset: xr.Dataset) -> Spectra:
     for name in ("flux", "ivar"):
         if name not in dataset:
             raise ValueError(f"there is no variable {name!r} in it, but {', '.join(map(str, dataset.variables))}")
+        check_fits(name, dataset[name].nbytes)
+    if all(str(dim).startswith("phony_dim_") for dim in dataset["flux"].dims):
+        return _from_arrays(*_arrays_without_dimensions(dataset))
+    for name in ("flux", "ivar"):
         if set(dataset[name].dims) != {"star", "pixel"}:
             raise ValueError(f"the dimensions of {name!r} must be star and pixel, got {dataset[name].dims}")
     wavelength = next((dataset[name] for name in ("wavelength", "dispersion") if name in dataset.variables), None)
@@ -254,16 +270,35 @@ def _from_dataset(dataset: xr.Dataset) -> Spectra:
         if variable.dims == ("star",) and variable.dtype.kind in "fiu" and name not in _RESERVED
     }
     ids = next((dataset[name].to_numpy() for name in ("star", "star_id") if name in dataset.variables), None)
-    units = {str(name): str(v.attrs["units"]) for name, v in dataset.variables.items() if "units" in v.attrs}
+    flux, ivar = masked_flux(*(dataset[name].variable.transpose("star", "pixel") for name in ("flux", "ivar")))
     return Spectra(
-        flux=dataset["flux"].transpose("star", "pixel").to_numpy(),
-        ivar=dataset["ivar"].transpose("star", "pixel").to_numpy(),
-        wavelength=None if wavelength is None else wavelength.to_numpy(),
+        flux=flux,
+        ivar=ivar,
+        wavelength=None if wavelength is None else whole_numbers(wavelength.name, wavelength.variable),
         star_id=ids,
-        labels={name: variable.to_numpy() for name, variable in per_star.items()},
-        units=units,
-        attrs=_plain_attributes(dataset.attrs),
+        labels={name: numbers(variable)[0] for name, variable in per_star.items()},
+        **_about(dataset),
     )
+
+
+def _arrays_without_dimensions(dataset: xr.Dataset) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of an HDF5 file that says nothing about their axes, which `_from_arrays` tells by their shapes."""
+    n_stars = len(dataset["flux"]) if dataset["flux"].ndim else 0
+    arrays: dict[str, np.ndarray] = {}
+    for name, variable in dataset.variables.items():
+        if name in ("flux", "ivar") or not (name in _USED or variable.shape == (n_stars,)):
+            continue
+        is_wavelength = name in ("wavelength", "dispersion")
+        arrays[str(name)] = whole_numbers(str(name), variable) if is_wavelength else numbers(variable)[0]
+    arrays["flux"], arrays["ivar"] = masked_flux(dataset["flux"].variable, dataset["ivar"].variable)
+    if "star" in arrays:
+        arrays.setdefault("star_id", arrays.pop("star"))
+    return arrays, _about(dataset)
+
+
+def _about(dataset: xr.Dataset) -> dict[str, Any]:
+    units = {str(name): str(v.attrs["units"]) for name, v in dataset.variables.items() if "units" in v.attrs}
+    return {"units": units, "attrs": _plain_attributes(dataset.attrs)}
 
 
 def _to_dataset(spectra: Spectra) -> xr.Dataset:
@@ -277,23 +312,6 @@ def _to_dataset(spectra: Spectra) -> xr.Dataset:
         if name in dataset.variables:
             dataset[name].attrs["units"] = unit
     return dataset
-
-
-def _npz_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of an .npz by name, and what `write_spectra` said about them."""
-    # The stream is ours: numpy.load leaves a file open that it could not read.
-    with path.open("rb") as stream:
-        file = np.load(stream, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it is one array, not an .npz archive")
-        arrays = {}
-        for name in file.files:
-            try:
-                arrays[name] = file[name]
-            except ValueError as error:
-                raise ValueError(f"the array {name!r} cannot be loaded: {error}") from error
-    about = json.loads(str(arrays.pop("attrs"))) if "attrs" in arrays else {}
-    return arrays, about
 
 
 def _from_arrays(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> Spectra:
@@ -331,7 +349,7 @@ def _columns(arrays: dict[str, np.ndarray], name: str, suffix: str) -> dict[str,
             f"{name!r} must have shape (star, {names.size}) for the {names.size} label_names, "
             f"got shape {arrays[name].shape}"
         )
-    return {f"{label}{suffix}": arrays[name][:, k] for k, label in enumerate(names)}
+    return {f"{label}{suffix}": arrays[name][:, k] for k, label in enumerate(_texts(names))}
 
 
 def _plain_attributes(attributes: Mapping[Any, Any]) -> dict[str, str | float | int]:

@@ -220,3 +220,19 @@ def test_scatter_section(written):
         written(MINIMAL.replace("[data]", "dof_correction = true\n[data]") + "[scatter]\nrank = 7\n")
     with pytest.raises(ValueError, match=r"scatter.rank must be"):
         written(MINIMAL + "[scatter]\nrank = 0\n")
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 50000, "name = 'a'\nseed = " + "9" * 5000, "name = '\0'", "[[["])
+def test_whatever_is_wrong_with_the_text_names_the_file(text, tmp_path):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(ValueError, match=r"r\.toml"):
+        read_recipe(tmp_path / "r.toml")
+
+
+def test_a_number_that_is_too_large_names_the_file(tmp_path):
+    (tmp_path / "r.toml").write_text(RECIPE_TOO_LARGE)
+    with pytest.raises(ValueError, match=r"r\.toml"):
+        read_recipe(tmp_path / "r.toml")
+
+
+RECIPE_TOO_LARGE = f"name = 'a'\n[model]\nlabel_names = ['A']\nregularization = {10**400}\n[data]\nspectra = 's.nc'\n"

@@ -1,5 +1,6 @@
 """Spectra in files: an exact round trip in every format, and an error that names file and variable for bad ones."""
 
+import sys
 from pathlib import Path
 
 import h5py
@@ -89,7 +90,7 @@ def test_failed_write_leaves_nothing(stars, suffix, tmp_path, monkeypatch):
         raise RuntimeError("disk full")
 
     monkeypatch.setattr(spectra_module.np, "savez_compressed", fails)
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", lambda self, path, **_: (path.touch(), fails(path)))
+    monkeypatch.setattr(spectra_module, "write_groups", lambda path, groups: (path.touch(), fails(path)))
     monkeypatch.setattr(xr.Dataset, "to_zarr", lambda self, path, **_: (path.mkdir(), fails(path)))
     with pytest.raises(RuntimeError, match="disk full"):
         write_spectra(tmp_path / f"stars{suffix}", stars)
@@ -123,6 +124,146 @@ def test_dimensions_in_the_other_order_are_turned(stars, tmp_path):
     flux = xr.DataArray(stars.flux.T, dims=("pixel", "star"))
     xr.Dataset({"flux": flux, "ivar": flux**2}).to_netcdf(tmp_path / "s.nc", engine="h5netcdf")
     assert same(read_spectra(tmp_path / "s.nc").flux, stars.flux)
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_packed_numbers_are_unpacked_and_missing_ones_masked(suffix, tmp_path):
+    flux = np.array([[1.0, 1.25, 0.5], [0.75, 1.5, 2.0]])
+    ivar = np.full((2, 3), 1e4)
+    labels = np.array([5000.0, np.nan])
+    data = xr.Dataset(
+        {"flux": (("star", "pixel"), flux.copy()), "ivar": (("star", "pixel"), ivar.copy()), "TEFF": ("star", labels)},
+        {"wavelength": ("pixel", [5000.0, 5000.5, 5001.0])},
+    )
+    data["flux"][0, 1] = data["ivar"][1, 2] = np.nan
+    packing = {"dtype": "int16", "scale_factor": 1 / 4096, "add_offset": 1.0, "_FillValue": np.int16(-32768)}
+    half = {"dtype": "int32", "scale_factor": 0.5, "add_offset": 0.0, "_FillValue": np.int32(-1)}
+    encoding = {"flux": packing, "ivar": {"_FillValue": -999.0}, "TEFF": half, "wavelength": half}
+    if suffix == ".nc":
+        data.to_netcdf(tmp_path / "s.nc", engine="h5netcdf", encoding=encoding)
+    else:
+        for name, one in encoding.items():
+            data[name].attrs["_FillValue"] = one.pop("_FillValue")
+        data.to_zarr(tmp_path / "s.zarr", consolidated=False, zarr_format=3, encoding=encoding)
+    read = read_spectra(tmp_path / f"s{suffix}")
+    missing = np.array([[False, True, False], [False, False, True]])
+    assert read.flux[~missing].tolist() == flux[~missing].tolist()
+    assert read.ivar.tolist() == np.where(missing, 0, ivar).tolist()
+    assert np.isnan(read.flux[0, 1])
+    assert read.flux[1, 2] == 2
+    assert read.wavelength.tolist() == [5000, 5000.5, 5001]
+    np.testing.assert_array_equal(read.labels["TEFF"], labels)
+
+
+def test_a_missing_wavelength_is_an_error(stars, tmp_path):
+    data = xr.Dataset(
+        {"flux": (("star", "pixel"), np.ones((2, 3))), "ivar": (("star", "pixel"), np.ones((2, 3)))},
+        {"wavelength": ("pixel", [1.0, np.nan, 3.0])},
+    )
+    data.to_netcdf(tmp_path / "s.nc", engine="h5netcdf", encoding={"wavelength": {"_FillValue": -1.0}})
+    with pytest.raises(ValueError, match=r"s\.nc: wavelength is missing at pixel 1"):
+        read_spectra(tmp_path / "s.nc")
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (5, 5)])
+@pytest.mark.parametrize("name", ["wavelength", "dispersion"])
+def test_plain_hdf5_is_told_by_shapes(shape, name, tmp_path):
+    n_stars, n_pixels = shape
+    flux = np.arange(float(n_stars * n_pixels)).reshape(shape)
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["flux"], file["ivar"], file[name] = flux, flux**2, 5000.0 + np.arange(n_pixels)
+        file["TEFF"], file["LOGG"] = np.arange(n_stars), np.arange(n_stars, dtype="f4") / 2
+        file["star_id"] = [f"s{k}" for k in range(n_stars)]
+        file["TEFF"].attrs["units"] = "K"
+        file.attrs["origin"] = "a survey"
+        file["note"], file["mask"] = "text", np.zeros(shape, bool)
+        file["cube"] = np.ones((2, 3, 4))
+        file.create_group("more")["flux"] = np.ones(3)
+    read = read_spectra(tmp_path / "s.h5")
+    assert same(read.flux, flux)
+    assert same(read.ivar, flux**2)
+    assert read.wavelength.tolist() == (5000 + np.arange(n_pixels)).tolist()
+    assert read.ids.tolist() == [f"s{k}" for k in range(n_stars)]
+    assert {label: values.tolist() for label, values in read.labels.items()} == {
+        "TEFF": list(range(n_stars)), "LOGG": [k / 2 for k in range(n_stars)],
+    }  # fmt: skip
+    assert read.units == {"TEFF": "K"}
+    assert read.attrs == {"origin": "a survey"}
+
+
+def test_plain_hdf5_with_a_table_of_labels_and_packed_flux(tmp_path):
+    with h5py.File(tmp_path / "s.hdf5", "w") as file:
+        file["flux"] = np.array([[10, -1, 30], [40, 50, 60]], "i2")
+        file["flux"].attrs["scale_factor"], file["flux"].attrs["_FillValue"] = 0.1, np.int16(-1)
+        file["ivar"] = np.ones((2, 3))
+        file["labels"], file["label_names"] = np.array([[1.0, 2.0], [3.0, 4.0]]), ["TEFF", "LOGG"]
+    read = read_spectra(tmp_path / "s.hdf5")
+    np.testing.assert_allclose(read.flux, [[1, np.nan, 3], [4, 5, 6]])
+    assert read.ivar.tolist() == [[1, 0, 1], [1, 1, 1]]
+    assert {name: values.tolist() for name, values in read.labels.items()} == {"TEFF": [1, 3], "LOGG": [2, 4]}
+
+
+def test_plain_hdf5_that_does_not_fit_together_is_refused(tmp_path):
+    for name, shape, said in (("ivar", (6, 4), r"ivar must have shape \(4, 6\)"), ("wavelength", (4,), "wavelength")):
+        arrays = {"flux": np.ones((4, 6)), "ivar": np.ones((4, 6)), name: np.ones(shape)}
+        with h5py.File(tmp_path / "s.h5", "w") as file:
+            for one, values in arrays.items():
+                file[one] = values
+        with pytest.raises(ValueError, match=said):
+            read_spectra(tmp_path / "s.h5")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_an_error_that_names_the_file(suffix, tmp_path):
+    import resource
+
+    path = tmp_path / f"s{suffix}"
+    rng = np.random.default_rng(0)
+    write_spectra(path, Spectra(np.ones((2, 3)), np.ones((2, 3))))
+    large = Spectra(rng.normal(size=(20, 300)), np.ones((20, 300)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"File too large.*s\{suffix}"):
+            write_spectra(path, large, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_spectra(path).n_stars == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_damaged_numbers_are_never_read(stars, suffix, tmp_path):
+    path = tmp_path / f"s{suffix}"
+    write_spectra(path, stars)
+    files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
+    for file in files:
+        whole = file.read_bytes()
+        for place in range(5, len(whole), max(len(whole) // 7, 1)):
+            bad = bytearray(whole)
+            bad[place] ^= 0x10
+            file.write_bytes(bad)
+            with pytest.raises(ValueError, match=rf"s\{suffix}.*damaged"):
+                read_spectra(path)
+        file.write_bytes(whole)
+    assert same(read_spectra(path).ivar, stars.ivar)
+
+
+def test_every_array_has_a_checksum_of_its_own(stars, tmp_path):
+    write_spectra(tmp_path / "s.nc", stars)
+    with h5py.File(tmp_path / "s.nc") as file:
+        assert all(file[name].fletcher32 for name in ("flux", "ivar", "wavelength", "TEFF", "AGE"))
+    with xr.open_dataset(tmp_path / "s.nc", engine="h5netcdf", decode_times=False) as data:
+        assert set(data.coords) == {"star", "wavelength"}
+        assert data["flux"].dims == ("star", "pixel")
+
+
+@pytest.mark.parametrize("attrs", ["[1]", "3", "{", '{"units": 3}', "[" * 100_000])
+def test_npz_with_other_attrs_is_refused_by_name(attrs, tmp_path):
+    np.savez(tmp_path / "s.npz", flux=np.ones((2, 3)), ivar=np.ones((2, 3)), attrs=np.array(attrs))
+    with pytest.raises(ValueError, match=r"cannot read spectra from .*s\.npz"):
+        read_spectra(tmp_path / "s.npz")
 
 
 def _bad_file(kind: str, folder: Path) -> Path:

@@ -1,0 +1,163 @@
+"""Zarr stores on a disk: which arrays may be decoded at all, and checksums that find what was lost or damaged.
+
+A store of this package has a group of its own, `CHECKSUMS`, whose attributes hold the CRC-32 of the files that do not
+change any more once it is written. Its arrays have the codec ``crc32c`` besides.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+CHECKSUMS = "bayes_cannon_checksums"
+_DESCRIPTIONS = ("zarr.json", ".zarray")
+_DEEPEST = 8
+_NUMCODECS = frozenset({
+    "adler32", "astype", "bitround", "blosc", "bz2", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32",
+    "gzip", "jenkins_lookup3", "lz4", "lzma", "packbits", "pcodec", "quantize", "shuffle", "zfpy", "zlib", "zstd",
+})  # fmt: skip
+_TEXT_CODECS = frozenset({"vlen-utf8", "vlen-bytes"})
+_CODECS = frozenset({"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd"}) | _TEXT_CODECS
+"""Codecs that turn bytes into numbers or texts. Those that make other objects, such as pickle, can run code."""
+
+
+def refused_arrays(store: Path) -> dict[str, str]:
+    """Arrays of a store, by path, that must not be decoded, with the reason.
+
+    Raises
+    ------
+    ValueError
+        If the description of an array cannot be read, or groups are nested too deeply.
+
+    """
+    found = {}
+    for folder in _arrays(store, _DEEPEST):
+        reasons = [_reason(read_json(folder / name)) for name in _DESCRIPTIONS if (folder / name).is_file()]
+        if said := next(filter(None, reasons), None):
+            found[folder.relative_to(store).as_posix()] = said
+    return found
+
+
+def checked_codecs() -> list[Any]:
+    """Compressors of an array whose chunks carry a checksum."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec  # An extra.
+
+    return [ZstdCodec(), Crc32cCodec()]
+
+
+def seal_store(store: Path, **about: str) -> None:
+    """Write the group of checksums of all files that are there now, with further attributes."""
+    files = {path.relative_to(store).as_posix(): crc32(path) for path in _files(store)}
+    folder = store / CHECKSUMS
+    folder.mkdir()
+    content = {"zarr_format": 3, "node_type": "group", "attributes": about | {"crc32": files}}
+    (folder / "zarr.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def seal_of(store: Path) -> Mapping[str, Any] | None:
+    """What `seal_store` wrote, or None.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+
+    """
+    path = store / CHECKSUMS / "zarr.json"
+    if not (store / CHECKSUMS).exists():
+        return None
+    attributes = read_json(path).get("attributes") if path.is_file() else None
+    if not isinstance(attributes, dict) or not isinstance(attributes.get("crc32"), dict):
+        raise ValueError(f"it is damaged: its checksums in {CHECKSUMS} are lost")
+    return attributes
+
+
+def damaged_files(store: Path) -> dict[str, str]:
+    """What is wrong with files of a sealed store that are not as they were written, by their path in it."""
+    found, seal = {}, seal_of(store)
+    for name, checksum in (seal or {"crc32": {}})["crc32"].items():
+        if not (store / name).is_file():
+            found[name] = "is lost"
+        elif crc32(store / name) != checksum:
+            found[name] = "is not as it was written (CRC-32 differs)"
+    return found
+
+
+def check_store(store: Path) -> None:
+    """Raise ValueError that names the files of a sealed store that are lost or not as they were written."""
+    named = [f"its file {name} {what}" for name, what in damaged_files(store).items()]
+    if named:
+        more = f", and {len(named) - 3} more" if len(named) > 3 else ""
+        raise ValueError(f"it is damaged: {', '.join(named[:3])}{more}")
+
+
+def _files(store: Path) -> list[Path]:
+    return sorted(Path(folder, name) for folder, _, names in os.walk(store) for name in names)
+
+
+def crc32(path: Path) -> str:
+    """CRC-32 of a file, in hexadecimal."""
+    value = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            value = zlib.crc32(piece, value)
+    return f"{value:08x}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; ValueError that names the file if it is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its file {path} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"its file {path} must be a JSON object")
+    return content
+
+
+def _arrays(folder: Path, depth: int) -> Iterator[Path]:
+    """Folders of all arrays. Links are followed, as Zarr does."""
+    for part in sorted(folder.iterdir()):
+        if not part.is_dir():
+            continue
+        is_group = (part / ".zgroup").is_file()
+        if (part / "zarr.json").is_file():
+            is_group |= read_json(part / "zarr.json").get("node_type") == "group"
+        if (part / ".zarray").is_file() or ((part / "zarr.json").is_file() and not is_group):
+            yield part
+        if is_group and not depth:
+            raise ValueError(f"its groups are nested too deeply: {part}")
+        if is_group:
+            yield from _arrays(part, depth - 1)
+
+
+def _reason(about: Mapping[str, Any]) -> str | None:
+    """Why an array with this description must not be decoded."""
+    if about.get("zarr_format") == 3:
+        return _reason_of_codecs(about.get("codecs"))
+    given = [about.get("compressor"), *(about.get("filters") or [])]
+    names = [codec.get("id") if isinstance(codec, dict) else codec for codec in given if codec is not None]
+    is_object = "O" in json.dumps(about.get("dtype"))
+    allowed = _NUMCODECS | _TEXT_CODECS
+    bad = [name for name in names if not isinstance(name, str) or name not in allowed]
+    if bad:
+        return f"its codec {bad[0]!r} is none of numbers or texts"
+    if is_object and not _TEXT_CODECS & {*names}:
+        return "it holds objects"
+    return None
+
+
+def _reason_of_codecs(codecs: Any) -> str | None:
+    if not isinstance(codecs, list):
+        return "its codecs are not a list"
+    for codec in codecs:
+        name = codec.get("name") if isinstance(codec, dict) else codec
+        if not isinstance(name, str) or (name not in _CODECS and name.removeprefix("numcodecs.") not in _NUMCODECS):
+            return f"its codec {name!r} is none of numbers or texts"
+        inner = codec.get("configuration") or {} if isinstance(codec, dict) else {}
+        for part in ("codecs", "index_codecs"):
+            if part in inner and (said := _reason_of_codecs(inner[part])):
+                return said
+    return None

@@ -1,0 +1,93 @@
+"""Zarr stores: what is decoded at all, and what was lost."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bayes_cannon.io.spectra import Spectra, read_spectra, write_spectra
+from bayes_cannon.io.zarr_files import CHECKSUMS, refused_arrays
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def foreign(store: Path, **changes: dict) -> None:
+    """A store of format 2 with flux and ivar, and further arrays."""
+    store.mkdir()
+    (store / ".zgroup").write_text('{"zarr_format": 2}')
+    arrays = {"flux": {}, "ivar": {}} | changes
+    for name, change in arrays.items():
+        shape, dims = ([2, 3], ["star", "pixel"]) if name in ("flux", "ivar") else ([2], ["star"])
+        about = {
+            "zarr_format": 2, "shape": shape, "chunks": shape, "dtype": "<f8", "compressor": None, "fill_value": None,
+            "order": "C", "filters": None,
+        }  # fmt: skip
+        (store / name).mkdir()
+        (store / name / ".zarray").write_text(json.dumps(about | change))
+        (store / name / ".zattrs").write_text(json.dumps({"_ARRAY_DIMENSIONS": dims}))
+        (store / name / ".".join("0" * len(shape))).write_bytes(np.ones(shape).tobytes())
+
+
+OBJECTS = {"dtype": "|O", "filters": [{"id": "vlen-utf8"}, {"id": "pickle", "protocol": 5}]}
+
+
+@pytest.mark.parametrize("name", ["note", "star", "star_id", "flux"])
+@pytest.mark.parametrize("change", [OBJECTS, {"dtype": "|O", "compressor": {"id": "pickle"}}, {"dtype": "|O"}])
+def test_no_objects_are_decoded(name, change, tmp_path):
+    store, flag = tmp_path / "s.zarr", tmp_path / "ran"
+    foreign(store, **{name: change})
+    chunk = store / name / ("0.0" if name == "flux" else "0")
+    chunk.write_bytes(pickle.dumps([Bomb(flag), "|O", (1,)]))
+    assert list(refused_arrays(store)) == [name]
+    if name == "note":
+        assert read_spectra(store).flux.tolist() == [[1, 1, 1], [1, 1, 1]]
+    else:
+        with pytest.raises(ValueError, match=rf"s\.zarr: '{name}' is not read: it"):
+            read_spectra(store)
+    assert not flag.exists()
+
+
+def test_codecs_of_format_3_inside_others_are_looked_at(tmp_path):
+    store = tmp_path / "s.zarr"
+    write_spectra(store, Spectra(np.ones((2, 3)), np.ones((2, 3))))
+    assert not refused_arrays(store)
+    about = json.loads((store / "flux" / "zarr.json").read_text())
+    for bad in ({"name": "numcodecs.pickle"}, "numcodecs.json2", 3):
+        inner = {"name": "sharding_indexed", "configuration": {"codecs": [bad], "index_codecs": []}}
+        (store / "flux" / "zarr.json").write_text(json.dumps(about | {"codecs": [inner]}))
+        assert list(refused_arrays(store)) == ["flux"]
+
+
+@pytest.mark.parametrize(
+    "name", ["flux/c/0/0", "ivar/zarr.json", "TEFF/zarr.json", "TEFF/c/0", "star/c/0", "zarr.json"]
+)
+@pytest.mark.parametrize("how", ["lost", "changed"])
+def test_files_that_are_lost_or_damaged_are_named(name, how, tmp_path):
+    store = tmp_path / "s.zarr"
+    write_spectra(store, Spectra(np.ones((2, 3)), np.ones((2, 3)), labels={"TEFF": np.array([5e3, 6e3])}))
+    if how == "lost":
+        (store / name).unlink()
+    else:
+        data = bytearray((store / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (store / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"s\.zarr: it is damaged: its file {name}"):
+        read_spectra(store)
+
+
+def test_lost_checksums_are_found(tmp_path):
+    store = tmp_path / "s.zarr"
+    write_spectra(store, Spectra(np.ones((2, 3)), np.ones((2, 3))))
+    (store / CHECKSUMS / "zarr.json").unlink()
+    with pytest.raises(ValueError, match=r"its checksums in .* are lost"):
+        read_spectra(store)
