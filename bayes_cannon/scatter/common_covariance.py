@@ -116,6 +116,8 @@ class CommonCovariance(LearnedScatter):
         masks, which = np.unique(used, axis=0, return_inverse=True)
         for k, mask in enumerate(masks):
             rows, pixels = np.flatnonzero(which == k), np.flatnonzero(mask)
+            if not len(pixels):
+                continue  # Without a spectrum the mean is that of all stars, zero.
             part = cho_solve(cho_factor(self.covariance[np.ix_(pixels, pixels)]), self.factors[pixels])
             out[rows] = residual[np.ix_(rows, pixels)] @ part
         return out

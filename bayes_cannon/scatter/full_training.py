@@ -31,6 +31,7 @@ from bayes_cannon.core.student_t import LARGEST_NU, SMALLEST_NU, log_density
 from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete, log_density_across, outside
 from bayes_cannon.scatter.common_design import is_free, largest_gain, shared_weight_theta
 from bayes_cannon.scatter.pca_start import with_positive_peaks
+from bayes_cannon.scatter.usable_pixels import solved_pixels
 from bayes_cannon.training.problem import PixelProblem
 
 SHRINKAGES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
@@ -184,7 +185,7 @@ def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter
         shrinkage is zero with fewer stars than pixels.
 
     """
-    solved = np.flatnonzero(np.isfinite(theta).all(axis=1) & np.isfinite(s2))
+    solved = solved_pixels(problem, theta, s2)
     part = problem.at(solved)
     check_complete(part.ivar, solved)
     fold = np.random.default_rng(0).permutation(len(part.design)) % N_FOLDS

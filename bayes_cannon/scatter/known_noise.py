@@ -22,6 +22,7 @@ from bayes_cannon.scatter.base import LearnedScatter, Scatter, joint_solution
 from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
 from bayes_cannon.scatter.common_design import largest_gain, shared_weight_theta
 from bayes_cannon.scatter.pca_start import with_positive_peaks
+from bayes_cannon.scatter.usable_pixels import solved_pixels
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
 
 MAX_ROUNDS, TOLERANCE = 100, 1e-3
@@ -147,11 +148,12 @@ def train_given(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatte
     Raises
     ------
     ValueError
-        If the covariance is of another number of pixels, or a star misses a pixel that others have.
+        If the covariance is of another number of pixels, fewer than two of them have a solution, or a star misses a
+        pixel that others have.
 
     """
     scatter.check(problem)
-    solved = np.flatnonzero(np.isfinite(theta).all(axis=1) & np.isfinite(s2))
+    solved = solved_pixels(problem, theta, s2)
     part = problem.at(solved)
     check_complete(part.ivar, solved)
     given, n_stars = scatter.covariance[np.ix_(solved, solved)], len(part.design)

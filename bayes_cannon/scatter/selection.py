@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayes_cannon.core.folds import folds
+from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.scatter.base import LearnedScatter, Scatter
 from bayes_cannon.scatter.full import Full
 from bayes_cannon.scatter.full_training import fewest_stars
@@ -81,7 +82,7 @@ def as_scatter(scatter: Scatter | None) -> Scatter:
 
 def default_candidates(problem: PixelProblem) -> list[Scatter | None]:
     """Families and ranks that the numbers of stars and pixels allow, those that share work side by side."""
-    n_stars, n_pixels = problem.flux.shape
+    n_stars, n_pixels = len(problem.flux), int((problem.unsolvable() == PixelStatus.CONVERGED).sum())
     most = min(n_stars // 2, n_pixels - 1)
     candidates: list[Scatter | None] = [None, *(LowRank(rank) for rank in RANKS if rank <= most)]
     enough = 4 * n_stars // 5 >= fewest_stars(problem.design.shape[1])

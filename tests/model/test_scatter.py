@@ -192,3 +192,21 @@ def test_noise_that_is_far_too_large_is_no_heavy_tail(stars):
     with pytest.warns(TrainingWarning, match="degrees of freedom ended at their lower bound"):
         model.train()
     assert model.is_trained
+
+
+@pytest.mark.parametrize("scatter", [FULL, tc.scatter.Given(1e-4 * np.eye(30)), tc.scatter.LowRank(1)])
+def test_no_information_is_said_in_words(stars, scatter):
+    labels, flux, ivar = (array[:60] for array in stars)
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+    none, few, lone = np.zeros_like(ivar), np.zeros_like(ivar), np.zeros_like(ivar)
+    few[:2] = ivar[:2]
+    lone[:, 3] = ivar[:, 3]
+    for weight, found in ((none, "0 have one: 30 have no star"), (few, "0 have one: 0"), (lone, "1 have one: 29")):
+        model = tc.CannonModel(labels, flux, weight, vectorizer, scatter=scatter)
+        with pytest.raises(ValueError, match=f"at least 2 pixels with a solution, of 30 pixels {found}"):
+            model.train()
+        assert not model.is_trained
+    # A choice among all that is possible is then independent scatter.
+    model = tc.CannonModel(labels, flux, lone, vectorizer, scatter="auto")
+    model.train()
+    assert model.correlation is None or not model.correlation.is_correlated
