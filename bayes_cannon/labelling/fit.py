@@ -52,7 +52,8 @@ class LabelFit:
     chi_squared
         ``sum_j w_j r_j^2`` at the labels, shape (star,).
     reduced_chi_squared
-        chi^2 over the number of used pixels minus the number of labels; NaN where that is not positive.
+        chi^2 over its degrees of freedom: used pixels, or what chi^2 typically is where a covariance has directions
+        without residuals (`scatter.Full`), minus the number of labels; NaN where that is not positive.
     n_pixels
         Number of used pixels: positive ivar, and a trained theta.
     snr
@@ -249,12 +250,12 @@ def _fitted(trained: TrainedModel, batch: Spectra, batch_size: int, first: int) 
     n_labels = out.x.shape[1]
     solved = ~np.isin(out.status, [status for status in StarStatus if not status.has_solution])
     chi_squared = np.where(solved, out.chi_squared, np.nan)
-    freedom = out.used - n_labels
+    freedom = out.n_tail - n_labels
     return LabelFit(
         labels=np.where(solved[:, None], scaling.unscaled(out.x), np.nan),
         covariance=np.where(solved[:, None, None], scaling.unscaled_covariance(out.covariance), np.nan),
         chi_squared=chi_squared,
-        reduced_chi_squared=np.where(freedom > 0, chi_squared / np.maximum(freedom, 1), np.nan),
+        reduced_chi_squared=np.where(freedom > 0, chi_squared / np.where(freedom > 0, freedom, 1), np.nan),
         n_pixels=out.used.astype(int),
         snr=_medians(out.significance, out.used),
         status=out.status.astype(int),

@@ -30,9 +30,9 @@ def solved_pixels(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -> n
         most, stars = (int(counts.max()) if counts.size else 0), len(problem.ivar)
         raise ValueError(
             f"scatter that pixels share needs at least {FEWEST_PIXELS} pixels with a solution, of {problem.n_pixels} "
-            f"pixels {len(solved)} have one: {int((counts == 0).sum())} have no star with a positive ivar, and none has "
-            f"more than {most} of {stars} stars, with {problem.design.shape[1]} terms. Check ivar and the masks, add "
-            "stars, lower the order, or leave scatter=None"
+            f"pixels {len(solved)} have one: {int((counts == 0).sum())} have no star with a positive ivar, and none "
+            f"has more than {most} of {stars} stars, with {problem.design.shape[1]} terms. Check ivar and the masks, "
+            "add stars, lower the order, or leave scatter=None"
         )
     return solved
 
@@ -52,7 +52,7 @@ def largest_variance(levels: Array, quoted: Array) -> Array:
 
 
 def usual_noise(ivar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Usual noise of each pixel, shape (pixel,), the root mean square of trusted ones; and which are not, (star, pixel).
+    """Root mean square of the trusted noise of each pixel, shape (pixel,), and what is not trusted, (star, pixel).
 
     The ivar, shape (star, pixel), is positive.
     """
@@ -60,3 +60,40 @@ def usual_noise(ivar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     bad = 1 / ivar > largest_variance(noise_levels(ivar, median), median)
     good = ~bad
     return np.sqrt(np.where(good, 1 / ivar, 0.0).sum(axis=0) / np.maximum(good.sum(axis=0), 1)), bad
+
+
+def completed(
+    residual: np.ndarray, bad: np.ndarray, precision: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    r"""Residuals with the mean that the other numbers of the star give in the place of bad ones.
+
+    With the inverse covariance :math:`\Lambda` the bad ones b, given the others o, are normal with mean
+    :math:`-\Lambda_{bb}^{-1} \Lambda_{bo} r_o` and covariance :math:`\Lambda_{bb}^{-1}`; ``r' C^-1 r`` of the
+    completed residuals is that of the others alone (Little & Rubin 2002, chapter 8).
+
+    Parameters
+    ----------
+    residual, bad
+        Shape (star, pixel).
+    precision
+        Inverse covariance, shape (pixel, pixel).
+
+    Returns
+    -------
+    residual
+        Completed, shape (star, pixel).
+    spread
+        Covariance of what was filled in, summed over the stars, shape (pixel, pixel).
+    log_det
+        ``ln det Lambda_bb``, which the covariance of the others has more than that of all, shape (star,).
+
+    """
+    residual = np.where(bad, 0.0, residual)
+    spread, log_det = np.zeros_like(precision), np.zeros(len(residual))
+    for star in np.flatnonzero(bad.any(axis=1)):
+        at = np.flatnonzero(bad[star])
+        inner = np.linalg.inv(precision[np.ix_(at, at)])
+        residual[star, at] = -inner @ (precision[at] @ residual[star])
+        spread[np.ix_(at, at)] += inner
+        log_det[star] = -np.linalg.slogdet(inner)[1]
+    return residual, spread, log_det
