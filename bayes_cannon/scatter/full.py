@@ -15,10 +15,10 @@ class Full(Scatter):
 
     It is meant for pixels that are correlated by construction, such as sampled Gaia XP spectra, and for spectra
     without quoted noise. The quoted noise of a star scales its covariance, as far as training stars of different noise
-    show that it does; with heavy tails its chi^2 does so, too. Numbers whose quoted noise is several times what is usual
-    at that pixel and for that star are as good as missing. Otherwise training spectra must be complete; spectra to be
-    labelled need not be. The scale of the covariance is the one that gives labels of held-out training stars their
-    scatter. See `scatter.full_training`.
+    show that it does; with heavy tails its chi^2 does so, too. Numbers whose quoted noise is several times what is
+    usual at that pixel and for that star are as good as missing. Otherwise training spectra must be complete; spectra
+    to be labelled need not be. The scale of the covariance is the one that gives labels of held-out training stars
+    their scatter. See `scatter.full_training`.
 
     Attributes
     ----------
