@@ -166,11 +166,12 @@ def term_gradients(terms: Terms) -> np.ndarray:
 
 
 def label_scores(problem: PixelProblem, solution: Coefficients, learned: LearnedScatter) -> np.ndarray:
-    r"""Log density of the labels of stars, by the errors that a learned scatter gives to labels of their spectra.
+    r"""How good the labels of stars are by the errors that a learned scatter gives to labels of their spectra.
 
-    .. math:: -\tfrac12 \delta x^T V^{-1} \delta x - \tfrac12 \ln\det V, \qquad V = t F^{-1}
+    .. math:: -\frac{K}{2 k}\, \delta x^T V^{-1} \delta x - \tfrac12 \ln\det V, \qquad V = t F^{-1}
 
-    with the variance scale t of the star, which is one where the scatter is normal. A constant is left out.
+    with the variance scale t of the star, which is one where the scatter is normal, and the median k of chi^2 of K
+    labels: a log density, up to a constant, but that the *median* of the stars is largest where the errors are right.
 
     Parameters
     ----------
@@ -207,5 +208,6 @@ def label_scores(problem: PixelProblem, solution: Coefficients, learned: Learned
             left = float(residual @ pulled[:, -1]) - square
             freedom = learned.nu + learned.typical_square(len(used)) - n_labels - 2
             scale = (learned.nu + left) / max(freedom, 1.0)
-        score[star] = 0.5 * (np.log(values).sum() - n_labels * np.log(scale) - square / scale)
+        square /= scale * _median_square(np.array(n_labels), np.inf)
+        score[star] = 0.5 * (np.log(values).sum() - n_labels * np.log(scale) - square)
     return score

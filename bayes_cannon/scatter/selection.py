@@ -52,8 +52,8 @@ class ScatterPath:
         Whether a candidate may be chosen, shape (candidate,): not where the degrees of freedom ended at their bound,
         because then the scale of the noise is wrong and not its tails.
     label_score
-        Natural logarithm of the normal density of the reference labels of each held-out star, up to a constant, shape
-        (candidate, star); NaN for stars that were not held out. None: the likelihood decides alone.
+        How good the labels of each held-out star are (`scatter.held_out_labels.label_scores`), shape (candidate, star);
+        NaN for stars that were not held out. None: the likelihood decides alone.
 
     """
 
