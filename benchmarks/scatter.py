@@ -5,7 +5,8 @@ stars and 1,000 others. Then labels of stars simulated from the model itself. Th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from time import process_time
 
 import numpy as np
@@ -48,7 +49,7 @@ class Row:
     ivar: np.ndarray
     fold: np.ndarray
     held_out: Sequence[int]
-    families: Sequence[Scatter | Calibrated | None]
+    families: Sequence[Scatter | Calibrated | str | None]
 
 
 def demo_stars() -> Row:
@@ -66,6 +67,15 @@ def _giants(title: str, cuts: dict, families: Sequence[Scatter | None]) -> Row:
     stars = read_gaia_xp(cuts=cuts, wavelength_range=(4000.0, 9900.0))
     labels, fold = stars.label_array(NAMES), validate.folds(stars.n_stars)
     return Row(f"{title}: {stars.n_stars}", NAMES, labels, stars.flux, stars.ivar, fold, range(5), families)
+
+
+def few_giants(n_training: int) -> Row:
+    """The first training stars of the demo, which are its brightest, and all of the first fold."""
+    row = demo_stars()
+    kept = np.concatenate([np.flatnonzero(row.fold != 0)[:n_training], np.flatnonzero(row.fold == 0)])
+    part = {name: getattr(row, name)[kept] for name in ("labels", "flux", "ivar", "fold")}
+    title = f"Gaia XP, the {n_training} brightest training stars of the demo: {np.sum(row.fold == 0)}"
+    return replace(row, **part, title=title, held_out=(0,), families=(Full(), Full(heavy_tails=True), "auto"))
 
 
 def miles() -> Row:
@@ -97,7 +107,8 @@ def emulator() -> Row:
     )
 
 
-ROWS = {"demo": demo_stars, "giants": all_giants, "miles": miles, "emulator": emulator}
+FEW = {f"demo-{n}": partial(few_giants, n) for n in (110, 300)}
+ROWS = {"demo": demo_stars, **FEW, "giants": all_giants, "miles": miles, "emulator": emulator}
 
 
 def held_out(make: Callable[[], Row], index: int) -> dict:

@@ -116,8 +116,8 @@ class BatchFit:
     ----------
     x
         Scaled labels, shape (star, label), finite even where the status has no solution.
-    used
-        Number of used pixels.
+    used, n_tail
+        Number of used pixels, and what chi^2 typically is where the model holds and no label is fitted.
     significance
         One over the flux error, shape (star, pixel); infinite at pixels that are not used, so that a partition puts
         them last.
@@ -131,6 +131,7 @@ class BatchFit:
     chi_squared: Array
     decrement: Array
     used: Array
+    n_tail: Array
     significance: Array
     status: Array
     iterations: Array
@@ -181,8 +182,8 @@ def fit_batch(tables: ModelTables, flux: np.ndarray, ivar: np.ndarray, starts: n
         tables.starts, tables.nu, best, score, chi_squared, converged, found.used, found.n_tail
     )
     return BatchFit(
-        x, covariance, chi_squared, decrement, found.used, found.significance, status, iterations, start, found.faulty,
-        scale, second,
+        x, covariance, chi_squared, decrement, found.used, found.n_tail, found.significance, status, iterations, start,
+        found.faulty, scale, second,
     )  # fmt: skip
 
 
@@ -245,11 +246,16 @@ def _residual(theta: Array, term_labels: Array, y: Array, x: Array) -> Array:
 
 @jax.jit
 def tail_scale(nu: Array, chi_squared: Array, used: Array, n_labels: int) -> Array:
-    """Posterior variance scale of each star, ``(nu + chi^2) / (nu + P - K)``; one for normal tails."""
+    """What the covariance of each star is multiplied by, ``(nu + chi^2) / (nu + P - K - 2)``; one for normal tails.
+
+    The labels then follow a Student-t distribution of ``nu + P - K`` degrees of freedom, whose covariance this is, and
+    which has none, an infinite one, up to two.
+    """
     finite = jnp.isfinite(nu)
     safe = jnp.where(finite, nu, 1.0)
-    freedom = jnp.maximum(safe + used - n_labels, 1.0)
-    return jnp.where(finite, (safe + chi_squared) / freedom, 1.0)
+    freedom = safe + used - n_labels - 2
+    scale = jnp.where(freedom > 0, (safe + chi_squared) / jnp.where(freedom > 0, freedom, 1.0), jnp.inf)
+    return jnp.where(finite, scale, 1.0)
 
 
 @jax.jit

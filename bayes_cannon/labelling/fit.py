@@ -56,7 +56,8 @@ class LabelFit:
     chi_squared
         ``sum_j w_j r_j^2`` at the labels, shape (star,).
     reduced_chi_squared
-        chi^2 over the number of used pixels minus the number of labels; NaN where that is not positive.
+        chi^2 over its degrees of freedom: used pixels, or what chi^2 typically is where a covariance has directions
+        without residuals (`scatter.Full`), minus the number of labels; NaN where that is not positive.
     n_pixels
         Number of used pixels: positive ivar, and a trained theta.
     snr
@@ -261,8 +262,8 @@ def _fitted(trained: TrainedModel, batch: Spectra, batch_size: int) -> LabelFit:
         (ended == StarStatus.SINGULAR)[:, None] & np.isnan(np.diagonal(covariance, axis1=1, axis2=2))
     )
     chi_squared = np.where(solved, out.chi_squared, np.nan)
-    freedom = out.used - n_labels
-    reduced = np.where(freedom > 0, chi_squared / np.maximum(freedom, 1), np.nan)
+    freedom = out.n_tail - n_labels
+    reduced = np.where(freedom > 0, chi_squared / np.where(freedom > 0, freedom, 1), np.nan)
     snr = _medians(out.significance, out.used)
     misfit = trained.goodness.misfit(reduced, snr, freedom)
     is_rival = _is_rival(out)

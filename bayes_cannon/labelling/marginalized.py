@@ -86,8 +86,8 @@ def fit_integrated(
     covariance = jnp.where(pilot.singular[:, None, None], jnp.nan, covariance)
     scale = tail_scale(tables.nu, pilot.chi_squared, found.n_tail, x.shape[-1])
     return BatchFit(
-        x, scale[:, None, None] * covariance, pilot.chi_squared, decrement, found.used, found.significance, status,
-        iterations, start, found.faulty, scale, second,
+        x, scale[:, None, None] * covariance, pilot.chi_squared, decrement, found.used, found.n_tail,
+        found.significance, status, iterations, start, found.faulty, scale, second,
     )  # fmt: skip
 
 

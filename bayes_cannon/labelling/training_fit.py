@@ -30,9 +30,11 @@ def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -
     y, known = np.asarray(flux[chosen], float), np.asarray(ivar[chosen], float)
     design = trained.terms.design[chosen]
     used = (known > 0) & trained.solved
+    counted = used.sum(axis=1)
     if trained.scatter.is_correlated:
         with jax.enable_x64(True):
             found = compressed_batch(trained.tables, y, known)
+            counted = np.asarray(found.n_tail)
             chi_squared = np.asarray(
                 compare(trained.tables, found.root, found.w, found.y, trained.terms.x[chosen][:, None])[0]
             )
@@ -46,4 +48,4 @@ def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -
     snr = np.full(len(chosen), np.nan)
     snr[rows] = np.nanmedian(errors[rows], axis=1)
     reach = leverage(leverage_root(trained.terms.design), design)
-    return GoodnessOfFit.of_training(chi_squared, used.sum(axis=1), snr, reach, n_terms, n_stars)
+    return GoodnessOfFit.of_training(chi_squared, counted, snr, reach, n_terms, n_stars)

@@ -275,13 +275,13 @@ class CannonModel:
         return RegularizationPath.from_solutions(lambdas, solutions)
 
     def scatter_path(self, candidates: Sequence[Scatter | None] | None = None, **options: Any) -> ScatterPath:
-        """Likelihood of held-out spectra with several kinds of scatter, to choose one; the model stays as it is.
+        """Labels and likelihood of held-out spectra with several kinds of scatter; the model stays as it is.
 
         Parameters
         ----------
         candidates
             What to try, such as ``[scatter.LowRank(5), scatter.LowRank(10), scatter.Full()]``; by default several ranks
-            and, for up to a thousand pixels, the full covariance. Independent scatter is always tried. In ascending
+            and, for up to five thousand pixels, the full covariance. Independent scatter is always tried. In ascending
             order of rank each starts from the one before.
         options
             ``n_folds``, ``held_out``, ``seed`` and ``progress`` of `scatter.selection.scatter_path`.

@@ -159,6 +159,10 @@ class LearnedScatter(ABC):
         """
         raise ValueError("the model has no latent factors: set scatter=LowRank(rank) and train")
 
+    def typical_square(self, n_pixels: int) -> float:
+        """Chi^2 that a spectrum of this number of pixels typically has where the model holds."""
+        return float(n_pixels)
+
     # One pixel at a time.
 
     @abstractmethod

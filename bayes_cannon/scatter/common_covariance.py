@@ -1,37 +1,25 @@
-r"""Scatter whose covariance is the same for all stars, as `scatter.Full` and `scatter.Given` learn it.
+r"""Scatter whose covariance is the same for all stars, but for its scale, as `scatter.Full` and `Given` learn it."""
 
-Chi^2 stays one polynomial of the labels. With the Cholesky factor :math:`C = L L^T`, h = L^-1 y and H = L^-1 Theta,
-
-.. math:: (y - \Theta v)^T C^{-1} (y - \Theta v) = |h - H v|^2
-
-H is the same for every complete spectrum, so that such a star costs one product of its flux with L^-1. Where pixels are
-missing the factor is that of the covariance of the others: their rows and columns are those of the identity, so that
-shapes stay fixed, and their flux is that of the model. This is exact, and costs a factorization a star.
-"""
-
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_factor, cho_solve
 
 from bayes_cannon.core.student_t import log_density
-from bayes_cannon.core.typing import Array, PerStar, StarMoment, StarPixel
 from bayes_cannon.scatter.base import Coefficients, LearnedScatter, NoiseParts, PartsOfStar, mean_quoted_variance
-from bayes_cannon.scatter.label_tables import Chi2, LabelTables, Response, with_square
+from bayes_cannon.scatter.covariance_tables import CovarianceTables, StarNoise, expected_square
+from bayes_cannon.scatter.label_tables import Response
+from bayes_cannon.scatter.usable_pixels import completed, largest_variance, noise_levels
 from bayes_cannon.training.problem import PixelProblem
-
-MASKED_TOGETHER = 8
-"""Number of spectra with missing pixels that run in one program, whose shapes stay fixed."""
-solve_lower = jax.scipy.linalg.solve_triangular
 
 
 @dataclass(frozen=True, eq=False)
 class CommonCovariance(LearnedScatter):
-    r"""Covariance :math:`U U^T + N (I - E E^T) N` of all stars, E being U over the noise N, normalized.
+    r"""Covariance :math:`C = U U^T + N (I - E E^T) N` of all stars, E being U over the noise N, normalized.
+
+    That of a star is :math:`(b_0 + b_1 g) C`, with the noise g of its spectrum relative to that of the training
+    spectra; and a number with a huge error has what that is beyond the usual besides (`scatter.usable_pixels`).
 
     Attributes
     ----------
@@ -39,11 +27,19 @@ class CommonCovariance(LearnedScatter):
         U in flux, shape (pixel, factor), the leading directions, of the length of their scatter: orthogonal in the
         metric of the noise, the strongest first, the largest number of each positive; zero at pixels without solution.
     noise
-        N, the scatter across the factors, shape (pixel,): the mean quoted noise; NaN at pixels without solution.
+        N, the scatter across the factors, shape (pixel,); NaN at pixels without solution.
     nu
         Degrees of freedom of the Student-t distribution along these directions; infinite where it is normal.
     floor
-        Variance of the training residuals across the factors, in units of that noise.
+        Variance of residuals across the factors, in units of that noise.
+    typical
+        Their squares along a factor, in units of its variance.
+    quoted
+        Usual quoted noise of the training spectra, shape (pixel,); None where the quoted noise does not enter.
+    own
+        s^2 of the model, shape (pixel,), which its weights hold beside the quoted noise; None with ``quoted``.
+    constant, slope
+        The b0 and b1 of the scale of a star.
 
     """
 
@@ -51,6 +47,11 @@ class CommonCovariance(LearnedScatter):
     noise: np.ndarray = field(metadata={"dims": ("pixel",)})
     nu: float = np.inf
     floor: float = 1.0
+    typical: float = 1.0
+    quoted: np.ndarray | None = field(default=None, metadata={"dims": ("pixel",)})
+    own: np.ndarray | None = field(default=None, metadata={"dims": ("pixel",)})
+    constant: float = 1.0
+    slope: float = 0.0
 
     @property
     def rank(self) -> int:
@@ -80,32 +81,69 @@ class CommonCovariance(LearnedScatter):
             raise ValueError(f"the scatter has factors of {len(self.factors)} pixels, theta has {n_pixels}")
 
     def log_likelihood(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray:
-        """As `LearnedScatter.log_likelihood`; ValueError if a star misses a pixel that has a solution."""
-        residual, basis, variances, noise = self._along_directions(problem, solution)
+        """As `LearnedScatter.log_likelihood`; ValueError if a star misses a pixel that has a solution.
+
+        Student-t along the leading directions and normal across them, with the covariance that labels have: of the
+        noise N across, even where training residuals are smaller.
+        """
+        residual, basis, variances, noise, growth, beyond = self._along_directions(problem, solution)
         chi_squared = np.sum((residual @ basis) ** 2 / variances, axis=1)
         leading = log_density(chi_squared, np.log(variances).sum(), len(variances), self.nu)
-        return leading + log_density_across(residual, basis, self.floor) - np.log(noise).sum()
+        scale = 0.5 * len(noise) * np.log(growth)
+        return leading + log_density_across(residual, basis) - np.log(noise).sum() - scale + beyond
+
+    def typical_square(self, n_pixels: int) -> float:
+        """As `LearnedScatter.typical_square`: directions in which there are no residuals do not count."""
+        return float(expected_square(n_pixels, self.rank, self.typical, self.floor))
 
     def star_precisions(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray | None:
         """``(nu + q) / (nu + chi^2)`` along the q directions, over its mean; ValueError if a star misses a pixel."""
         if not np.isfinite(self.nu):
             return None
-        residual, basis, variances, _ = self._along_directions(problem, solution)
+        residual, basis, variances, *_ = self._along_directions(problem, solution)
         chi_squared = np.sum((residual @ basis) ** 2 / variances, axis=1)
         weight = (self.nu + len(variances)) / (self.nu + chi_squared)
         return weight / weight.mean()
 
     def _along_directions(
         self, problem: PixelProblem, solution: Coefficients
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Residuals over the noise at the solved pixels, leading directions, variances along them, and the noise."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Residuals over the noise and the root of the star's scale, at the solved pixels, and what belongs to them.
+
+        Leading directions, variances along them, the noise, the scale of each star, and the log density that numbers
+        with huge errors have by themselves instead of by the covariance; their residuals are what the others make of
+        them.
+        """
         solved = np.flatnonzero(np.isfinite(self.noise))
-        check_complete(problem.ivar[:, solved], solved)
+        ivar = problem.ivar[:, solved]
+        check_complete(ivar, solved)
         noise = self.noise[solved]
         scaled = self.factors[solved] / noise[:, None]
         variances = (scaled**2).sum(axis=0)
-        residual = (problem.flux[:, solved] - problem.design @ solution.theta[solved].T) / noise
-        return residual, scaled / np.sqrt(variances), variances, noise
+        basis = scaled / np.sqrt(variances)
+        flux = problem.flux[:, solved] - problem.design @ solution.theta[solved].T
+        growth, extra = self._star_noise(ivar, solved)
+        residual, beyond = flux / noise / np.sqrt(growth)[:, None], np.zeros(len(flux))
+        if (extra > 0).any():
+            precision = (basis * (1 / variances - 1)) @ basis.T
+            precision[np.diag_indices_from(precision)] += 1
+            residual, _, log_det = completed(residual, extra > 0, precision)
+            alone = -0.5 * (flux**2 * ivar - np.log(ivar)) + np.log(noise) + 0.5 * np.log(growth)[:, None]
+            beyond = np.where(extra > 0, alone, 0.0).sum(axis=1) - 0.5 * log_det
+        return residual, basis, variances, noise, growth, beyond
+
+    def _star_noise(self, ivar: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scale of each star, shape (star,), and the variance that a number has beyond the usual, (star, pixel).
+
+        Of these pixels' ivar, shape (star, pixel), zero where one is missing.
+        """
+        if self.quoted is None:
+            return np.ones(len(ivar)), np.zeros(ivar.shape)
+        quoted = self.quoted[pixels]
+        levels = noise_levels(ivar, quoted)
+        known = ivar > 0
+        extra = np.where(known, 1 / np.where(known, ivar, 1.0) - largest_variance(levels, quoted), 0.0)
+        return self.constant + self.slope * levels, np.maximum(extra, 0.0)
 
     def latent_factors(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray:
         """Coordinates along the leading directions, each of unit variance: ``U' C^-1 (y - Theta v)``."""
@@ -116,22 +154,27 @@ class CommonCovariance(LearnedScatter):
         masks, which = np.unique(used, axis=0, return_inverse=True)
         for k, mask in enumerate(masks):
             rows, pixels = np.flatnonzero(which == k), np.flatnonzero(mask)
-            part = cho_solve(cho_factor(self.covariance[np.ix_(pixels, pixels)]), self.factors[pixels])
-            out[rows] = residual[np.ix_(rows, pixels)] @ part
+            if not len(pixels):
+                continue  # Without a spectrum the mean is that of all stars, zero.
+            inner = self.covariance[np.ix_(pixels, pixels)]
+            growth, extra = self._star_noise(problem.ivar[np.ix_(rows, pixels)], pixels)
+            usual = ~(extra > 0).any(axis=1)
+            part = cho_solve(cho_factor(inner), self.factors[pixels])
+            out[rows[usual]] = residual[np.ix_(rows[usual], pixels)] @ part / np.sqrt(growth[usual, None])
+            for star, scale, own in zip(rows[~usual], growth[~usual], extra[~usual], strict=True):
+                solved = cho_solve(cho_factor(inner + np.diag(own / scale)), residual[star, pixels])
+                out[star] = self.factors[pixels].T @ solved / np.sqrt(scale)
         return out
 
     def marginal_variance(self, problem: PixelProblem, s2: np.ndarray) -> np.ndarray:
-        """What the diagonal has beyond the mean quoted noise, at least zero."""
-        noise2 = np.where(np.isfinite(self.noise), self.noise, 1.0) ** 2
-        _, variances = self._scaled
-        safe = np.where(variances > 0, variances, 1.0)
-        along = self.factors**2 @ np.where(variances > 0, 1.0 - 1.0 / safe, 0.0)
-        beyond = noise2 + along - mean_quoted_variance(problem.ivar)
-        return np.where(np.isfinite(s2), np.maximum(beyond, 0.0), s2)
+        """What the diagonal has beyond the usual quoted noise, at least zero."""
+        quoted = mean_quoted_variance(problem.ivar) if self.quoted is None else np.nan_to_num(self.quoted) ** 2
+        return np.where(np.isfinite(s2), np.maximum(np.diagonal(self.covariance) - quoted, 0.0), s2)
 
     def total_variance(self, s2: np.ndarray, ivar: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """The diagonal, whatever the ivar: the quoted noise is part of it."""
-        return np.broadcast_to(np.diagonal(self.covariance)[pixels], ivar.shape)
+        """The diagonal, scaled for the star; the quoted noise is part of it, but for what is beyond the usual."""
+        growth, extra = self._star_noise(np.where(np.isfinite(ivar), ivar, 0.0), pixels)
+        return growth[:, None] * np.diagonal(self.covariance)[pixels] + extra
 
     def variance_shares(self, s2: np.ndarray) -> np.ndarray:
         """As `LearnedScatter.variance_shares`, of the trace of the covariance."""
@@ -139,7 +182,13 @@ class CommonCovariance(LearnedScatter):
 
     def label_tables(self, response: Response) -> "CovarianceTables":
         """As `LearnedScatter.label_tables`; ValueError if the covariance is not positive definite."""
-        return CovarianceTables.from_covariance(self.covariance, response, self.rank)
+        if self.quoted is None or self.own is None:
+            noise = StarNoise.none(len(self.noise))
+        else:
+            noise = StarNoise(np.nan_to_num(self.quoted), np.nan_to_num(self.own), self.constant, self.slope)
+        return CovarianceTables.from_covariance(
+            self.covariance, response, self.rank, typical=self.typical, floor=self.floor, noise=noise
+        )
 
     def split_theta_covariance(self, covariance: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels share all of it."""
@@ -155,173 +204,54 @@ class CommonCovariance(LearnedScatter):
         last: list[DenseParts] = []
 
         def parts(used: np.ndarray, ivar: np.ndarray, of_theta: np.ndarray, h: float) -> NoiseParts:
-            if not last or not np.array_equal(last[0].used, used):  # Stars that miss no pixel share one factor.
+            (scale,), (extra,) = self._star_noise(ivar[None], used)
+            same = last and not extra.any() and np.array_equal(last[0].used, used)
+            if not same:  # Stars that miss no pixel share one factor.
                 at = np.ix_(used, used)
-                factor = cho_factor(photon[at] + beyond[at])
-                last[:] = [DenseParts(used, photon[at], beyond[at], factor, self.rank, h)]
-            return replace(last[0], h=h)
+                own = photon[at] + np.diag(extra / scale)
+                last[:] = [DenseParts(used, own, beyond[at], cho_factor(own + beyond[at]), 0.0, 1.0, 0.0)]
+            out = replace(last[0], scale=scale, h=h, free=self.typical_square(len(used)))
+            if extra.any():
+                last.clear()
+            return out
 
         return parts
 
 
 @dataclass(frozen=True)
 class DenseParts(NoiseParts):
-    """A full covariance, ``photon + beyond``, which the errors of theta multiply by 1 + h."""
+    """A full covariance, ``photon + beyond``, times the scale of the star; errors of theta add h times it, unscaled."""
 
     used: np.ndarray
     photon: np.ndarray
     beyond: np.ndarray
     factor: tuple[np.ndarray, bool]
-    rank: int
+    free: float
+    scale: float
     h: float
 
     def solved(self, right: np.ndarray) -> np.ndarray:
         """As `NoiseParts.solved`."""
-        return cho_solve(self.factor, right) / (1.0 + self.h)
+        return cho_solve(self.factor, right) / (self.scale + self.h)
 
     def weights(self) -> tuple[np.ndarray, float]:
         """As `NoiseParts.weights`; no pixel's theta has errors of its own, so that the diagonal does not matter."""
-        return np.zeros(len(self.photon)), min(len(self.photon), self.rank) / (1.0 + self.h)
+        return np.zeros(len(self.photon)), self.free / (self.scale + self.h)
 
     def variances(self, gain: np.ndarray) -> np.ndarray:
         """As `NoiseParts.variances`."""
         photon, beyond = (np.einsum("kp,kp->k", gain @ part, gain) for part in (self.photon, self.beyond))
-        return np.stack([photon, np.zeros_like(photon), beyond, self.h * (photon + beyond)])
+        own = self.scale * np.stack([photon, np.zeros_like(photon), beyond])
+        return np.concatenate([own, self.h * (photon + beyond)[None]])
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class CovarianceTables(LabelTables):
-    """Tables of the covariance. Make it with `from_covariance`.
-
-    Attributes
-    ----------
-    covariance
-        C, shape (pixel, pixel); that of the identity at pixels without solution.
-    whitening
-        ``L^-1``, shape (pixel, pixel).
-    whitened
-        ``L^-1`` times the coefficients, with zero for the constant, shape (pixel, term).
-    solved
-        Whether a pixel has a solution, shape (pixel,).
-    n_leading
-        Number of directions whose variance was learned: what counts as pixels for the tails.
-
-    """
-
-    covariance: Array
-    whitening: Array
-    whitened: Array
-    solved: Array
-    n_leading: Array | int
-
-    @classmethod
-    def from_covariance(cls, covariance: np.ndarray, response: Response, n_leading: int) -> "CovarianceTables":
-        """Tables of C, shape (pixel, pixel).
-
-        Raises ValueError if C is not positive definite at the pixels with a solution.
-        """
-        solved = np.asarray(response.solved)
-        known = np.where(np.outer(solved, solved), covariance, np.eye(len(solved)))
-        try:
-            root = cholesky(known, lower=True)
-        except np.linalg.LinAlgError as error:
-            raise ValueError(
-                "the covariance of the scatter is not positive definite: train again, with a larger shrinkage"
-            ) from error
-        whitening = solve_triangular(root, np.eye(len(solved)), lower=True)
-        return cls(known, whitening, whitening @ np.asarray(response.theta), solved, n_leading)
-
-    def chi_squared(self, response: Response, w: StarPixel, y: StarPixel, growth: PerStar) -> Chi2:
-        """As `LabelTables.chi_squared`; of the weights only counts which are zero. The root is the growth."""
-        used = np.asarray(w) > 0
-        out = np.array(_complete_chi_squared(self, response, y))
-        for rows in self._masked(used):
-            out[rows] = _masked_chi_squared(self, response, used[rows], np.asarray(y)[rows])
-        return Chi2(out / np.asarray(growth)[:, None], growth)
-
-    def grown(self, response: Response, before: Chi2, w: StarPixel, y: StarPixel, growth: PerStar) -> Chi2:
-        """The covariance grows as a whole, so that nothing is factored again."""
-        return Chi2(before.coefficients / growth[:, None], growth)
-
-    def compare(self, root: PerStar, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
-        """As `LabelTables.compare`, over the pixels with a weight."""
-        used = np.asarray(w) > 0
-        residual = np.where(used, residual, 0.0)
-        weighted = np.array(_complete_solution(self, residual))
-        for rows in self._masked(used):
-            weighted[rows] = _masked_solution(self, used[rows], residual[rows])
-        weighted /= np.asarray(root)[:, None]
-        return np.einsum("np,np->n", weighted, residual), weighted
-
-    def n_tail(self, used: Array) -> Array:
-        """At most the number of leading directions."""
-        return jnp.minimum(used, self.n_leading)
-
-    def theta_weights(self, w: StarPixel, growth: PerStar, used: Array) -> tuple[StarPixel, PerStar]:
-        """As `LabelTables.theta_weights`: all of it is shared, and S is C."""
-        return jnp.zeros_like(w), self.n_tail(used) / growth
-
-    def _masked(self, used: np.ndarray) -> Iterator[np.ndarray]:
-        """Stars that miss some pixels but not all, a fixed number at a time, the last repeated."""
-        stars = np.flatnonzero((used != np.asarray(self.solved)).any(axis=1) & used.any(axis=1))
-        for first in range(0, len(stars), MASKED_TOGETHER):
-            part = stars[first : first + MASKED_TOGETHER]
-            yield np.pad(part, (0, MASKED_TOGETHER - len(part)), mode="edge")
-
-
-@jax.jit
-def _complete_chi_squared(tables: CovarianceTables, response: Response, y: StarPixel) -> StarMoment:
-    h = y @ tables.whitening.T
-    squares = jnp.broadcast_to(tables.whitened.T @ tables.whitened, (len(y), *response.pairs.shape))
-    zero = jnp.zeros((len(y), len(response.products)))
-    return with_square(zero, response, jnp.einsum("np,np->n", h, h), h @ tables.whitened, squares)
-
-
-@jax.jit
-def _masked_chi_squared(tables: CovarianceTables, response: Response, used: Array, y: StarPixel) -> StarMoment:
-    def one(star: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        used, y = star
-        right = jnp.column_stack([y, jnp.where(used[:, None], response.theta, 0.0)])
-        half = solve_lower(_masked_root(tables, used), right, lower=True)
-        h, of_terms = half[:, 0], half[:, 1:]
-        return jnp.dot(h, h), h @ of_terms, of_terms.T @ of_terms
-
-    zero = jnp.zeros((len(y), len(response.products)))
-    return with_square(zero, response, *jax.lax.map(one, (used, y)))
-
-
-@jax.jit
-def _complete_solution(tables: CovarianceTables, residual: StarPixel) -> Array:
-    return residual @ tables.whitening.T @ tables.whitening
-
-
-@jax.jit
-def _masked_solution(tables: CovarianceTables, used: Array, residual: StarPixel) -> Array:
-    def one(star: tuple[Array, Array]) -> jax.Array:
-        root = _masked_root(tables, star[0])
-        return solve_lower(root, solve_lower(root, star[1], lower=True), lower=True, trans=1)
-
-    return jax.lax.map(one, (used, residual))
-
-
-def _masked_root(tables: CovarianceTables, used: Array) -> jax.Array:
-    """Cholesky factor for one star, of the covariance of its used pixels, the others' being the identity."""
-    both = used[:, None] & used[None, :]
-    return jnp.linalg.cholesky(jnp.where(both, tables.covariance, jnp.eye(len(used))))
-
-
-def log_density_across(residual: np.ndarray, basis: np.ndarray, floor: float) -> np.ndarray:
-    """Normal log density across the leading directions, of this variance in each, shape (star,)."""
+def log_density_across(residual: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Normal log density across the leading directions, of unit variance in each, shape (star,)."""
     n_others = basis.shape[0] - basis.shape[1]
     if not n_others:
         return np.zeros(len(residual))
-    return -0.5 * (outside(residual, basis) / floor + n_others * np.log(2 * np.pi * floor))
-
-
-def outside(residual: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Squared length across the leading directions, shape (star,)."""
-    return np.sum(residual**2, axis=1) - np.sum((residual @ basis) ** 2, axis=1)
+    rest = np.sum(residual**2, axis=1) - np.sum((residual @ basis) ** 2, axis=1)
+    return -0.5 * (rest + n_others * np.log(2 * np.pi))
 
 
 def check_complete(ivar: np.ndarray, pixels: np.ndarray) -> None:

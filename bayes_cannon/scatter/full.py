@@ -14,15 +14,17 @@ class Full(Scatter):
     r"""Full covariance of the scatter, the same for all stars, for spectra of up to a few thousand pixels.
 
     It is meant for pixels that are correlated by construction, such as sampled Gaia XP spectra, and for spectra
-    without quoted noise. The quoted noise of a single star does not enter: with heavy tails its chi^2 scales its
-    errors, without them spectra must be as noisy as the training spectra. Training spectra must be complete; spectra
-    to be labelled need not be. See `scatter.full_training`.
+    without quoted noise. The quoted noise of a star scales its covariance, as far as training stars of different noise
+    show that it does; with heavy tails its chi^2 does so, too. Numbers whose quoted noise is several times what is
+    usual at that pixel and for that star are as good as missing. Otherwise training spectra must be complete; spectra
+    to be labelled need not be. The scale of the covariance is the one that gives labels of held-out training stars
+    their scatter. See `scatter.full_training`.
 
     Attributes
     ----------
     shrinkage
-        a in :math:`(1 - a) S + a\, \mathrm{diag}(S)`, from 0 to 1; None to choose it by the likelihood of held-out
-        training spectra.
+        a in :math:`(1 - a) S + a\, \mathrm{diag}(S)`, from 0 to 1; None to choose it by the labels of held-out
+        training stars.
     heavy_tails
         Whether spectra follow a multivariate Student-t distribution, whose degrees of freedom are fitted.
     share

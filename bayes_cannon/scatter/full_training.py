@@ -1,39 +1,50 @@
 r"""Training with the full covariance of the scatter, for spectra of few pixels or many stars.
 
-The residuals of all stars share one covariance, in units of the mean quoted noise :math:`\bar\sigma_j` of each pixel
+The residuals of all stars share one covariance, in units of the usual quoted noise :math:`\bar\sigma_j` of each pixel
 
-.. math:: T = (1 - a)\, S + a\, \mathrm{diag}(S) = E\, \mathrm{diag}(\lambda)\, E^T, \qquad
-          S = \frac{N}{N - D}\, \frac{\sum_n u_n e_n e_n^T}{\sum_n u_n}, \quad
-          e_n = (y_n - \Theta v_n) / \bar\sigma
+.. math:: T = (1 - a)\, S + a\, \mathrm{diag}(S), \qquad
+          S = \frac{N}{N - D}\, \frac{\sum_n u_n e_n e_n^T / c_n}{\sum_n u_n}, \quad
+          e_n = (y_n - \Theta v_n) / \bar\sigma, \quad c_n = b_0 + b_1 g_n
 
-with the shrinkage a. Spectra sampled from fewer numbers than pixels, as Gaia's XP spectra are, have directions in
-which the residuals are much smaller than the quoted noise. There a misfit of the model would pass for information, so
-that only the leading directions, those with :math:`\lambda` above a given share of the quoted noise in the first round,
-keep their variance; all others get the quoted noise. With heavy tails the q leading coordinates of a star follow a
-multivariate Student-t distribution together, with :math:`u_n = (\nu + q) / (\nu + \chi_n^2)`; one common scale and nu
-maximize its likelihood in each round, which is the parameter expansion of Liu, Rubin & Wu (1998).
+with the shrinkage a. The noise :math:`g_n` of a star's spectrum relative to the usual one (`scatter.usable_pixels`)
+scales its covariance as far as that is noise: how far is fitted, and normalized so that :math:`1 / c_n` is one on
+average.
+
+Spectra sampled from fewer numbers than pixels, as Gaia's XP spectra are, have directions in which the residuals are
+much smaller than the quoted noise, and so have fewer stars than pixels, for want of stars. There a misfit of
+the model would pass for information, so that only the leading directions of S, before it is shrunk, those with more
+than a given share of the quoted noise, have the variance of T along them; all others get the quoted noise, or what
+held-out stars have there if that is more. With heavy tails the q leading coordinates of a star follow a multivariate
+Student-t distribution together, with :math:`u_n = (\nu + q) / (\nu + \chi_n^2)`; one common scale, nu and b maximize
+its likelihood in each round, which is the parameter expansion of Liu, Rubin & Wu (1998). Each star's chi^2 is by the
+covariance without it, :math:`\chi^2 / (1 - k) / (1 - h)` with its share k of the covariance along its own residual and
+its leverage h: where stars are as few as directions, that with it is the same for all stars and says nothing of them.
 
 All pixels have the same weights, so that without a penalty the best theta is that of least squares with the weights
-u, whatever the covariance. With a penalty or bounds each pixel is a lasso of its own with its variance ``diag T``.
+:math:`u / c`, whatever the covariance. With a penalty or bounds each pixel is a lasso of its own with its variance.
 
-The covariance of the stars that it was learned from is too small for others. What factor it needs, and the shrinkage,
-come from training stars that are held out in turn.
+What matters in the end are labels. With few stars the covariance is wrong most where it is small, which is where the
+information is, so that labels are off by more than spectra. Hence its scale is the one that gives labels of training
+stars that are held out in turn their scatter, by the medians, and the shrinkage the one with the smallest errors then
+(`scatter.held_out_labels`).
 """
 
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from scipy.linalg import cholesky, eigh, solve_triangular
-from scipy.optimize import minimize, minimize_scalar
+from scipy.linalg import eigh
+from scipy.optimize import minimize
 
 from bayes_cannon.core.student_t import LARGEST_NU, SMALLEST_NU, log_density
-from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete, log_density_across, outside
+from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
 from bayes_cannon.scatter.common_design import is_free, largest_gain, shared_weight_theta
+from bayes_cannon.scatter.held_out_labels import HeldOutLabels
 from bayes_cannon.scatter.pca_start import with_positive_peaks
+from bayes_cannon.scatter.usable_pixels import completed, noise_levels, solved_pixels, usual_noise
 from bayes_cannon.training.problem import PixelProblem
 
-SHRINKAGES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
+SHRINKAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 """Strengths of shrinkage that are tried where none is given."""
 N_FOLDS = 5
 """Parts of the training stars that are held out in turn."""
@@ -41,6 +52,8 @@ FIRST_NU = 5.0
 """Degrees of freedom that the search starts from."""
 MAX_ROUNDS, TOLERANCE = 100, 1e-3
 """Rounds at most, and the change of the stars' weights, and of variances that theta depends on, at which they end."""
+LARGEST_LOGIT = 8.0
+"""On the share of the covariance that does not grow with the quoted noise."""
 
 
 class FullSettings(Protocol):
@@ -67,7 +80,7 @@ class FullSolution:
     ----------
     theta, s2
         Shape (pixel, term) and (pixel,): NaN and infinite at pixels that took no part. s2 is what the variance of a
-        pixel has beyond the mean quoted noise, at least zero.
+        pixel has beyond the usual quoted noise, at least zero.
     learned
         The covariance, for stars other than those it was learned from.
     gradient
@@ -96,68 +109,69 @@ class FullSolution:
 
 
 @dataclass(frozen=True)
+class _Data:
+    """Training stars: complete spectra, the usual noise, shape (pixel,), what is not trusted, (star, pixel), and g."""
+
+    problem: PixelProblem
+    noise: np.ndarray
+    bad: np.ndarray
+    levels: np.ndarray
+
+    @classmethod
+    def of(cls, problem: PixelProblem) -> "_Data":
+        noise, bad = usual_noise(problem.ivar)
+        return cls(problem, noise, bad, noise_levels(np.where(bad, 0.0, problem.ivar), noise))
+
+    def of_stars(self, stars: np.ndarray) -> "_Data":
+        return _Data(self.problem.of_stars(stars), self.noise, self.bad[stars], self.levels[stars])
+
+
+@dataclass(frozen=True)
 class _Fit:
-    """State of the iteration on some stars, in units of the mean quoted noise.
+    """State of the iteration on some stars, in units of the usual quoted noise.
 
     Attributes
     ----------
     theta, noise
         Theta in flux, shape (pixel, term), and the quoted noise, shape (pixel,).
-    covariance
-        T before its directions are chosen, shape (pixel, pixel).
     basis, variances
-        The leading directions, shape (pixel, q), and the variances along them, shape (q,); where all lead both are
-        None.
-    root
-        Cholesky factor of T where all directions lead, else None.
-    floor
-        Mean variance along all other directions.
+        The leading directions, shape (pixel, q), and the variances along them, shape (q,).
+    diagonal
+        Variance of each pixel, shape (pixel,).
     nu, weight, rounds, converged
         As in `FullSolution`.
+    growth
+        The b0 and b1 of ``c = b0 + b1 g``.
 
     """
 
     theta: np.ndarray
     noise: np.ndarray
-    covariance: np.ndarray
-    basis: np.ndarray | None
-    variances: np.ndarray | None
-    root: np.ndarray | None
-    floor: float
+    basis: np.ndarray
+    variances: np.ndarray
+    diagonal: np.ndarray
     nu: float
     weight: np.ndarray
+    growth: tuple[float, float]
     rounds: int
     converged: bool
 
-    @property
-    def n_leading(self) -> int:
-        """Number of leading directions q."""
-        return len(self.noise) if self.variances is None else len(self.variances)
+    def completed(self, data: _Data) -> tuple[np.ndarray, np.ndarray | None]:
+        """Flux beyond the model, shape (star, pixel), bad numbers replaced, and the spread of those if there are any.
 
-    @property
-    def log_det(self) -> float:
-        """Logarithm of the determinant of the leading part."""
-        if self.root is not None:
-            return 2 * float(np.log(np.diag(self.root)).sum())
-        return 0.0 if self.variances is None else float(np.log(self.variances).sum())
+        The spread is what `completed` returns.
+        """
+        residual = (data.problem.flux - data.problem.design @ self.theta.T) / self.noise
+        if not data.bad.any():
+            return residual, None
+        precision = (self.basis * (1 / self.variances - 1)) @ self.basis.T
+        precision[np.diag_indices_from(precision)] += 1
+        filled, spread, _ = completed(residual, data.bad, precision)
+        return filled, spread
 
-    def residual(self, problem: PixelProblem) -> np.ndarray:
-        """Flux beyond the model, shape (star, pixel)."""
-        return (problem.flux - problem.design @ self.theta.T) / self.noise
-
-    def log_density(self, problem: PixelProblem) -> np.ndarray:
-        """Log density of each star's spectrum given its labels, shape (star,)."""
-        residual = self.residual(problem)
-        leading = log_density(_chi_squared(residual, self), self.log_det, self.n_leading, self.nu)
-        across = 0.0 if self.basis is None else log_density_across(residual, self.basis, self.floor)
-        return leading + across - np.log(self.noise).sum()
-
-
-def _chi_squared(residual: np.ndarray, fit: _Fit) -> np.ndarray:
-    """Squared length of the leading coordinates in units of their variances, shape (star,)."""
-    if fit.basis is None:
-        return np.sum(solve_triangular(fit.root, residual.T, lower=True) ** 2, axis=0)
-    return np.sum((residual @ fit.basis) ** 2 / fit.variances, axis=1)
+    def stars(self, levels: np.ndarray) -> np.ndarray:
+        """The c of stars, shape (star,)."""
+        return self.growth[0] + self.growth[1] * levels
 
 
 def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter: FullSettings) -> FullSolution:
@@ -180,28 +194,32 @@ def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter
     Raises
     ------
     ValueError
-        If a star misses a pixel that others have, there are too few stars, the noise exceeds all residuals, or the
-        shrinkage is zero with fewer stars than pixels.
+        If fewer than two pixels have a solution, a star misses a pixel that others have, there are too few stars, the
+        noise exceeds all residuals, or the shrinkage is zero with fewer stars than pixels.
 
     """
-    solved = np.flatnonzero(np.isfinite(theta).all(axis=1) & np.isfinite(s2))
+    solved = solved_pixels(problem, theta, s2)
     part = problem.at(solved)
     check_complete(part.ivar, solved)
-    fold = np.random.default_rng(0).permutation(len(part.design)) % N_FOLDS
-    start = theta[solved]
-    held_out = _best_held_out(part, start, scatter, fold)
-    fit = _fit(part, start, scatter, held_out.shrinkage)
+    data, start = _Data.of(part), theta[solved]
+    held_out, shrinkage = _best_held_out(data, start, scatter)
+    fit = _fit(data, start, scatter, shrinkage)
     scale = held_out.scale(fit.nu)
-    basis, variances = _canonical(fit)
-    gain = largest_gain(part, fit.theta, fit.weight, np.diag(fit.covariance) * fit.noise**2)
-    theta, s2, noise, gradient = (np.full_like(array, np.nan) for array in (theta, s2, s2, s2))
-    factors = np.zeros((len(s2), len(variances)))
-    theta[solved], noise[solved], gradient[solved] = fit.theta, fit.noise, gain
-    factors[solved] = fit.noise[:, None] * basis * np.sqrt(scale * variances)
-    s2[:] = np.inf
-    s2[solved] = np.maximum((factors[solved] ** 2).sum(axis=1) - fit.noise**2 * (basis**2).sum(axis=1), 0.0)
-    learned = CommonCovariance(factors, noise, fit.nu, fit.floor)
-    return FullSolution(theta, s2, learned, gradient, fit.weight, held_out.shrinkage, scale, fit.rounds, fit.converged)
+    flux = part.flux + data.bad * (fit.completed(data)[0] * fit.noise + part.design @ fit.theta.T - part.flux)
+    weight = fit.weight / fit.stars(data.levels)
+    gain = largest_gain(replace(part, flux=flux), fit.theta, weight, fit.diagonal * fit.noise**2)
+    theta, s2, noise, quoted, own, gradient = (np.full_like(array, np.nan) for array in (theta, *[s2] * 5))
+    factors = np.zeros((len(s2), len(fit.variances)))
+    theta[solved], quoted[solved], gradient[solved] = fit.theta, fit.noise, gain
+    noise[solved] = fit.noise * np.sqrt(scale * held_out.level)
+    factors[solved] = fit.noise[:, None] * with_positive_peaks(fit.basis) * np.sqrt(scale * fit.variances)
+    across = noise[solved] ** 2 * (1 - np.sum(fit.basis**2, axis=1))
+    own[solved] = np.maximum(np.sum(factors[solved] ** 2, axis=1) + across - fit.noise**2, 0.0)
+    s2 = np.where(np.isfinite(own), own, np.inf)
+    learned = CommonCovariance(
+        factors, noise, fit.nu, held_out.floor / scale, held_out.typical(fit.nu) / scale, quoted, own, *fit.growth
+    )
+    return FullSolution(theta, s2, learned, gradient, fit.weight, shrinkage, scale, fit.rounds, fit.converged)
 
 
 def fewest_stars(n_terms: int) -> int:
@@ -217,158 +235,136 @@ def check_stars(n_stars: int, n_terms: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _HeldOut:
-    """Training stars, each seen by a covariance of the others.
-
-    Attributes
-    ----------
-    shrinkage
-        Of the covariances.
-    log_density
-        Mean over the stars.
-    chi_squared, n_leading
-        Squared length of the leading coordinates, and their number, shape (star,).
-
-    """
-
-    shrinkage: float
-    log_density: float
-    chi_squared: np.ndarray
-    n_leading: np.ndarray
-
-    @classmethod
-    def computed(
-        cls, problem: PixelProblem, theta: np.ndarray, scatter: FullSettings, shrinkage: float, fold: np.ndarray
-    ) -> "_HeldOut":
-        """Each fold held out in turn."""
-        chi_squared, n_leading, density = np.zeros((3, len(fold)))
-        for part in range(N_FOLDS):
-            out = fold == part
-            fit, others = _fit(problem.of_stars(~out), theta, scatter, shrinkage), problem.of_stars(out)
-            chi_squared[out], n_leading[out] = _chi_squared(fit.residual(others), fit), fit.n_leading
-            density[out] = fit.log_density(others)
-        return cls(shrinkage, float(density.mean()), chi_squared, n_leading)
-
-    def scale(self, nu: float) -> float:
-        """Scale of the covariance of the highest likelihood of these stars."""
-        if np.isinf(nu):
-            return float(self.chi_squared.sum() / self.n_leading.sum())
-
-        def loss(log_scale: float) -> float:
-            chi_squared = self.chi_squared / np.exp(log_scale)
-            return -float(np.sum(log_density(chi_squared, self.n_leading * log_scale, self.n_leading, nu)))
-
-        return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
-
-
-def _best_held_out(problem: PixelProblem, theta: np.ndarray, scatter: FullSettings, fold: np.ndarray) -> _HeldOut:
-    """The given shrinkage, or that of the highest density of held-out spectra."""
-    n_stars, n_terms = problem.design.shape
+def _best_held_out(data: _Data, theta: np.ndarray, scatter: FullSettings) -> tuple[HeldOutLabels, float]:
+    """Held-out stars with the given shrinkage, or with that of the smallest errors of labels, and the shrinkage."""
+    n_stars, n_terms = data.problem.design.shape
+    n_pixels = data.problem.n_pixels
     check_stars(n_stars, n_terms)
-    too_few = n_stars * (N_FOLDS - 1) // N_FOLDS - n_terms <= problem.n_pixels
+    too_few = n_stars * (N_FOLDS - 1) // N_FOLDS - n_terms <= n_pixels
     if scatter.shrinkage == 0 and too_few:
         raise ValueError(
             f"shrinkage 0 needs a quarter more stars than pixels and terms: there are {n_stars} stars, "
-            f"{problem.n_pixels} pixels and {n_terms} terms; give a larger one, or leave it out to have it chosen"
+            f"{n_pixels} pixels and {n_terms} terms; give a larger one, or leave it out to have it chosen"
         )
     if scatter.shrinkage is not None:
-        return _HeldOut.computed(problem, theta, scatter, scatter.shrinkage, fold)
+        return _held_out(data, theta, scatter, scatter.shrinkage), scatter.shrinkage
     tried = SHRINKAGES[1:] if too_few else SHRINKAGES
-    best = _HeldOut.computed(problem, theta, scatter, tried[0], fold)
+    best = _held_out(data, theta, scatter, tried[0]), tried[0]
     for shrinkage in tried[1:]:
-        other = _HeldOut.computed(problem, theta, scatter, shrinkage, fold)
-        if other.log_density < best.log_density:
+        other = _held_out(data, theta, scatter, shrinkage)
+        if other.score < best[0].score:
             break  # Beyond the maximum.
-        best = other
+        best = other, shrinkage
     return best
 
 
-def _fit(problem: PixelProblem, theta: np.ndarray, scatter: FullSettings, shrinkage: float) -> _Fit:
+def _held_out(data: _Data, theta: np.ndarray, scatter: FullSettings, shrinkage: float) -> HeldOutLabels:
+    """Each part of the stars, seen by a covariance of the others."""
+    fold = np.random.default_rng(0).permutation(len(data.levels)) % N_FOLDS
+    parts = []
+    for part in range(N_FOLDS):
+        others, out = data.of_stars(fold != part), data.of_stars(fold == part)
+        fit = _fit(others, theta, scatter, shrinkage)
+        growth = fit.stars(out.levels)
+        scaled = fit.theta / fit.noise[:, None], fit.basis, fit.variances
+        parts.append(HeldOutLabels.of_fit(fit.completed(out)[0], growth, out.problem.terms, *scaled, fit.nu))
+    return HeldOutLabels.concatenated(parts)
+
+
+def _fit(data: _Data, theta: np.ndarray, scatter: FullSettings, shrinkage: float) -> _Fit:
     """Rounds of theta, covariance, tails and weights until the weights settle."""
-    n_stars, n_terms = problem.design.shape
-    noise = np.sqrt(np.mean(1 / problem.ivar, axis=0))
-    span: np.ndarray | None = None
-    weight, start = np.ones(n_stars), (1.0, FIRST_NU)  # The second is where the search for scale and nu starts.
-    variance = np.mean((problem.flux - problem.design @ theta.T) ** 2, axis=0)
+    problem, noise, n_stars = data.problem, data.noise, len(data.levels)
+    n_terms, varied = problem.design.shape[1], data.levels.max() > 1.001 * data.levels.min()
+    diagonal = np.mean(((problem.flux - problem.design @ theta.T) / noise) ** 2 * ~data.bad, axis=0)
+    empty = np.zeros((problem.n_pixels, 0)), np.zeros(0)
+    fit = _Fit(theta, noise, *empty, diagonal, np.inf, np.ones(n_stars), (1.0, 0.0), 0, False)
+    filled, spread = fit.completed(data)
+    tails = np.array([0.0, np.log(FIRST_NU), 0.0])
     for rounds in range(1, MAX_ROUNDS + 1):
-        theta = shared_weight_theta(problem, theta, weight, variance)
-        residual = (problem.flux - problem.design @ theta.T) / noise
-        covariance = (residual * weight[:, None]).T @ residual * (n_stars / (n_stars - n_terms) / weight.sum())
-        diagonal = np.diag(covariance).copy()
-        covariance *= 1 - shrinkage
-        np.fill_diagonal(covariance, diagonal)
-        fit = _Fit(theta, noise, covariance, None, None, None, 1.0, np.inf, weight, rounds, False)
-        fit = _directions(fit, scatter, shrinkage * diagonal.min(), span)
-        span = fit.basis
-        if scatter.heavy_tails:
-            chi_squared = _chi_squared(residual, fit)
-            scale, nu = start = _scale_and_nu(chi_squared, fit.n_leading, start)
-            new = (nu + fit.n_leading) / (nu + chi_squared / scale)
-            fit = _scaled(fit, scale, nu, new / new.mean())
-        change = np.abs(fit.weight - weight).max()
+        flux = np.where(data.bad, problem.design @ fit.theta.T + filled * noise, problem.flux)
+        growth = fit.stars(data.levels)
+        weight = fit.weight / growth
+        theta = shared_weight_theta(replace(problem, flux=flux), fit.theta, weight, fit.diagonal * noise**2)
+        unit = n_stars / (n_stars - n_terms) / fit.weight.sum()
+        white = (flux - problem.design @ theta.T) / noise / np.sqrt(growth)[:, None]
+        basis = fit.basis
+        if rounds <= 1 + varied:  # Later the direction of a bad star would come and go with its weight.
+            basis = _leading(white * np.sqrt(unit * fit.weight)[:, None], scatter.share)
+        along = white @ basis
+        diagonal = unit * (fit.weight @ white**2)
+        covariance = unit * (along * fit.weight[:, None]).T @ along
+        if spread is not None:
+            diagonal += unit * np.diag(spread)
+            covariance += unit * basis.T @ spread @ basis
+        covariance = (1 - shrinkage) * covariance + shrinkage * basis.T @ (diagonal[:, None] * basis)
+        variances, rotation = (array[..., ::-1] for array in eigh(covariance))
+        variances, basis = np.maximum(variances, scatter.share), basis @ rotation
+        own = (1 - shrinkage) * unit * fit.weight, _leverage(problem.design, weight)
+        chi_squared = _without_itself(np.sum((along @ rotation) ** 2 / variances, axis=1), *own) * growth
+        new = replace(fit, theta=theta, basis=basis, variances=variances, diagonal=diagonal, rounds=rounds)
+        if scatter.heavy_tails or varied:
+            new, tails = _with_tails(new, chi_squared, data.levels, tails, scatter.heavy_tails, varied)
+        before, (filled, spread) = filled, new.completed(data)
+        change = max(
+            np.abs(new.weight - fit.weight).max(), np.abs(new.stars(data.levels) / growth - 1).max(),
+            np.abs(np.where(data.bad, filled - before, 0.0)).max(),
+        )  # fmt: skip
         if not is_free(problem):  # Only then does theta depend on the variances.
-            change = max(change, np.abs(np.diag(fit.covariance) * noise**2 / variance - 1).max())
-        weight, variance = fit.weight, np.diag(fit.covariance) * noise**2
-        if change < TOLERANCE:
-            fit = replace(fit, converged=True)
-            break
-    if fit.basis is None:
-        return fit
-    others = outside((problem.flux - problem.design @ theta.T) / noise, fit.basis).sum() / (n_stars - n_terms)
-    return replace(fit, floor=float(others) / (problem.n_pixels - fit.n_leading))
+            change = max(change, np.abs(new.diagonal / fit.diagonal - 1).max())
+        fit = new
+        if change < TOLERANCE and rounds > varied:
+            return replace(fit, converged=True)
+    return fit
 
 
-def _scaled(fit: _Fit, scale: float, nu: float, weight: np.ndarray) -> _Fit:
-    """The fit with all variances of the leading directions multiplied, and its tails."""
-    return replace(
-        fit,
-        covariance=scale * fit.covariance,
-        variances=None if fit.variances is None else scale * fit.variances,
-        root=None if fit.root is None else np.sqrt(scale) * fit.root,
-        nu=nu,
-        weight=weight,
-    )
+def _leading(root: np.ndarray, share: float) -> np.ndarray:
+    """Directions in which ``root' root`` has more than the share of the noise, shape (pixel, direction)."""
+    few = len(root) < root.shape[1]
+    variances, vectors = eigh(root @ root.T if few else root.T @ root)
+    # Rounding leaves something in directions that no star has.
+    leading = (variances > share) & (variances > 1e-12 * variances[-1])
+    if not leading.any():
+        raise ValueError(f"no direction of the residuals has {share} of the quoted noise: scale ivar, it is too small")
+    return (root.T @ vectors[:, leading]) / np.sqrt(variances[leading]) if few else vectors[:, leading]
 
 
-def _scale_and_nu(chi_squared: np.ndarray, n_leading: int, start: tuple[float, float]) -> tuple[float, float]:
-    """Scale of the covariance and degrees of freedom of the highest likelihood."""
-
-    def loss(logs: np.ndarray) -> float:
-        scale, nu = np.exp(logs)
-        return -float(np.mean(log_density(chi_squared / scale, n_leading * logs[0], n_leading, nu)))
-
-    bounds = [(-20, 20), (np.log(SMALLEST_NU), np.log(LARGEST_NU))]
-    options = {"xatol": 1e-5, "fatol": 1e-8}
-    best = minimize(loss, np.log(start), method="Nelder-Mead", bounds=bounds, options=options)
-    return float(np.exp(best.x[0])), float(np.exp(best.x[1]))
+def _leverage(design: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """How much of each star's residual theta takes, shape (star,)."""
+    return np.sum(np.linalg.qr(np.sqrt(weight)[:, None] * design)[0] ** 2, axis=1)
 
 
-def _directions(fit: _Fit, scatter: FullSettings, smallest: float, span: np.ndarray | None) -> _Fit:
-    """The fit with its leading directions; ``smallest`` is a variance that no direction falls below.
+def _without_itself(chi_squared: np.ndarray, share: np.ndarray, leverage: np.ndarray) -> np.ndarray:
+    """Squared length of each star by the covariance of the others, shape (star,)."""
+    return chi_squared / np.maximum(1 - share * chi_squared, 1e-3) / np.maximum(1 - leverage, 1e-3)
 
-    The first round decides what they span, and passes it on as ``span``: otherwise the direction of a bad star would
-    come and go with its weight, from round to round. A variance within that falls below the share is raised to it.
+
+def _with_tails(
+    fit: _Fit, chi_squared: np.ndarray, levels: np.ndarray, start: np.ndarray, heavy_tails: bool, varied: bool
+) -> tuple[_Fit, np.ndarray]:
+    """The fit with the scale, degrees of freedom and growth with g of the highest likelihood, and their search's end.
+
+    Without heavy tails the scale stays.
     """
-    if span is None and smallest < scatter.share:
-        variances, basis = eigh(fit.covariance)
-        leading = variances > scatter.share
-        if not leading.any():
-            share = scatter.share
-            raise ValueError(
-                f"no direction of the residuals has {share} of the quoted noise: scale ivar, it is too small"
-            )
-        span = None if leading.all() else basis[:, leading]
-    if span is None:
-        return replace(fit, root=cholesky(fit.covariance, lower=True))
-    variances, rotation = eigh(span.T @ fit.covariance @ span)
-    return replace(fit, basis=span @ rotation[:, ::-1], variances=np.maximum(variances[::-1], scatter.share))
+    n_leading = len(fit.variances)
 
+    def growth(logit: float) -> tuple[float, float]:
+        constant = 1 / (1 + np.exp(-logit)) if varied else 1.0
+        norm = np.mean(1 / (constant + (1 - constant) * levels))
+        return constant * norm, (1 - constant) * norm
 
-def _canonical(fit: _Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Leading directions and their variances, the strongest first, the largest number of each positive."""
-    if fit.basis is None or fit.variances is None:
-        variances, basis = (array[..., ::-1] for array in eigh(fit.covariance))
-    else:
-        variances, basis = fit.variances, fit.basis
-    return with_positive_peaks(basis), variances
+    def loss(at: np.ndarray) -> float:
+        nu, (constant, slope) = np.exp(at[1]) if heavy_tails else np.inf, growth(at[2])
+        grown = constant + slope * levels
+        log_det = n_leading * (at[0] + np.log(grown))
+        return -float(np.mean(log_density(chi_squared / np.exp(at[0]) / grown, log_det, n_leading, nu)))
+
+    bounds = [(-20, 20), (np.log(SMALLEST_NU), np.log(LARGEST_NU)), (-LARGEST_LOGIT, LARGEST_LOGIT)]
+    options = {"xatol": 1e-5, "fatol": 1e-8, "maxiter": 1000}
+    best = np.array(minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options).x)
+    fit = replace(fit, growth=growth(best[2]))
+    if not heavy_tails:
+        return fit, best
+    scale, nu = float(np.exp(best[0])), float(np.exp(best[1]))
+    weight = (nu + n_leading) / (nu + chi_squared / scale / fit.stars(levels))
+    scaled = {"variances": scale * fit.variances, "diagonal": scale * fit.diagonal}
+    return replace(fit, **scaled, nu=nu, weight=weight / weight.mean()), best

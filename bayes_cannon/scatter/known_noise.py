@@ -1,20 +1,28 @@
 r"""Training where the survey gives the covariance of the noise.
 
-All stars share the covariance :math:`C = G + \mathrm{diag}(s^2)` with G given, for example by how spectra are sampled
-from coefficients, and the scatter s^2 of each pixel fitted. Given theta, s^2 minimizes
+All stars share the covariance :math:`C = G + \mathrm{diag}(s^2) + U U^T` with G given, for example by how spectra are
+sampled from coefficients, the scatter s^2 of each pixel, and factors U for what the model misses. Given theta, they
+minimize
 
-.. math:: \ln\det C + \mathrm{tr}(C^{-1} S), \qquad S = \frac1N \sum_n u_n e_n e_n^T, \quad e_n = y_n - \Theta v_n,
+.. math:: \ln\det C + \mathrm{tr}(C^{-1} S), \qquad S = \frac1N \sum_n u_n e_n e_n^T, \quad e_n = y_n - \Theta v_n
 
-whose derivative by :math:`s_j^2` is the j-th number on the diagonal of :math:`C^{-1} - C^{-1} S C^{-1}`. With heavy
-tails the weights are :math:`u_n = (\nu + P) / (\nu + \chi_n^2)`, and nu maximizes the likelihood; no round lowers it.
-Without a penalty the best theta is that of least squares with the weights u; with one, see
-`scatter.common_design`.
+whose derivative by :math:`s_j^2` is the j-th number on the diagonal of :math:`C^{-1} - C^{-1} S C^{-1}`. With
+:math:`A = G + \mathrm{diag}(s^2) = L L^T` and the eigenvalues :math:`\omega` and eigenvectors V of
+:math:`L^{-1} S L^{-T}` the best factors are :math:`U = L V (\omega - 1)^{1/2}` (Tipping & Bishop 1999); there are as
+many as exceed what noise alone makes of N stars and P pixels, :math:`(1 + \sqrt{P / N})^2`.
+
+A G that is singular, or nearly, promises to know some directions of a spectrum exactly. No spectrum is: rounding alone
+would pass for information. Its correlations have no eigenvalue below `SMALLEST_SHARE`.
+
+With heavy tails the weights are :math:`u_n = (\nu + P) / (\nu + \chi_n^2)`, and nu maximizes the likelihood. With a
+fixed number of factors no round lowers it. Without a penalty the best theta is that of least squares with the weights
+u; with one, see `scatter.common_design`. Numbers with a huge error take no part (`scatter.usable_pixels`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, eigh, solve_triangular
 from scipy.optimize import minimize
 
 from bayes_cannon.core.student_t import fitted_nu, log_density
@@ -22,19 +30,24 @@ from bayes_cannon.scatter.base import LearnedScatter, Scatter, joint_solution
 from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
 from bayes_cannon.scatter.common_design import largest_gain, shared_weight_theta
 from bayes_cannon.scatter.pca_start import with_positive_peaks
+from bayes_cannon.scatter.usable_pixels import completed, solved_pixels, usual_noise
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
 
 MAX_ROUNDS, TOLERANCE = 100, 1e-3
 """Rounds at most, and the gain of the log likelihood a star at which they end."""
 GRADIENT_TOLERANCE = 1e-6
 """On the derivative by the logarithm of each pixel's s2, a star."""
+SMALLEST_SHARE = 1e-6
+"""Of the variance of pixels, what there is at least in any direction: a thousandth of their noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Given(Scatter):
-    r"""Covariance of the noise that the survey gives, the same for all stars, plus fitted scatter: ``G + diag(s^2)``.
+    r"""Covariance of the noise that the survey gives, the same for all stars, plus fitted scatter.
 
-    Training spectra must be complete; spectra to be labelled need not be. Of ``ivar`` it only matters where it is zero.
+    The covariance is ``G + diag(s^2) + U U'``, with as many factors U as the model's misfit needs, mostly none.
+    Training spectra must be complete; spectra to be labelled need not be. Of ``ivar`` it only matters where it is zero
+    or far below what is usual at that pixel.
 
     Attributes
     ----------
@@ -147,42 +160,130 @@ def train_given(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatte
     Raises
     ------
     ValueError
-        If the covariance is of another number of pixels, or a star misses a pixel that others have.
+        If the covariance is of another number of pixels, fewer than two of them have a solution, or a star misses a
+        pixel that others have.
 
     """
     scatter.check(problem)
-    solved = np.flatnonzero(np.isfinite(theta).all(axis=1) & np.isfinite(s2))
+    solved = solved_pixels(problem, theta, s2)
     part = problem.at(solved)
     check_complete(part.ivar, solved)
-    given, n_stars = scatter.covariance[np.ix_(solved, solved)], len(part.design)
-    start = theta[solved]
-    scatter2 = np.maximum(np.mean((part.flux - part.design @ start.T) ** 2, axis=0) - np.diag(given), 0.0)
-    scatter2 += 1e-3 * np.diag(given)
-    weight, nu, history, converged = np.ones(n_stars), np.inf, [], False
-    for _ in range(MAX_ROUNDS):
-        start = shared_weight_theta(part, start, weight, np.diag(given) + scatter2)
-        residual = part.flux - part.design @ start.T
-        scatter2 = _scatter(given, (residual * weight[:, None]).T @ residual / n_stars, scatter2)
-        factor = cho_factor(given + np.diag(scatter2), lower=True)
-        chi_squared = np.sum(residual * cho_solve(factor, residual.T).T, axis=1)
-        log_det, count = 2 * np.log(np.diag(factor[0])).sum(), np.full(n_stars, len(solved))
-        if scatter.heavy_tails:
-            nu = fitted_nu(chi_squared, np.full(n_stars, log_det), count)
-            weight = np.ones(n_stars) if np.isinf(nu) else (nu + count) / (nu + chi_squared)
-        history.append(float(log_density(chi_squared, log_det, len(solved), nu).sum()))
-        converged = len(history) > 1 and history[-1] - history[-2] < TOLERANCE * n_stars
-        if converged:
-            break
-    full_theta, out_s2, noise, gradient = (np.full_like(array, np.nan) for array in (theta, s2, s2, s2))
-    full_theta[solved], out_s2[:] = start, np.inf
-    out_s2[solved], noise[solved] = scatter2, np.sqrt(np.diag(given) + scatter2)
-    gradient[solved] = largest_gain(part, start, weight, noise[solved] ** 2)
-    factors = np.zeros((len(s2), len(solved)))
-    scaled = (given + np.diag(scatter2)) / np.outer(noise[solved], noise[solved])
-    variances, basis = (array[..., ::-1] for array in eigh(scaled))
-    factors[solved] = noise[solved, None] * with_positive_peaks(basis) * np.sqrt(variances)
-    learned = CommonCovariance(factors, noise, nu)
-    return GivenSolution(full_theta, out_s2, learned, gradient, weight, np.array(history), converged)
+    given, n_stars = _regular(scatter.covariance[np.ix_(solved, solved)]), len(part.design)
+    quoted, bad = usual_noise(part.ivar)
+    flux = np.where(bad, part.design @ theta[solved].T, part.flux)
+    start = np.mean((flux - part.design @ theta[solved].T) ** 2, axis=0) - np.diag(given)
+    start = np.maximum(start, 0.0) + 1e-3 * np.diag(given)
+    now = _State(theta[solved], start, np.zeros((len(given), 0)), flux, np.zeros_like(given), np.ones(n_stars), np.inf)
+    history: list[float] = []
+    converged = factors = False
+    while not converged and len(history) < MAX_ROUNDS:
+        now, log_likelihood = _round(part, bad, given, now, scatter.heavy_tails, factors)
+        history.append(log_likelihood)
+        settled = len(history) > 1 and abs(history[-1] - history[-2]) < TOLERANCE * n_stars
+        # What s2 and the stars' weights explain needs no factors.
+        converged, factors = settled and factors, settled or factors
+    variance, n_pixels = np.diag(given) + now.scatter2, len(s2)
+    gain = largest_gain(replace(part, flux=now.flux), now.theta, now.weight, variance)
+    whole = np.full_like(theta, np.nan)
+    whole[solved] = now.theta
+    out_s2, gradient = _at(solved, now.scatter2, n_pixels, np.inf), _at(solved, gain, n_pixels, np.nan)
+    quoted, own = (_at(solved, array, n_pixels, np.nan) for array in (quoted, now.scatter2))
+    learned = replace(_learned(now.total(given), now.sample(part), solved, n_pixels, now.nu), quoted=quoted, own=own)
+    return GivenSolution(whole, out_s2, learned, gradient, now.weight, np.array(history), converged)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Theta, s2 and U of the solved pixels, flux without bad numbers, their spread, the stars' weights, and nu."""
+
+    theta: np.ndarray
+    scatter2: np.ndarray
+    shared: np.ndarray
+    flux: np.ndarray
+    spread: np.ndarray
+    weight: np.ndarray
+    nu: float
+
+    def total(self, given: np.ndarray) -> np.ndarray:
+        """The covariance C, shape (pixel, pixel)."""
+        return given + np.diag(self.scatter2) + self.shared @ self.shared.T
+
+    def sample(self, part: PixelProblem) -> np.ndarray:
+        """That of the residuals, S, shape (pixel, pixel)."""
+        residual = self.flux - part.design @ self.theta.T
+        return ((residual * self.weight[:, None]).T @ residual + self.spread) / len(residual)
+
+
+def _round(
+    part: PixelProblem, bad: np.ndarray, given: np.ndarray, now: _State, heavy_tails: bool, factors: bool
+) -> tuple[_State, float]:
+    """Theta, s2, factors if wanted, then weights and bad numbers; and the log likelihood of all stars."""
+    variance = np.diag(given) + now.scatter2
+    theta = shared_weight_theta(replace(part, flux=now.flux), now.theta, now.weight, variance)
+    now = replace(now, theta=theta)
+    sample = now.sample(part)
+    now = replace(now, scatter2=_scatter(given + now.shared @ now.shared.T, sample, now.scatter2))
+    if factors:
+        own = given + np.diag(now.scatter2)
+        now = replace(now, shared=_shared_factors(own, sample, part.n_stars, now.shared.shape[1]))
+    factor = cho_factor(now.total(given), lower=True)
+    log_det = np.full(part.n_stars, 2 * np.log(np.diag(factor[0])).sum())
+    residual, count = now.flux - part.design @ theta.T, part.n_pixels - bad.sum(axis=1)
+    if bad.any():
+        inverse = cho_solve(factor, np.eye(part.n_pixels))
+        residual, spread, lost = completed(part.flux - part.design @ theta.T, bad, inverse)
+        now = replace(now, flux=np.where(bad, part.design @ theta.T + residual, part.flux), spread=spread)
+        log_det = log_det + lost
+    chi_squared = np.sum(residual * cho_solve(factor, residual.T).T, axis=1)
+    if heavy_tails:
+        nu = fitted_nu(chi_squared, log_det, count)
+        weight = np.ones(part.n_stars) if np.isinf(nu) else (nu + count) / (nu + chi_squared)
+        now = replace(now, nu=nu, weight=weight)
+    return now, float(log_density(chi_squared, log_det, count, now.nu).sum())
+
+
+def _at(pixels: np.ndarray, values: np.ndarray, n_pixels: int, fill: float) -> np.ndarray:
+    """An array of all pixels, with these values at some, shape (pixel,)."""
+    out = np.full(n_pixels, fill)
+    out[pixels] = values
+    return out
+
+
+def _regular(given: np.ndarray) -> np.ndarray:
+    """The covariance with no direction that has less than the smallest share of the variance of the pixels."""
+    unit = np.sqrt(np.diag(given))
+    values, vectors = eigh(given / np.outer(unit, unit))
+    if values[0] >= SMALLEST_SHARE:
+        return given
+    return (vectors * np.maximum(values, SMALLEST_SHARE)) @ vectors.T * np.outer(unit, unit)
+
+
+def _shared_factors(own: np.ndarray, sample: np.ndarray, n_stars: int, fewest: int) -> np.ndarray:
+    """The factors of the highest likelihood beside a covariance, shape (pixel, factor), at least this number."""
+    root = cholesky(own, lower=True)
+    half = solve_triangular(root, sample, lower=True)
+    values, vectors = eigh(solve_triangular(root, half.T, lower=True))
+    # The largest eigenvalue of pure noise is this, and its scatter is of the order of the last factor.
+    edge = (1 + np.sqrt(len(own) / n_stars)) ** 2 * (1 + 4 * n_stars ** (-2 / 3))
+    n_factors = max(fewest, int((values > edge).sum()))
+    if not n_factors:
+        return np.zeros((len(own), 0))
+    return root @ (vectors[:, -n_factors:] * np.sqrt(np.maximum(values[-n_factors:] - 1, 0.0)))
+
+
+def _learned(total: np.ndarray, sample: np.ndarray, solved: np.ndarray, n_pixels: int, nu: float) -> CommonCovariance:
+    """The covariance by its directions; those that have the smallest share only are across the leading ones."""
+    unit = np.sqrt(np.diag(total))
+    variances, basis = (array[..., ::-1] for array in eigh(total / np.outer(unit, unit)))
+    leading = variances > 2 * SMALLEST_SHARE
+    others, noise, floor = basis[:, ~leading], unit, 1.0
+    if not leading.all():
+        noise = unit * np.sqrt(SMALLEST_SHARE)
+        left = np.einsum("pk,pq,qk->k", others, sample / np.outer(noise, noise), others, optimize=True)
+        floor = float(min(left.mean(), 1.0))
+    factors = np.zeros((n_pixels, int(leading.sum())))
+    factors[solved] = unit[:, None] * with_positive_peaks(basis[:, leading]) * np.sqrt(variances[leading])
+    return CommonCovariance(factors, _at(solved, noise, n_pixels, np.nan), nu, floor)
 
 
 def _scatter(given: np.ndarray, sample: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ from bayes_cannon.scatter.low_rank_em import (
     transformed,
 )
 from bayes_cannon.scatter.pca_start import principal_factors, with_positive_peaks
+from bayes_cannon.scatter.usable_pixels import solved_pixels
 from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.profile.blocks import Pixels, block_size, padded_monomials, pixel_block
 
@@ -118,10 +119,10 @@ def train_factors(
     Raises
     ------
     ValueError
-        If the rank is below one or above what stars and pixels allow.
+        If fewer than two pixels have a solution, or the rank is below one or above what stars and pixels allow.
 
     """
-    solved = np.flatnonzero(np.isfinite(theta).all(axis=1) & np.isfinite(s2))
+    solved = solved_pixels(problem, theta, s2)
     check_rank(rank, len(problem.design), len(solved))
     part = problem.at(solved)
     start = np.zeros((len(solved), 0)) if factors is None else factors[solved]

@@ -1,4 +1,9 @@
-"""Which scatter: the likelihood of spectra that took no part in the training, by family and rank."""
+"""Which scatter: labels and likelihood of spectra that took no part in the training, by family and rank.
+
+The likelihood of a spectrum judges all that the scatter says of it, most of which no label depends on. So labels
+decide, by the density of the reference labels with the errors that the scatter gives; the likelihood decides between
+kinds of scatter whose labels are as good.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayes_cannon.core.folds import folds
+from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.scatter.base import LearnedScatter, Scatter
 from bayes_cannon.scatter.full import Full
 from bayes_cannon.scatter.full_training import fewest_stars
+from bayes_cannon.scatter.held_out_labels import label_scores
 from bayes_cannon.scatter.independent import Independent
 from bayes_cannon.scatter.low_rank import LowRank
 from bayes_cannon.training.problem import PixelProblem, Progress
@@ -22,13 +29,15 @@ AUTO = "auto"
 """What asks for the kind of scatter, and its rank, with the highest likelihood of held-out spectra."""
 RANKS = (2, 5, 10, 20, 40)
 """Ranks that are tried where nothing else is asked for."""
-LARGEST_FULL = 1000
+LARGEST_FULL = 5000
 """Pixels up to which a full covariance is tried where nothing else is asked for."""
+WORSE = 2.0
+"""Labels are worse if they are by this number of standard errors."""
 
 
 @dataclass(frozen=True)
 class ScatterPath:
-    """Held-out log likelihood of each candidate.
+    """Held-out log likelihood, and scores of labels, of each candidate.
 
     Attributes
     ----------
@@ -42,6 +51,9 @@ class ScatterPath:
     valid
         Whether a candidate may be chosen, shape (candidate,): not where the degrees of freedom ended at their bound,
         because then the scale of the noise is wrong and not its tails.
+    label_score
+        How good the labels of each held-out star are (`scatter.held_out_labels.label_scores`), shape (candidate, star);
+        NaN for stars that were not held out. None: the likelihood decides alone.
 
     """
 
@@ -49,16 +61,35 @@ class ScatterPath:
     log_likelihood: np.ndarray
     nu: np.ndarray
     valid: np.ndarray
+    label_score: np.ndarray | None = None
 
     @property
     def best(self) -> Scatter | None:
-        """The valid candidate of the largest mean; None where nothing does better than independent scatter."""
+        """Of the valid candidates whose labels are not worse than the best, the one of the largest mean likelihood.
+
+        None where nothing does better than independent scatter. The medians of the scores are compared, because a few
+        stars are off with any scatter; labels are worse if the median of the differences star by star is more than
+        `WORSE` of its standard errors.
+        """
         mean = np.nanmean(self.log_likelihood, axis=1)
-        return self.candidates[int(np.argmax(np.where(self.valid, mean, -np.inf)))]
+        allowed = self.valid & np.isfinite(mean)
+        if self.label_score is not None and allowed.any():
+            score = self.label_score[:, np.isfinite(self.label_score).all(axis=0)]
+            leader = int(np.argmax(np.where(allowed, np.median(score, axis=1), -np.inf))) if score.size else 0
+            behind = score[leader] - score
+            middle = np.median(behind, axis=1, keepdims=True) if score.size else np.zeros((len(mean), 1))
+            # Of normal differences; their scatter is robust, too.
+            spread = np.median(np.abs(behind - middle), axis=1) if score.size else np.zeros(len(mean))
+            error = 1.4826 * 1.2533 * spread / np.sqrt(max(score.shape[1], 1))
+            allowed = allowed & (middle[:, 0] <= WORSE * error)
+        return self.candidates[int(np.argmax(np.where(allowed, mean, -np.inf)))]
 
     @property
     def table(self) -> "Table":
-        """Mean over the stars by candidate, its gain over independent scatter, and the standard error of the gain."""
+        """Mean over the stars by candidate, its gain over independent scatter, and the standard error of the gain.
+
+        And the median of the scores of labels, where they were computed.
+        """
         from astropy.table import Table  # Half a second that training need not wait for.
 
         known = np.isfinite(self.log_likelihood).all(axis=0)
@@ -71,6 +102,8 @@ class ScatterPath:
             "nu": self.nu,
             "valid": self.valid,
         }
+        if self.label_score is not None:
+            columns["label_score"] = np.nanmedian(self.label_score[:, known], axis=1)
         return Table(columns)
 
 
@@ -81,11 +114,12 @@ def as_scatter(scatter: Scatter | None) -> Scatter:
 
 def default_candidates(problem: PixelProblem) -> list[Scatter | None]:
     """Families and ranks that the numbers of stars and pixels allow, those that share work side by side."""
-    n_stars, n_pixels = problem.flux.shape
+    solved = problem.unsolvable() == PixelStatus.CONVERGED
+    n_stars, n_pixels = len(problem.flux), int(solved.sum())
     most = min(n_stars // 2, n_pixels - 1)
     candidates: list[Scatter | None] = [None, *(LowRank(rank) for rank in RANKS if rank <= most)]
     enough = 4 * n_stars // 5 >= fewest_stars(problem.design.shape[1])
-    if enough and n_pixels <= LARGEST_FULL and (problem.ivar > 0).all():
+    if enough and 2 <= n_pixels <= LARGEST_FULL and (problem.ivar[:, solved] > 0).all():
         candidates += [Full(), Full(heavy_tails=True)]
     return candidates
 
@@ -129,7 +163,7 @@ def scatter_path(
     asked = default_candidates(problem) if candidates is None else candidates
     tried = (None, *(candidate for candidate in asked if candidate is not None))
     fold = folds(len(problem.design), n_folds, seed)
-    scores = np.full((len(tried), len(fold)), np.nan)
+    scores, labels = (np.full((len(tried), len(fold)), np.nan) for _ in range(2))
     nu, valid = np.full(len(tried), np.inf), np.ones(len(tried), bool)
     for out in held_out:
         away = fold == out
@@ -145,6 +179,7 @@ def scatter_path(
             nu[k] = learned.nu
             valid[k] &= not learned.hit_bound
             scores[k, away] = learned.log_likelihood(other, solution)
+            labels[k, away] = label_scores(other, solution, learned)
             if progress is not None:
                 progress(1)
-    return ScatterPath(tried, scores, nu, valid)
+    return ScatterPath(tried, scores, nu, valid, labels)

@@ -6,6 +6,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bayes_cannon as tc
 from bayes_cannon.core.status import PixelStatus
+from bayes_cannon.scatter.selection import default_candidates
+from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.train import TrainingWarning
 
 RANK = 2
@@ -192,3 +194,63 @@ def test_noise_that_is_far_too_large_is_no_heavy_tail(stars):
     with pytest.warns(TrainingWarning, match="degrees of freedom ended at their lower bound"):
         model.train()
     assert model.is_trained
+
+
+@pytest.mark.parametrize("scatter", [FULL, tc.scatter.Given(1e-4 * np.eye(30)), tc.scatter.LowRank(1)])
+def test_no_information_is_said_in_words(stars, scatter):
+    labels, flux, ivar = (array[:60] for array in stars)
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+    none, few, lone = np.zeros_like(ivar), np.zeros_like(ivar), np.zeros_like(ivar)
+    few[:2] = ivar[:2]
+    lone[:, 3] = ivar[:, 3]
+    for weight, found in ((none, "0 have one: 30 have no star"), (few, "0 have one: 0"), (lone, "1 have one: 29")):
+        model = tc.CannonModel(labels, flux, weight, vectorizer, scatter=scatter)
+        with pytest.raises(ValueError, match=f"at least 2 pixels with a solution, of 30 pixels {found}"):
+            model.train()
+        assert not model.is_trained
+    # A choice among all that is possible is then independent scatter.
+    model = tc.CannonModel(labels, flux, lone, vectorizer, scatter="auto")
+    model.train()
+    assert model.correlation is None or not model.correlation.is_correlated
+
+
+def test_reduced_chi_squared_is_about_one(stars):
+    labels, flux, ivar = stars
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 2)
+    for scatter in (tc.scatter.LowRank(RANK), tc.scatter.LowRank(RANK, heavy_tails=True), FULL, HEAVY):
+        model = tc.CannonModel(labels[:300], flux[:300], ivar[:300], vectorizer, scatter=scatter)
+        model.train()
+        fit = model.fit_labels(flux[300:], ivar[300:])
+        # 300 stars determine 30 pixels' scatter to a few percent; chi^2 of 28 numbers scatters by 27 %.
+        assert_allclose(np.median(fit.reduced_chi_squared), 1, atol=0.12)
+
+
+def test_auto_is_judged_by_labels(stars):
+    """Factors leave the noise white; where it is correlated over few pixels, labels tell and likelihoods need not."""
+    rng = np.random.default_rng(5)
+    labels, _, ivar = stars
+    x = (labels - [5000, 2.5]) / [2000, 3]
+    theta, root = rng.normal(0, 0.05, (30, 2)), rng.normal(0, 0.01, (30, 12))
+    flux = 1 + x @ theta.T + rng.normal(size=(500, 12)) @ root.T + 1e-5 * rng.normal(size=(500, 30))
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1)
+    model = tc.CannonModel(labels[:300], flux[:300], ivar[:300], vectorizer, scatter="auto")
+    path = model.scatter_path([tc.scatter.LowRank(2), FULL])
+    assert path.best == FULL
+    assert path.label_score.shape == path.log_likelihood.shape
+    assert list(path.table["label_score"]) == list(np.nanmedian(path.label_score, axis=1))
+    model.scatter = path.best
+    model.train()
+    fit = model.fit_labels(flux[300:], ivar[300:])
+    pulls = tc.validate.pulls(fit.labels, labels[300:], fit.covariance)
+    assert_allclose(tc.validate.robust_scatter(pulls), 1, atol=0.2)
+
+
+def test_auto_tries_the_full_covariance_of_many_pixels_and_beside_dead_ones(stars):
+    labels, flux, ivar = (array[:100] for array in stars)
+    problem = tc.CannonModel(labels, flux, ivar, tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1))._problem()
+    many = PixelProblem.unbounded(problem.terms, np.tile(flux, (1, 100)), np.tile(ivar, (1, 100)))
+    assert FULL in default_candidates(many)
+    dead = np.where(np.arange(30) == 4, 0.0, ivar)
+    assert FULL in default_candidates(PixelProblem.unbounded(problem.terms, flux, dead))
+    dead[3, 7] = 0.0
+    assert FULL not in default_candidates(PixelProblem.unbounded(problem.terms, flux, dead))

@@ -111,3 +111,59 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=message):
             Given(covariance)
+
+
+@pytest.mark.parametrize("misfit", [0.0, 3e-4, 2e-3])
+def test_singular_covariances_and_misfit_of_the_model(misfit):
+    """Spectra sampled from 15 numbers at 40 pixels: no direction counts as known exactly, and misfit has factors."""
+    rng = np.random.default_rng(0)
+    basis, variances = np.linalg.qr(rng.normal(size=(N_PIXELS, 15)))[0], np.geomspace(1e-3, 1e-5, 15)
+    given, response = (basis * variances) @ basis.T, rng.normal(0, 0.03, (15, VECTORIZER.n_terms))
+
+    def spectra(n):
+        labels = rng.uniform(-0.5, 0.5, (n, 2))
+        coefficients = monomials(labels, VECTORIZER.exponents) @ response.T + rng.normal(size=(n, 15)) * np.sqrt(
+            variances
+        )
+        return labels, 1 + coefficients @ basis.T + misfit * np.sin(14 * labels[:, :1] + PLACES)
+
+    labels, flux = spectra(300)
+    others, more = spectra(1000)
+    ivar = np.broadcast_to(1 / np.diag(given), (1000, N_PIXELS))
+    model = tc.CannonModel(labels, flux, ivar[:300], VECTORIZER, scatter=tc.scatter.Given(given))
+    model.train()
+    assert model.correlation.rank == 15 + 2 * (misfit > 0)
+    fit = model.fit_labels(more, ivar)
+    sigma = np.sqrt(np.einsum("nkk->nk", fit.covariance))
+    assert_allclose(((fit.labels - others) / sigma).std(axis=0), 1, atol=0.15)
+    # Fifteen numbers, less two labels, are what chi^2 is made of.
+    assert_allclose(np.median(fit.reduced_chi_squared), 1, atol=0.15)
+    rounded = model.fit_labels(more.astype("f4"), ivar.astype("f4"))
+    assert_allclose((rounded.labels - fit.labels) / sigma, 0, atol=0.01)
+
+
+def test_numbers_with_a_huge_error_carry_no_information():
+    problem, clean = trained(Given(GIVEN))
+    bad = np.zeros(problem.flux.shape, bool)
+    bad[5, 3] = bad[9, 10:30] = bad[11] = True
+    ivar = np.where(bad, 1e-10, problem.ivar)
+    start = np.linalg.lstsq(problem.design, problem.flux, rcond=None)[0].T
+    for junk in (50.0, -1e4):
+        flux = np.where(bad, junk, problem.flux)
+        fit = train_given(replace(problem, flux=flux, ivar=ivar), start, np.zeros(N_PIXELS), Given(GIVEN))
+        # Two of 800 stars less: not more than a fraction of the errors of theta.
+        error = np.sqrt(np.diag(clean.learned.covariance) / N_STARS)
+        assert (np.abs(fit.theta[:, 0] - clean.theta[:, 0]) < 0.3 * error).all()
+        assert_allclose(fit.s2, clean.s2, rtol=0.05, atol=1e-7)
+        assert (fit.gradient < 1e-3).all()
+    labels, _, flux = stars(N_STARS, 0)
+    spectra = stars(100, 1)[2]
+    model = tc.CannonModel(labels, flux, np.ones(flux.shape), VECTORIZER, scatter=Given(GIVEN))
+    model.train()
+    huge, zero = (np.where(PLACES == 7, value, np.ones(spectra.shape)) for value in (1e-10, 0.0))
+    spoilt = np.where(PLACES == 7, 50.0, spectra)
+    got, expected = model.fit_labels(spoilt, huge), model.fit_labels(spectra, zero)
+    sigma = np.sqrt(np.einsum("nkk->nk", expected.covariance))
+    assert_allclose((got.labels - expected.labels) / sigma, 0, atol=1e-3)
+    budget = model.error_budget(spoilt, huge, got)
+    assert_allclose(budget.total**2, np.einsum("nkk->nk", got.covariance), rtol=1e-5)

@@ -94,7 +94,8 @@ def test_heavy_tails_scale_the_errors_of_stars_that_do_not_fit(case, fit):
     scatter = LowRankScatter(case["model"].scatter.factors, nu=10.0)
     heavy = fit_labels(replace(case["model"], scatter=scatter), flux, case["ivar"])
     assert_allclose(heavy.labels[1:], fit.labels[1:])
-    expected = (10 + fit.chi_squared) / (10 + fit.n_pixels - 2)
+    # The variance of a Student-t distribution of nu + P - K degrees of freedom, for K = 2 labels.
+    expected = (10 + fit.chi_squared) / (10 + fit.n_pixels - 4)
     assert_allclose(heavy.scale[1:], expected[1:])
     assert_allclose(heavy.covariance[1:], fit.covariance[1:] * expected[1:, None, None])
     assert heavy.scale[0] > 10
