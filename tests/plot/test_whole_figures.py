@@ -48,9 +48,7 @@ def test_the_scatter_is_all_of_it(model, simulation, tmp_path):
     *_, s = simulation
     drawn = plot.scatter(model).axes[0].lines[0].get_ydata()
     # The full covariance is shrunk. Without what pixels share it would be a third.
-    np.testing.assert_allclose(
-        drawn, s, rtol=0.3
-    )
+    np.testing.assert_allclose(drawn, s, rtol=0.3)
     model.write(tmp_path / "a.model")
     without_spectra = plot.scatter(tc.CannonModel.read(tmp_path / "a.model")).axes[0].lines[0].get_ydata()
     np.testing.assert_allclose(without_spectra, drawn, rtol=1e-6)
