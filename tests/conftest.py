@@ -6,8 +6,9 @@ JAX compiles anew for every shape, which costs seconds, so that tests take their
 
 import importlib.util
 import os
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -92,6 +93,14 @@ def simulated(
     terms = vectorizer((labels - median) / (high - low))
     flux = (theta @ terms).T + np.hypot(sigma, s) * rng.normal(size=sigma.shape)
     return Simulation(labels, flux, 1 / sigma**2, np.linspace(16650, 16800, n_pixels), theta, s**2, vectorizer)
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Close the figures of a test, which pyplot keeps where another test has imported it."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")

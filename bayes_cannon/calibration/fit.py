@@ -19,6 +19,7 @@ from scipy.optimize import minimize
 from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.typing import Array, PerLabel, PerStar, StarLabel, StarLabelLabel
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.posterior.chains import Draws, draw_chain
 from bayes_cannon.posterior.settings import ChainSettings
@@ -156,7 +157,7 @@ def calibrate(
         c, np.log(snr / snr_median), np.log(leverage / leverage_median), d / unit, (errors / unit) ** 2,
         log_typical=0.5 * np.log(np.median(np.einsum("nkk->nk", c), axis=0)),
     )  # fmt: skip
-    with jax.enable_x64(True):
+    with own_jax_settings():
         jax_key: Any = jax.random.key(key) if isinstance(key, int | np.integer) else key
         draws, divergences = _sampled(density, jax_key, n_warmup, n_draws)
         if not _mixed(r_hat := _largest_r_hat(draws), divergences, draws):
@@ -230,7 +231,7 @@ def _sampled(density: _Density, key: jax.Array, n_warmup: int, n_draws: int) -> 
     keys, starts = _keys_and_starts(key, len(density.mean), settings.n_chains)
 
     def draw(chain: tuple[jax.Array, jax.Array]) -> Draws:
-        with jax.enable_x64(True):  # each thread has a precision of its own
+        with own_jax_settings():  # each thread has a precision of its own
             drawn: Draws = jax.tree.map(np.asarray, draw_chain(_potential, density, *chain, settings))
         return drawn
 

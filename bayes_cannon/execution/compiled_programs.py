@@ -27,6 +27,8 @@ from threading import Lock
 import jax
 from jax import monitoring
 
+from bayes_cannon.execution.jax_settings import refuse_forked_process
+
 _COMPILATION = "/jax/core/compile/backend_compile_duration"
 _MAPPINGS, _LIMIT = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 _lock = Lock()
@@ -69,8 +71,14 @@ def make_room() -> int:
     n_cleared
         Number of times that this has been done in this process.
 
+    Raises
+    ------
+    RuntimeError
+        In a process that was forked after JAX had started.
+
     """
     global _listening, _compiled, _n_cleared, _max_mappings
+    refuse_forked_process()  # Before any lock, which another thread may have held at the fork.
     with _lock:
         if not _listening:
             monitoring.register_event_duration_secs_listener(_listen)

@@ -10,13 +10,13 @@ from bayes_cannon.posterior.labels.summary import LabelPosterior
 from bayes_cannon.posterior.theta.summary import QUANTILES
 
 _AXES = {
-    "mean": ("star", "label"),
-    "covariance": ("star", "label", "label_"),
-    "quantiles": ("star", "quantile", "label"),
-    "r_hat": ("star", "label"),
-    "ess_bulk": ("star", "label"),
-    "ess_tail": ("star", "label"),
-    "mode_labels": ("star", "mode", "label"),
+    "mean": ("star", "label_name"),
+    "covariance": ("star", "label_name", "other_label"),
+    "quantiles": ("star", "quantile", "label_name"),
+    "r_hat": ("star", "label_name"),
+    "ess_bulk": ("star", "label_name"),
+    "ess_tail": ("star", "label_name"),
+    "mode_labels": ("star", "mode", "label_name"),
     "mode_excess": ("star", "mode"),
     "n_pixels": ("star",),
     "status": ("star",),
@@ -26,14 +26,16 @@ _AXES = {
 def label_tree(
     posterior: LabelPosterior, label_names: Sequence[str], label_units: Mapping[str, str] | None = None
 ) -> xr.DataTree:
-    """Groups ``posterior`` with ``labels`` (chain, draw, star, label), ``sample_stats``, and ``summary``.
+    """Groups ``posterior`` with ``labels`` (chain, draw, star, label_name), ``sample_stats``, and ``summary``.
+
+    The dimension is not called ``label``, because ArviZ stacks the parameters of its summaries along one of that name.
 
     Parameters
     ----------
     posterior
         Of the labels, in their units.
     label_names, label_units
-        Names, in order, and units by name, which are kept with the coordinate ``label``.
+        Names, in order, and units by name, which are kept with the coordinate ``label_name``.
 
     Returns
     -------
@@ -45,13 +47,13 @@ def label_tree(
     """
     names = list(label_names)
     n_chains, n_draws, n_stars, _ = posterior.draws.shape
-    label = xr.Variable("label", names, {f"unit_{name}": unit for name, unit in (label_units or {}).items()})
-    coordinates = {"star": np.arange(n_stars), "label": label}
+    label = xr.Variable("label_name", names, {f"unit_{name}": unit for name, unit in (label_units or {}).items()})
+    coordinates = {"star": np.arange(n_stars), "label_name": label}
     chains = {"chain": np.arange(n_chains), "draw": np.arange(n_draws)}
-    draws = {"labels": (("chain", "draw", "star", "label"), posterior.draws)}
+    draws = {"labels": (("chain", "draw", "star", "label_name"), posterior.draws)}
     stats = {name: (("chain", "draw", "star"), values) for name, values in posterior.stats.items()}
     summary = {name: (axes, getattr(posterior, name)) for name, axes in _AXES.items()}
-    kept = xr.Dataset(summary, coords=coordinates | {"label_": names, "quantile": list(QUANTILES)})
+    kept = xr.Dataset(summary, coords=coordinates | {"other_label": names, "quantile": list(QUANTILES)})
     kept["status"].attrs = {"flag_values": [int(status) for status in PosteriorStatus]} | {
         f"status_{status.value}": status.message for status in PosteriorStatus
     }

@@ -16,11 +16,11 @@ factorization for each set of them.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from bayes_cannon.core.typing import StarLabel, StarLabelLabel
 from bayes_cannon.core.vectorizer import monomials
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.labelling.theta_errors import ThetaErrors, correction, noise_matrix
 from bayes_cannon.labelling.trained import TrainedModel
@@ -121,7 +121,7 @@ def _noise(
     """Part of the apparent information that is noise of theta, ``gamma B``, shape (label, label)."""
     whole = np.zeros((1, len(errors.own)))  # Of all pixels, so that one shape is compiled.
     whole[0, used] = diagonal
-    with jax.enable_x64(True):
+    with own_jax_settings():
         noise = noise_matrix(errors, whole, np.array([common]))
         gamma, b = correction(noise, gradients.T[None], information[None])
         return np.asarray(gamma[0] * b[0])

@@ -17,6 +17,7 @@ import numpy as np
 
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.execution.compiled_programs import make_room
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
 from bayes_cannon.labelling.compressed import BatchFit, fit_batch
 from bayes_cannon.labelling.marginalized import fit_integrated
@@ -250,7 +251,7 @@ def _fitted(trained: TrainedModel, batch: Spectra, batch_size: int) -> LabelFit:
     """Results of the stars of a batch, without the padding, in label units."""
     flux, ivar, starts = native(batch[0]), native(batch[1]), np.asarray(batch[2], float)
     tables, errors, scaling = trained.tables, trained.theta_errors, trained.scaling
-    with jax.enable_x64(True):
+    with own_jax_settings():
         padded = (padded_batch(array, batch_size) for array in (flux, ivar, starts))
         found = fit_batch(tables, *padded) if errors is None else fit_integrated(tables, errors, *padded)
         out = jax.tree.map(lambda array: np.asarray(array)[: len(flux)], found)

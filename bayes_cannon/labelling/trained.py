@@ -8,6 +8,7 @@ import numpy as np
 
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.terms import Terms
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.compressed import ModelTables
 from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.theta_errors import ThetaErrors
@@ -94,7 +95,7 @@ class TrainedModel:
     @cached_property
     def tables(self) -> ModelTables:
         """Tables of the compiled test step, on the device."""
-        with jax.enable_x64(True):
+        with own_jax_settings():
             return jax.device_put(ModelTables.from_arrays(self.theta, self.s2, self.scatter, self.terms))
 
     @cached_property
@@ -102,5 +103,5 @@ class TrainedModel:
         """Covariance of theta as the test step uses it, on the device; None where theta is taken as known."""
         if self.theta_covariance is None:
             return None
-        with jax.enable_x64(True):
+        with own_jax_settings():
             return jax.device_put(ThetaErrors.from_covariance(self.theta_covariance, self.scatter, self.terms))

@@ -1,10 +1,10 @@
 """How well the training spectra fit at their own labels, for the comparison with others (`labelling.goodness`)."""
 
-import jax
 import numpy as np
 
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import StarPixel
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.compressed import compare, compressed_batch
 from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.leverage import leverage, leverage_root
@@ -32,7 +32,7 @@ def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -
     used = (known > 0) & trained.solved
     counted = used.sum(axis=1)
     if trained.scatter.is_correlated:
-        with jax.enable_x64(True):
+        with own_jax_settings():
             found = compressed_batch(trained.tables, y, known)
             counted = np.asarray(found.n_tail)
             chi_squared = np.asarray(

@@ -13,6 +13,7 @@ import xarray as xr
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.io.posterior_store import StoredPosterior
 from bayes_cannon.io.posterior_tree import (
     MemoryPosterior,
@@ -236,7 +237,8 @@ def _key_text(key: Any) -> str:
     if isinstance(key, int | np.integer):
         return str(key)
     typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return " ".join(map(str, np.asarray(jax.random.key_data(key) if typed else key).ravel()))
+    with own_jax_settings():
+        return " ".join(map(str, np.asarray(jax.random.key_data(key) if typed else key).ravel()))
 
 
 def _warn_of_statuses(status: np.ndarray, pixels: np.ndarray) -> None:

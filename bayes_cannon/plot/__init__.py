@@ -1,6 +1,7 @@
 """Figures. They need the extra ``bayes-cannon[plots]``, which is imported when the first figure is made.
 
-Every function returns a ``matplotlib.figure.Figure`` that is made without pyplot: ``figure.savefig(path)`` writes it.
+Every function returns a ``matplotlib.figure.Figure``: ``figure.savefig(path)`` writes it. Where pyplot has been
+imported, ``plt.show()`` shows it; the package itself never imports pyplot.
 """
 
 from importlib import import_module

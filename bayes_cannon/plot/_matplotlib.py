@@ -1,9 +1,10 @@
 """Helpers of the figures. Matplotlib is an extra: it is imported when the first figure is made; pyplot never is.
 
-Figures are made without pyplot's global state, and no rcParams are changed. The colours can be distinguished by
-colour-blind readers.
+Where the user has imported pyplot, it knows each figure, so that ``plt.show()`` shows it and ``plt.close()`` ends it.
+No rcParams are changed. The colours can be distinguished by colour-blind readers.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from io import BytesIO
@@ -14,14 +15,18 @@ import numpy as np
 COLOURS = ("#2b5c8a", "#d1662a", "#3d8f6f", "#8c5aa8", "#b8a12d", "#7a7a7a")
 """Colours of lines, in the order of use."""
 
+_ANGSTROM = ("å", "angstrom", "angstroms", "aa")
+
 REFERENCE = "#8a8a8a"
 """Colour of lines that guide the eye."""
 
 _GAP_IN_STEPS = 3.0
+_SHORTEST_RUN = 3
+"""Pixels that an order has at least on average; what turns back more often is no list of orders."""
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of this size in inches, which notebooks display.
+    """An empty figure of this size in inches, which notebooks display, and pyplot where it has been imported.
 
     Raises
     ------
@@ -29,7 +34,10 @@ def new_figure(width: float, height: float) -> Any:
         If Matplotlib is not installed.
 
     """
-    return _figure_class()(figsize=(width, height), layout="constrained")
+    kind, pyplot = _figure_class(), sys.modules.get("matplotlib.pyplot")
+    if pyplot is None:
+        return kind(figsize=(width, height), layout="constrained")
+    return pyplot.figure(FigureClass=kind, figsize=(width, height), layout="constrained")
 
 
 @cache
@@ -50,25 +58,66 @@ def _figure_class() -> type:
     return NotebookFigure
 
 
-def pixel_axis(dispersion: np.ndarray | None, n_pixels: int) -> tuple[np.ndarray, str]:
-    """Position of each pixel along the horizontal axis, shape (pixel,), and the title of that axis."""
+def pixel_axis(dispersion: np.ndarray | None, n_pixels: int, unit: object = None) -> tuple[np.ndarray, str]:
+    """Position of each pixel along the horizontal axis, shape (pixel,), and the title of that axis.
+
+    The unit of the wavelengths is stated where it is known.
+    """
     if dispersion is None:
         return np.arange(n_pixels, dtype=float), "Pixel"
     x = np.asarray(dispersion, dtype=float)
     if x.shape != (n_pixels,):
         raise ValueError(f"dispersion must have shape ({n_pixels},), one value a pixel, got {x.shape}")
-    return x, "Wavelength (Å)"
+    return x, label_title("Wavelength", "Å" if str(unit).lower() in _ANGSTROM else str(unit or ""))
+
+
+def unit_of(trainings: Mapping[str, Any], dispersion: np.ndarray | None) -> str | None:
+    """Unit of the models' wavelengths; None where it is not known, as of wavelengths that are given to the figure."""
+    return None if dispersion is not None else first_with(trainings, "dispersion_unit")
+
+
+def limit_pixels(axes: Any, x: np.ndarray, xlim: Sequence[float | None] | None = None) -> None:
+    """Limits of the horizontal axis: those asked for, or all pixels."""
+    if xlim is not None:
+        axes.set_xlim(*xlim)
+    elif x.size and x.min() < x.max():
+        axes.set_xlim(x.min(), x.max())
+
+
+def own_words(kwds: Mapping[str, Any] | None, aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Keywords of a line by their short names, so that those of the user take the place of the figure's own.
+
+    ``aliases`` are names that another function of Matplotlib has for them; an empty text leaves a keyword out.
+    """
+    short = {"c": "color", "linewidth": "lw", "linestyle": "ls", "markersize": "ms", "markeredgewidth": "mew"} | aliases
+    named = ((short.get(name, name), value) for name, value in (kwds or {}).items())
+    return {name: value for name, value in named if name}
 
 
 def with_gaps(x: np.ndarray, *curves: np.ndarray) -> tuple[np.ndarray, ...]:
     """Positions and curves over them, shape (pixel,), with a NaN in each gap so that no line crosses it.
 
-    A gap is a step of more than three times the median step.
+    A gap is a step of more than three times the median step, or one that turns back, as from an order of an echelle
+    spectrograph to the next. Pixels without any such order are drawn by wavelength.
     """
-    steps = np.abs(np.diff(x))
-    after = np.flatnonzero(steps > _GAP_IN_STEPS * np.median(steps)) + 1 if steps.size else np.array([], dtype=int)
+    after = _breaks(x)
+    if len(x) < _SHORTEST_RUN * (len(after) + 1) and len(after):
+        order = np.argsort(x, kind="stable")
+        x, curves = x[order], tuple(np.asarray(y)[order] for y in curves)
+        after = _breaks(x)
     middle = (x[after] + x[after - 1]) / 2
     return np.insert(x, after, middle), *(np.insert(np.asarray(y, dtype=float), after, np.nan) for y in curves)
+
+
+def _breaks(x: np.ndarray) -> np.ndarray:
+    """Pixels before which the line is broken."""
+    steps = np.diff(x)
+    moving = np.flatnonzero(steps)
+    if not moving.size:
+        return np.array([], dtype=int)
+    size, direction = np.abs(steps[moving]), np.sign(steps[moving])
+    leaps = size > _GAP_IN_STEPS * np.median(size)
+    return moving[leaps | (direction != (np.sign(direction.sum()) or 1.0))] + 1
 
 
 def label_title(name: str, unit: str = "", latex: str | None = None) -> str:

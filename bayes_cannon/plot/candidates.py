@@ -1,10 +1,12 @@
 """Figure of the choice between kinds of scatter."""
 
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
 from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure
+from bayes_cannon.scatter.base import Scatter
 
 
 def scatter_path(path: Any) -> Any:
@@ -30,7 +32,8 @@ def scatter_path(path: Any) -> Any:
 
     """
     table, best = path.table, path.candidates.index(path.best)
-    figure = new_figure(6.4, 1.2 + 0.32 * len(table))
+    names = [_name(candidate) for candidate in path.candidates]
+    figure = new_figure(4.8 + 0.08 * max(map(len, names)), 1.4 + 0.32 * len(table))
     axes = figure.subplots()
     places = np.arange(len(table))
     axes.axvline(0, color=REFERENCE, linewidth=0.6)
@@ -41,7 +44,21 @@ def scatter_path(path: Any) -> Any:
         axes.errorbar(
             gain[place], place, xerr=error[place], fmt=marker, color=COLOURS[1], markerfacecolor=fill, capsize=2
         )  # fmt: skip
-    axes.set_yticks(places, list(table["scatter"]))
+    axes.set_yticks(places, names)
     axes.invert_yaxis()
-    axes.set_xlabel("Gain in ln likelihood of a held-out spectrum")
+    axes.set_xlabel("Gain in ln likelihood\nof a held-out spectrum")
     return figure
+
+
+def _name(candidate: Scatter | None) -> str:
+    """The kind of scatter and whatever differs from its defaults, such as ``LowRank, rank 5, heavy tails``."""
+    if candidate is None:
+        return "independent"
+    words = [type(candidate).__name__]
+    for one in fields(candidate) if is_dataclass(candidate) else ():
+        value, name = getattr(candidate, one.name), one.name.replace("_", " ")
+        if value is True:
+            words.append(name)
+        elif isinstance(value, int | float | str) and (one.name == "rank" or value != one.default):
+            words.append(f"{name} {value}")
+    return ", ".join(words)

@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, label_title, latex_names, new_figure
+from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, label_title, latex_names, new_figure, own_words
 from bayes_cannon.validate import bias, label_errors, robust_scatter
 
 _COLUMNS = 4
 _RESIDUAL_RANGE = 5.0
 _MARGIN = 0.06
+_POINT_WORDS = {"s": "ms", "linewidths": "mew", "edgecolors": "mec", "edgecolor": "mec", "facecolors": "mfc",
+                "facecolor": "mfc"}  # fmt: skip
+_BAR_WORDS = {"ecolor": "color", "colors": "color", "elinewidth": "lw", "linewidths": "lw", "linestyles": "ls",
+              "fmt": "", "capsize": "", "capthick": ""}  # fmt: skip
 
 
 def one_to_one(
@@ -47,7 +51,8 @@ def one_to_one(
     label_units
         Unit by label name, by default the model's.
     scatter_kwds, errorbar_kwds
-        For the points and the error bars, as in ``matplotlib.axes.Axes.plot`` and ``vlines``.
+        For the points and the error bars, as in ``matplotlib.axes.Axes.plot`` and ``vlines``, or as in ``scatter``,
+        with one size and colour, and ``errorbar``.
 
     Returns
     -------
@@ -76,7 +81,7 @@ def one_to_one(
     latex = latex_names(latex_label_names, names)
     units = getattr(model, "label_units", {}) if label_units is None else label_units
     figure, panels, residual_panels = _panels(len(names))
-    kwds = (dict(scatter_kwds or {}), dict(errorbar_kwds or {}))
+    kwds = _point_words(scatter_kwds), own_words(errorbar_kwds, _BAR_WORDS)
     for k, name in enumerate(names):
         unit, error = units.get(name, ""), None if errors is None else errors[:, k]
         statistics = _draw_label((panels[k], residual_panels[k]), truth[:, k], inferred[:, k], error, kwds)
@@ -86,6 +91,15 @@ def one_to_one(
     panels[0].set_ylabel("Inferred")
     residual_panels[0].set_ylabel("Inferred\n$-$ reference")
     return figure
+
+
+def _point_words(scatter_kwds: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Keywords of ``scatter`` as those of ``plot``, which draws thousands of stars faster."""
+    area = (scatter_kwds or {}).get("s")
+    if np.size(area) > 1 or "cmap" in (scatter_kwds or {}):
+        raise ValueError("scatter_kwds must give all stars one size and colour: leave out s with many values, and cmap")
+    words = own_words(scatter_kwds, _POINT_WORDS)
+    return words if area is None else words | {"ms": float(np.sqrt(area))}
 
 
 def _check_shapes(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure, pixel_axis, with_gaps
+from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, limit_pixels, new_figure, pixel_axis, unit_of, with_gaps
 
 
 def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.ndarray | None = None) -> Any:
@@ -22,7 +22,7 @@ def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.
     indices
         Which factors, from 0, the strongest; by default the first six.
     dispersion
-        Wavelength of each pixel, shape (pixel,), Angstrom, by default the model's.
+        Wavelength of each pixel, shape (pixel,), in any unit and order, by default the model's.
 
     Returns
     -------
@@ -44,7 +44,8 @@ def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.
     for index in shown:
         if not 0 <= index < rank:
             raise ValueError(f"there is no factor {index}: the model has {rank}, from 0 to {rank - 1}")
-    x, x_title = pixel_axis(model.dispersion if dispersion is None else dispersion, n_pixels)
+    unit = unit_of({"": model}, dispersion)
+    x, x_title = pixel_axis(model.dispersion if dispersion is None else dispersion, n_pixels, unit)
     known = model.training_set_flux is not None
     figure = new_figure(8.0, 1.2 + 1.0 * len(shown) + (2.0 if known else 0.0))
     ratios = [1.0] * len(shown) + [1.6] * known
@@ -53,7 +54,7 @@ def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.
     for axes, index in zip(panels, shown, strict=False):
         axes.axhline(0, color=REFERENCE, linewidth=0.6)
         axes.plot(*with_gaps(x, model.factors[:, index]), color=COLOURS[0], linewidth=0.9)
-        axes.set_xlim(x.min(), x.max())
+        limit_pixels(axes, x)
         axes.set_ylabel(f"U{index}", rotation=0, ha="right")
         axes.set_title(f"{100 * share[index]:.1f} % of the scatter", fontsize=8, loc="right", pad=2)
     panels[len(shown) - 1].set_xlabel(x_title)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure, pixel_axis, with_gaps
+from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, limit_pixels, new_figure, pixel_axis, with_gaps
 
 _TERMS_SHOWN = 3
 _MIDDLE = [0.16, 0.5, 0.84]
@@ -59,7 +59,8 @@ def theta_posterior(tree: Any, terms: Sequence[str] | None = None) -> Any:
     _distribution(figure.add_subplot(grid[0, 1]), _extreme(ess, -1), wanted, "Smallest bulk ESS of a pixel")
     _last_panel(figure.add_subplot(grid[0, 2]), tree, _extreme(r_hat, 1))
     wavelength = summary["wavelength"].to_numpy() if "wavelength" in summary.coords else None
-    x, x_title = pixel_axis(wavelength, summary.sizes["pixel"])
+    known = {} if wavelength is None else summary["wavelength"].attrs
+    x, x_title = pixel_axis(wavelength, summary.sizes["pixel"], known.get("units", known.get("unit")))
     if wavelength is None:
         x = summary["pixel"].to_numpy().astype(float)
     s_axes = figure.add_subplot(grid[1, :])
@@ -124,8 +125,7 @@ def _band(axes: Any, x: np.ndarray, quantiles: np.ndarray, name: str, colour: st
     axes.fill_between(position, low, high, color=colour, alpha=0.3, linewidth=0)
     axes.plot(position, middle, color=colour, linewidth=0.9, marker="." if len(x) < 30 else None)
     axes.set_ylabel(name)
-    if len(x) > 1:
-        axes.set_xlim(x.min(), x.max())
+    limit_pixels(axes, x)
 
 
 def _write(axes: Any, text: str) -> None:

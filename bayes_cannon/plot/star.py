@@ -10,11 +10,18 @@ from bayes_cannon.plot._matplotlib import (
     REFERENCE,
     label_title,
     latex_names,
+    limit_pixels,
     new_figure,
     pixel_axis,
+    unit_of,
     visible,
     with_gaps,
 )
+from bayes_cannon.plot.training import scatter_variance
+from bayes_cannon.validate import label_errors
+
+_CHARACTERS = 92
+"""Of a line above the figure."""
 
 
 def spectrum(
@@ -30,7 +37,9 @@ def spectrum(
 ) -> Any:
     """Model over data of one star, with the noise ``ivar^(-1/2)`` and the scatter s of the model as bands.
 
-    The lower panel shows flux - model with the bands of the noise and of ``(1 / ivar + s^2)^(1/2)``. Pixels with
+    The lower panel shows flux - model with the bands of the noise and of ``(1 / ivar + s^2)^(1/2)``. Where the scatter
+    is correlated, s is all of it, with what a pixel shares with others; of a model with a covariance of the whole noise
+    (``scatter.Full``, ``scatter.Given``) the second band is the root of that covariance's diagonal. Pixels with
     ivar = 0, and pixels that are not trained, are left blank.
 
     Parameters
@@ -75,16 +84,19 @@ def spectrum(
     values = _of_shape("labels", labels, (len(names),), f"one value for each of {', '.join(names)}")
     predicted = np.asarray(model(values), dtype=float).ravel()
     n_pixels = predicted.size
-    x, x_title = pixel_axis(model.dispersion, n_pixels)
-    s2 = np.where(np.isfinite(model.s2), model.s2, np.nan)
-    figure = new_figure(9.0, 3.6 if flux is None else 5.0)
+    x, x_title = pixel_axis(model.dispersion, n_pixels, unit_of({"": model}, None))
+    s2 = scatter_variance(model)
+    s2 = np.where(np.isfinite(s2), s2, np.nan)
+    title = _title(model, values, cov, latex_label_names) if title is None else title
+    figure = new_figure(9.0, (3.6 if flux is None else 5.0) + 0.17 * title.count("\n"))
     if flux is None:
         axes = bottom = figure.subplots()
     else:
         observed, noise = _data(flux, ivar, n_pixels)
         axes, bottom = figure.subplots(2, sharex=True, height_ratios=[2.2, 1])
         _draw_data(axes, x, observed, noise)
-        _draw_residuals(bottom, x, observed - predicted, noise, s2, visible(x, xlim))
+        total = np.sqrt(_total_variance(model, noise, s2))
+        _draw_residuals(bottom, x, observed - predicted, noise, total, visible(x, xlim))
     _band(axes, x, predicted, np.sqrt(s2), COLOURS[1], 0.3, "scatter $s$")
     axes.plot(*with_gaps(x, predicted), color=COLOURS[1], lw=1.0, label="model")
     shown = visible(x, xlim)
@@ -93,8 +105,8 @@ def spectrum(
     axes.set_ylabel("Flux")
     axes.legend(frameon=False, fontsize="small", ncols=4)
     bottom.set_xlabel(x_title)
-    bottom.set_xlim(*(xlim if xlim is not None else (x.min(), x.max())))
-    axes.set_title(_title(model, values, cov, latex_label_names) if title is None else title, fontsize="medium")
+    limit_pixels(bottom, x, xlim)
+    axes.set_title(title, fontsize="medium")
     return figure
 
 
@@ -110,6 +122,18 @@ def _data(flux: np.ndarray, ivar: np.ndarray | None, n_pixels: int) -> tuple[np.
     return np.where(used, observed, np.nan), noise
 
 
+def _total_variance(model: Any, noise: np.ndarray, s2: np.ndarray) -> np.ndarray:
+    """Variance of the flux about the model, shape (pixel,); that of the scatter alone where the noise is not known."""
+    learned, known = getattr(model, "correlation", None), np.isfinite(noise) & np.isfinite(s2)
+    total = s2.copy()
+    if learned is None:
+        total[known] += noise[known] ** 2
+    else:
+        ivar, pixels = noise[None, known] ** -2.0, np.flatnonzero(known)
+        total[known] = learned.total_variance(np.asarray(model.s2), ivar, pixels)[0]
+    return total
+
+
 def _draw_data(axes: Any, x: np.ndarray, observed: np.ndarray, noise: np.ndarray) -> None:
     if np.isfinite(noise).any():
         _band(axes, x, observed, noise, "black", 0.2, "noise")
@@ -117,9 +141,8 @@ def _draw_data(axes: Any, x: np.ndarray, observed: np.ndarray, noise: np.ndarray
 
 
 def _draw_residuals(
-    axes: Any, x: np.ndarray, residual: np.ndarray, noise: np.ndarray, s2: np.ndarray, shown: np.ndarray
+    axes: Any, x: np.ndarray, residual: np.ndarray, noise: np.ndarray, total: np.ndarray, shown: np.ndarray
 ) -> None:
-    total = np.sqrt(np.where(np.isfinite(noise), noise, 0) ** 2 + s2)
     _band(axes, x, np.zeros_like(x), total, COLOURS[1], 0.3, "noise and scatter")
     if np.isfinite(noise).any():
         _band(axes, x, np.zeros_like(x), noise, "black", 0.25, "noise")
@@ -146,18 +169,38 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def _title(model: Any, values: np.ndarray, cov: np.ndarray | None, latex_label_names: Sequence[str] | None) -> str:
+    """The labels with their errors, in lines that fit the figure."""
     names = tuple(model.vectorizer.label_names)
     latex = latex_names(latex_label_names, names)
     units = getattr(model, "label_units", {})
-    errors = None if cov is None else np.sqrt(np.diag(_of_shape("cov", cov, (len(names),) * 2, "a covariance")))
-    parts = []
+    errors = np.full(len(names), np.nan)
+    if cov is not None:
+        errors = label_errors(_of_shape("cov", cov, (len(names),) * 2, "a covariance")[None])[0]
+    lines, width = [""], 0
     for k, name in enumerate(names):
-        shown = label_title(name, latex=None if latex is None else latex[k])
-        decimals = 0 if abs(values[k]) >= 100 else 2
-        error = "" if errors is None else f" ± {errors[k]:.{decimals}f}"
-        value = f"{values[k]:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-        parts.append(f"{shown} = {value}{error} {units.get(name, '')}".rstrip())
-    return ", ".join(parts)
+        value = with_error(values[k], errors[k])
+        after = f"{value} {units.get(name, '')}".rstrip()
+        width += len(name) + len(after) + 5
+        if k and width > _CHARACTERS:
+            lines.append("")
+            width = len(name) + len(after) + 5
+        part = f"{label_title(name, latex=None if latex is None else latex[k])} = {after}"
+        lines[-1] = f"{lines[-1]}, {part}" if lines[-1] else part
+    return ",\n".join(lines)
+
+
+def with_error(value: float, error: float) -> str:
+    """A value and its error to two digits of the error, or, where that is not known, the value to four."""
+    if np.isfinite(error) and error > 0:
+        decimals = _decimals(error, 2)
+        return f"{value:.{decimals}f} ± {error:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    decimals = _decimals(value, 4) if np.isfinite(value) and value else 2
+    return f"{value:.{min(decimals, 2) if abs(value) >= 0.01 else decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _decimals(number: float, digits: int) -> int:
+    """Decimals that show so many digits of a number, none at least."""
+    return max(0, digits - 1 - int(np.floor(np.log10(abs(float(f"{number:.{digits - 1}e}"))))))
 
 
 def _of_shape(name: str, values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:

@@ -5,17 +5,23 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.plot._matplotlib import (
     COLOURS,
     REFERENCE,
     by_name,
     first_with,
     latex_names,
+    limit_pixels,
     new_figure,
+    own_words,
     pixel_axis,
+    unit_of,
     visible,
     with_gaps,
 )
+from bayes_cannon.scatter.common_covariance import CommonCovariance
+from bayes_cannon.training.problem import PixelProblem
 
 
 def theta(
@@ -24,6 +30,7 @@ def theta(
     label_terms: Sequence[str] | None = None,
     show_label_terms: bool = True,
     normalize: bool = True,
+    common_axis: bool = False,
     latex_label_names: Sequence[str] | None = None,
     xlim: Sequence[float | None] | None = None,
     *,
@@ -47,12 +54,14 @@ def theta(
         Whether the term is written to the right of its panel.
     normalize
         Whether theta_d, d > 0, is divided by its largest absolute value, over the pixels shown and all trainings.
+    common_axis
+        Draw all terms into one panel, each in a colour of its own that the legend names; of a single training only.
     latex_label_names
         Name of each label in LaTeX, without dollar signs.
     xlim
         Limits of the horizontal axis, in its unit; an open end is None.
     dispersion
-        Wavelength of each pixel, shape (pixel,), Angstrom, by default the model's.
+        Wavelength of each pixel, shape (pixel,), in any unit and order, by default the model's.
     plot_kwds
         For every line, as in ``matplotlib.axes.Axes.plot``.
 
@@ -66,7 +75,8 @@ def theta(
     ImportError
         If Matplotlib is not installed.
     ValueError
-        If a model is not trained, trainings differ in shape, or a term is not known.
+        If a model is not trained, trainings differ in shape, a term is not known, or several trainings are to share
+        one panel.
 
     Examples
     --------
@@ -76,24 +86,26 @@ def theta(
     trainings = by_name(model, _is_array)
     thetas = _thetas(trainings)
     n_pixels, n_terms = next(iter(thetas.values())).shape
-    x, x_title = pixel_axis(first_with(trainings, "dispersion") if dispersion is None else dispersion, n_pixels)
+    x, x_title = _pixel_axis(trainings, dispersion, n_pixels)
     vectorizer = first_with(trainings, "vectorizer")
     shown = _chosen_terms(indices, label_terms, n_terms, vectorizer)
     names = _term_names(shown, vectorizer, latex_label_names) if show_label_terms else [""] * len(shown)
-    figure = new_figure(8.0, max(3.6, 0.9 + 0.95 * len(shown)))
-    panels = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
-    for axes, term, name in zip(panels, shown, names, strict=True):
-        normalized = normalize and term > 0
-        curves = {training: values[:, term] for training, values in thetas.items()}
-        shown_values = np.concatenate([curve[visible(x, xlim)] for curve in curves.values()])
-        shown_values = shown_values[np.isfinite(shown_values)]
-        largest = np.abs(shown_values).max(initial=0.0)
-        _draw(axes, x, curves, 1 / largest if normalized and largest > 0 else 1.0, plot_kwds)
-        _dress_panel(axes, term, name, None if normalized else shown_values)
-    _legend(figure, panels[0], inside=False)
+    if common_axis:
+        panels = [_one_panel(x, thetas, shown, names, normalize, xlim, plot_kwds)]
+        figure = panels[0].figure
+    else:
+        figure = new_figure(8.0, max(3.6, 0.9 + 0.95 * len(shown)))
+        panels = list(figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0])
+        for axes, term, name in zip(panels, shown, names, strict=True):
+            normalized = normalize and term > 0
+            curves = {training: values[:, term] for training, values in thetas.items()}
+            values, factor = _shown_values(curves, x, xlim, normalized)
+            _draw(axes, x, curves, factor, plot_kwds)
+            _dress_panel(axes, term, name, None if normalized else values)
+        _legend(figure, panels[0], inside=False)
+        figure.align_ylabels(panels)
     panels[-1].set_xlabel(x_title)
-    panels[-1].set_xlim(*(xlim if xlim is not None else (x.min(), x.max())))
-    figure.align_ylabels(panels)
+    limit_pixels(panels[-1], x, xlim)
     return figure
 
 
@@ -107,14 +119,18 @@ def scatter(
 ) -> Any:
     """Intrinsic scatter s at every pixel, in the unit of the flux.
 
+    Of a model whose scatter is correlated it is the whole of it, with what a pixel shares with others:
+    ``(s^2 + |u|^2)^(1/2)`` with latent factors u.
+
     Parameters
     ----------
     model
-        A trained model, an array s2 of shape (pixel,), or a mapping from names, for the legend, to these.
+        A trained model, an array of variances, such as s2, of shape (pixel,), or a mapping from names, for the
+        legend, to these.
     ax
         Matplotlib axes to draw into, by default those of a new figure.
     dispersion
-        Wavelength of each pixel, shape (pixel,), Angstrom, by default the model's.
+        Wavelength of each pixel, shape (pixel,), in any unit and order, by default the model's.
     xlim
         Limits of the horizontal axis, in its unit; an open end is None.
     plot_kwds
@@ -138,20 +154,37 @@ def scatter(
 
     """
     trainings = by_name(model, _is_array)
-    variances = {name: np.asarray(t if _is_array(t) else t.s2, dtype=float) for name, t in trainings.items()}
+    variances = {name: np.asarray(t, float) if _is_array(t) else scatter_variance(t) for name, t in trainings.items()}
     _check_same_shape(variances, ("pixel",))
     n_pixels = next(iter(variances.values())).size
-    x, x_title = pixel_axis(first_with(trainings, "dispersion") if dispersion is None else dispersion, n_pixels)
+    x, x_title = _pixel_axis(trainings, dispersion, n_pixels)
     figure = new_figure(8.0, 3.6) if ax is None else ax.figure
     axes = figure.subplots() if ax is None else ax
     s = {name: np.sqrt(np.where(np.isfinite(s2), s2, np.nan)) for name, s2 in variances.items()}
     _draw(axes, x, s, 1.0, plot_kwds)
-    axes.set_xlim(*(xlim if xlim is not None else (x.min(), x.max())))
+    limit_pixels(axes, x, xlim)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(x_title)
     axes.set_ylabel("Scatter $s$ (unit of flux)")
     _legend(figure, axes, inside=True)
     return figure
+
+
+def scatter_variance(model: Any) -> np.ndarray:
+    """Variance of the scatter at each pixel with what it shares with others, shape (pixel,); infinite as s2 is."""
+    s2, learned = np.asarray(model.s2, dtype=float), getattr(model, "correlation", None)
+    if learned is None:
+        return s2
+    if model.training_set_flux is None:
+        return s2 if isinstance(learned, CommonCovariance) else learned.marginal_variance(None, s2)
+    terms = Terms(model.vectorizer.exponents, model.scaling.scaled(model.training_set_labels))
+    problem = PixelProblem.unbounded(terms, model.training_set_flux, model.training_set_ivar)
+    return np.asarray(learned.marginal_variance(problem, s2))
+
+
+def _pixel_axis(trainings: Mapping[str, Any], dispersion: Any, n_pixels: int) -> tuple[np.ndarray, str]:
+    unit = unit_of(trainings, dispersion)
+    return pixel_axis(first_with(trainings, "dispersion") if dispersion is None else dispersion, n_pixels, unit)
 
 
 def _is_array(training: Any) -> bool:
@@ -205,13 +238,48 @@ def _term_names(shown: Sequence[int], vectorizer: Any, latex_label_names: Sequen
     return [f"${text}$" for text in texts]
 
 
+def _shown_values(
+    curves: Mapping[str, np.ndarray], x: np.ndarray, xlim: Sequence[float | None] | None, normalized: bool
+) -> tuple[np.ndarray, float]:
+    """The finite values within the limits, and the factor that normalizes them to one, if that is wanted."""
+    values = np.concatenate([curve[visible(x, xlim)] for curve in curves.values()])
+    values = values[np.isfinite(values)]
+    largest = np.abs(values).max(initial=0.0)
+    return values, 1 / largest if normalized and largest > 0 else 1.0
+
+
+def _one_panel(
+    x: np.ndarray,
+    thetas: Mapping[str, np.ndarray],
+    shown: Sequence[int],
+    names: Sequence[str],
+    normalize: bool,
+    xlim: Sequence[float | None] | None,
+    plot_kwds: Mapping[str, Any] | None,
+) -> Any:
+    """All terms in the panel of a new figure."""
+    if len(thetas) > 1:
+        raise ValueError(f"common_axis=True draws a single training, not {', '.join(thetas)}: leave one of both out")
+    (values,) = thetas.values()
+    curves = {}
+    for term, name in zip(shown, names, strict=True):
+        _, factor = _shown_values({"": values[:, term]}, x, xlim, normalize and term > 0)
+        curves[name or rf"$\theta_{{{term}}}$"] = factor * values[:, term]
+    figure = new_figure(8.0, 3.6)
+    axes = figure.subplots()
+    _draw(axes, x, curves, 1.0, plot_kwds)
+    axes.set_ylabel(r"$\theta_d / \max|\theta_d|$" if normalize else r"$\theta_d$")
+    _legend(figure, axes, inside=False)
+    return axes
+
+
 def _draw(
     axes: Any, x: np.ndarray, curves: Mapping[str, np.ndarray], factor: float, plot_kwds: Mapping[str, Any] | None
 ) -> None:
     """Curves over x, shape (pixel,), multiplied by a factor, one colour per training."""
     for number, (name, curve) in enumerate(curves.items()):
         style = {"lw": 0.9, "color": COLOURS[number % len(COLOURS)], "label": name or None}
-        axes.plot(*with_gaps(x, factor * curve), **style | dict(plot_kwds or {}))
+        axes.plot(*with_gaps(x, factor * curve), **style | own_words(plot_kwds, {}))
 
 
 def _dress_panel(axes: Any, term: int, name: str, values: np.ndarray | None) -> None:
@@ -239,4 +307,4 @@ def _legend(figure: Any, axes: Any, *, inside: bool) -> None:
     if inside:
         axes.legend(frameon=False, fontsize="small", ncols=min(4, len(texts)))
     else:
-        figure.legend(handles, texts, loc="outside upper center", ncols=len(texts), frameon=False)
+        figure.legend(handles, texts, loc="outside upper center", ncols=min(6, len(texts)), frameon=False)

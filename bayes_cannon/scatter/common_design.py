@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.typing import Array
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.training.lasso import coordinate_optimum, gram_lasso
 from bayes_cannon.training.problem import PixelProblem
 
@@ -38,7 +39,7 @@ def shared_weight_theta(
     weighted = weight[:, None] * problem.design
     gram, right = weighted.T @ problem.design, (weighted.T @ problem.flux).T
 
-    with jax.enable_x64(True):
+    with own_jax_settings():
         return np.array(
             _lassos(gram, right, _half_penalty(problem), problem.lower, problem.upper, theta, variance)
         )  # fmt: skip
@@ -62,7 +63,7 @@ def largest_gain(problem: PixelProblem, theta: np.ndarray, weight: np.ndarray, v
     weighted = weight[:, None] * problem.design
     curvature = np.sum(weighted * problem.design, axis=0) / variance[:, None]
     gradient = ((problem.flux - problem.design @ theta.T).T @ weighted) / variance[:, None]
-    with jax.enable_x64(True):
+    with own_jax_settings():
         bounds = problem.lower, problem.upper
         best = np.asarray(coordinate_optimum(theta, gradient, curvature, _half_penalty(problem), *bounds))
     return np.max(np.abs(best - theta) * np.sqrt(curvature), axis=1)

@@ -19,6 +19,7 @@ import numpy as np
 
 from bayes_cannon.core.student_t import log_density
 from bayes_cannon.core.typing import Array, PerStar, StarPixel
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.scatter.base import (
     Coefficients,
     LearnedScatter,
@@ -199,7 +200,7 @@ class LowRankScatter(LearnedScatter):
         flux, ivar = problem.flux[:, solved], problem.ivar[:, solved]
         free = np.full((int(solved.sum()), problem.design.shape[1]), np.inf)
         block = Pixels(flux.T, ivar.T, np.zeros(len(free)), -free, free)
-        with jax.enable_x64(True):
+        with own_jax_settings():
             point = theta[solved], self.factors[solved], s2[solved]
             sums = star_sums(problem.design, block, *point, np.ones(len(free), bool))
             latent, chi_squared, log_det = expectation(sums)

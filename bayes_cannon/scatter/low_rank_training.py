@@ -24,11 +24,11 @@ No step lowers the likelihood. One pass over the data an iteration does the work
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.student_t import fitted_nu, log_density
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.scatter.low_rank_em import (
     Latent,
@@ -128,7 +128,7 @@ def train_factors(
     start = np.zeros((len(solved), 0)) if factors is None else factors[solved]
     missing = rank - start.shape[1]
     theta, s2 = theta[solved].copy(), s2[solved].copy()
-    with jax.enable_x64(True):
+    with own_jax_settings():
         if missing > 0:
             more, s2 = principal_factors(part, theta, s2, start, missing)
             start = np.hstack([start, more])
@@ -203,7 +203,7 @@ class _Work:
         """Sums over the pixels at the current point."""
 
         def work(pixels: np.ndarray) -> StarSums:
-            with jax.enable_x64(True):
+            with own_jax_settings():
                 point, count = self._point(pixels)
                 return star_sums(self.design, *point, count)
 
@@ -220,7 +220,7 @@ class _Work:
         columns = latent_columns(self.design, self.moments, latent)
 
         def work(pixels: np.ndarray) -> StarSums:
-            with jax.enable_x64(True):
+            with own_jax_settings():
                 point, real = self._point(pixels)
                 out = maximize(self.design, self.pairs, columns, latent, *point, real)
                 n = len(pixels)

@@ -32,6 +32,7 @@ from bayes_cannon.core.typing import (
     TermTerm,
 )
 from bayes_cannon.execution.compiled_programs import make_room
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.training.problem import PixelProblem
 
 
@@ -215,7 +216,7 @@ def certify(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -> tuple[n
 
     """
     make_room()
-    with jax.enable_x64(True):
+    with own_jax_settings():
         out = _certify_block(
             problem.design, masked(problem.flux, problem.ivar), problem.ivar, problem.regularization,
             problem.lower, problem.upper, theta, s2,

@@ -14,6 +14,7 @@ import numpy as np
 
 from bayes_cannon.core.likelihood import masked, weights
 from bayes_cannon.core.typing import Array, PerPixel, PixelsStar, PixelTerm, PixelTermMask, StarTerm
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.training.certificate import inverse_masked
 from bayes_cannon.training.problem import PixelProblem
 
@@ -44,7 +45,7 @@ def unbiased_scatter(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -
     part = problem.at(solved)
     active = (theta[solved] != 0) & part.free
     active[:, 0] |= part.free[:, 0]
-    with jax.enable_x64(True):
+    with own_jax_settings():
         flux = masked(part.flux, part.ivar)
         corrected[solved] = np.asarray(_unbiased(part.design, flux.T, part.ivar.T, theta[solved], s2[solved], active))
     return corrected

@@ -66,7 +66,7 @@ class TestTheta:
             largest = np.abs(model.theta[:, term]).max()
             np.testing.assert_allclose(finite(curve(figure.axes[term])), model.theta[:, term] / largest)
         assert [axes.texts[0].get_text() for axes in figure.axes[:5]] == ["1", "TEFF", "LOGG", "FE_H", "TEFF²"]
-        assert figure.axes[-1].get_xlabel() == "Wavelength (Å)"
+        assert figure.axes[-1].get_xlabel() == "Wavelength"
 
     def test_guide_call(self, model):
         model.dispersion = None
@@ -138,7 +138,7 @@ class TestScatter:
         (axes,) = figure.axes
         np.testing.assert_allclose(finite(curve(axes)), np.sqrt(model.s2[1:]))
         assert axes.get_ylim()[0] == 0
-        assert axes.get_xlabel() == "Wavelength (Å)"
+        assert axes.get_xlabel() == "Wavelength"
 
     def test_several_in_given_axes(self, model):
         axes = _matplotlib.new_figure(3, 3).subplots()
@@ -211,7 +211,7 @@ class TestSpectrum:
         cov = np.diag([400.0, 0.01, 0.0025])
         figure = drawn(plot.spectrum(model, self.labels, flux, ivar, cov=cov, xlim=(15100, 15800)))
         top, bottom = figure.axes
-        assert top.get_title() == "TEFF = 5100 ± 20 K, LOGG = 2.50 ± 0.10 dex, FE_H = \N{MINUS SIGN}0.10 ± 0.05"
+        assert top.get_title() == "TEFF = 5100 ± 20 K, LOGG = 2.50 ± 0.10 dex, FE_H = \N{MINUS SIGN}0.100 ± 0.050"
         np.testing.assert_allclose(finite(curve(bottom, 1)), 0.01)
         assert finite(curve(bottom, 1)).size == 59
         assert {text.get_text() for text in top.get_legend().texts} == {"data", "noise", "model", "scatter $s$"}

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import AffineTransform, IndependentTransform
 
 from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.execution.jax_settings import own_jax_settings
 
 NAMES = ("flat", "gaussian", "mixture")
 MAX_COMPONENTS = 6
@@ -74,7 +74,7 @@ class LabelPrior:
         """
         if isinstance(prior, str):
             low, high = np.full(len(label_names), -np.inf), np.full(len(label_names), np.inf)
-            with jax.enable_x64(True):
+            with own_jax_settings():
                 distribution = _named(prior, scaling.scaled(training_labels))
         elif isinstance(prior, dist.Distribution):
             distribution, low, high = _given(prior, len(label_names), scaling)

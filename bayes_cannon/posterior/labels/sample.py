@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from bayes_cannon.core.status import PosteriorStatus
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
 from bayes_cannon.labelling.compressed import compressed_batch
@@ -122,7 +123,8 @@ def sample_star_labels(
     _check_settings(settings)
     size = batch_size or min(MAX_BATCH, 1 << max(n_stars - 1, 7).bit_length())
     if isinstance(key, int | np.integer):
-        key = jax.random.key(int(key))
+        with own_jax_settings():
+            key = jax.random.key(int(key))
     _ = trained.tables, trained.theta_errors  # Once, before several threads ask for them.
     run = LabelRun(trained, prior, key, settings, size, first_star)
 
@@ -162,7 +164,7 @@ def _first_run(run: LabelRun, flux: np.ndarray, ivar: np.ndarray, first: int) ->
     n_stars = flux.shape[0]
     numbers = run.first_star + first + np.arange(run.batch_size)
     tables = run.trained.tables
-    with jax.enable_x64(True):
+    with own_jax_settings():
         compressed = compressed_batch(tables, *(padded_batch(array, run.batch_size) for array in (flux, ivar)))
         spectra = jax.tree.map(np.asarray, compressed)
         found = chi_squared_minima(tables.starts, spectra.coefficients)
@@ -203,7 +205,7 @@ def _second_run(run: LabelRun, failed: list[FailedStar]) -> tuple[np.ndarray, La
     filled = np.resize(np.arange(len(failed)), STARS_AGAIN)
     items = jax.tree.map(lambda *rows: np.stack(rows)[filled], *(_whitened_again(one) for one in failed))
     good = np.arange(STARS_AGAIN) < len(failed)
-    with jax.enable_x64(True):
+    with own_jax_settings():
         _, draws, stats = label_draws(run, items, stars[filled], good, 1)
     kept = slice(len(failed))
     stats = {name: array[..., kept] for name, array in stats.items()}

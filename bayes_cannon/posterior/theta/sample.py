@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.status import PosteriorStatus
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.posterior.chains import dispersed_starts, draw_chains, statistics, whitened_again
 from bayes_cannon.posterior.diagnostics import convergence
@@ -177,7 +178,7 @@ def _subset(block: ThetaBlock, kept: np.ndarray) -> ThetaBlock:
 
 def _first_run(run: ThetaRun, pixels: np.ndarray) -> tuple[ThetaBlock, dict[int, np.ndarray]]:
     """A block, and draws of those of its pixels that need another run."""
-    with jax.enable_x64(True):
+    with own_jax_settings():
         prepared = prepare(run, _filled(pixels))
         if run.method == "psis":
             u, stats, k_hat = _resampled_draws(run, prepared), dict[str, np.ndarray](), prepared.weighted.k_hat
@@ -194,7 +195,7 @@ def _first_run(run: ThetaRun, pixels: np.ndarray) -> tuple[ThetaBlock, dict[int,
 
 def _second_run(run: ThetaRun, failed: FailedPixels) -> ThetaBlock:
     pixels = np.array([pixel for pixel, _ in failed])
-    with jax.enable_x64(True):
+    with own_jax_settings():
         prepared = prepare(run, _filled(pixels))
         densities = jax.tree.map(lambda array: array[:PIXELS_AGAIN], prepared.densities)
         means, roots = np.array(densities.mean), np.array(densities.root)

@@ -13,6 +13,7 @@ import numpy as np
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import StarMoment
 from bayes_cannon.execution.compiled_programs import make_room
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel, n_threads
 from bayes_cannon.training.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.training.profile.blocks import (
@@ -74,7 +75,7 @@ class BlockSolver:
         self.n_rows = 1 if len(strengths) == 1 else padded_size(len(strengths))
         terms = problem.terms
         self.theta = np.zeros((problem.n_pixels, terms.n_terms)) if theta is None else np.nan_to_num(theta)
-        with jax.enable_x64(True):
+        with own_jax_settings():
             design = padded_monomials(terms.x, terms.exponents)
             single = padded_monomials(terms.x, terms.moments.exponents, np.float32)
             self.training = Training(design, single, jnp.asarray(terms.moments.pairs))
@@ -118,7 +119,7 @@ class BlockSolver:
 
     def first_search(self, pixels: np.ndarray) -> BlockResult:
         """Optima of a block from the lowest minimum of the scan, at each strength in turn."""
-        with jax.enable_x64(True):
+        with own_jax_settings():
             block, sums = self.sums(pixels)
             index = np.resize(pixels, self.size)
             rows, scanned = self.strengths[:, index], np.full(self.size, np.nan)
@@ -197,7 +198,7 @@ class BlockSolver:
     def _search_again(self, task: tuple[int, Starts]) -> tuple[int, Starts, PixelFit]:
         """Local optima from second minima, kind 0, or of unfinished problems, kind 1."""
         kind, starts = task
-        with jax.enable_x64(True):
+        with own_jax_settings():
             pixels, index, penalty = self._pixels(starts)
             block, sums = self.sums(pixels)
             schedule = Schedule(self.tolerances, 0, (SETTINGS.interpolated_steps, 0)[kind])
@@ -211,7 +212,7 @@ class BlockSolver:
 
     def _exact_minima(self, starts: Starts) -> list[Starts]:
         """Minima of an exact scan, wherever the search has been; one list for each rank."""
-        with jax.enable_x64(True):
+        with own_jax_settings():
             pixels, index, penalty = self._pixels(starts)
             block = pixel_block(self.problem, pixels, self.size)._replace(regularization=penalty)
             minima = exact_scan(self.training, self.moments(), block, self.theta[pixels][index])
@@ -221,7 +222,7 @@ class BlockSolver:
 
     def _bracketed(self, starts: Starts) -> tuple[np.ndarray, PixelFit]:
         """Local optima from given points, with exact Gram matrices and a bracket."""
-        with jax.enable_x64(True):
+        with own_jax_settings():
             pixels, index, penalty = self._pixels(starts)
             block = pixel_block(self.problem, pixels, self.size)._replace(regularization=penalty)
             fit = bracketed_newton(self.training, self.moments(), block, starts.theta[index], starts.s2[index])
@@ -254,10 +255,10 @@ def _compile_side_by_side(
         return jax.tree.map(lambda array: np.zeros(array.shape, array.dtype), shapes)
 
     def call[**P](program: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        with jax.enable_x64(True):
+        with own_jax_settings():
             jax.block_until_ready(program(*args, **kwargs))
 
-    with jax.enable_x64(True):
+    with own_jax_settings():
         training = Training(
             jnp.zeros((n_stars, n_terms)), jnp.zeros((n_stars, n_moments), np.float32),
             jnp.zeros((n_terms, n_terms), int),

@@ -265,7 +265,7 @@ def test_the_model_samples_what_it_fits(trained, training, tmp_path):
     summary = tree["summary"]
     assert (np.abs(summary["mean"].to_numpy() - fit.labels) < 0.3 * sd).all()
     assert (np.abs(summary["mode_labels"].to_numpy()[:, 0] - fit.labels) < 1e-3 * sd).all()
-    assert dict(tree["posterior"]["labels"].sizes) == {"chain": 4, "draw": 500, "star": 8, "label": 3}
+    assert dict(tree["posterior"]["labels"].sizes) == {"chain": 4, "draw": 500, "star": 8, "label_name": 3}
     assert tree["sample_stats"]["energy"].shape == (4, 500, 8)
     quantiles = summary["quantiles"].to_numpy()
     assert (quantiles[:, 0] < quantiles[:, -1]).all()
