@@ -41,6 +41,7 @@ class PosteriorStatus(IntEnum):
     IMPROPER = 6
     SEVERAL_MODES = 7
     MODE_EXCLUDED = 8
+    OUTSIDE_TRAINING_SET = 9
 
     @property
     def message(self) -> str:
@@ -112,7 +113,10 @@ _POSTERIOR_MESSAGES = {
     "improper. Of a pixel: set a regularization, whose Laplace prior makes it proper, or leave terms out. Of a star: "
     "give its labels a prior or bounds",
     PosteriorStatus.SEVERAL_MODES: "the chains agree around the best mode, but another mode is nearly as probable: "
-    "see the modes",
+    "of a star see the modes; of a pixel the draws are from one of the minima of training, so that another "
+    "regularization decides between them",
     PosteriorStatus.MODE_EXCLUDED: "the chains agree, but the prior excludes the maximum-likelihood labels: "
     "look at the spectrum, or widen the prior",
+    PosteriorStatus.OUTSIDE_TRAINING_SET: "the chains agree, but outside the range of the training labels: an "
+    "extrapolation; look at the spectrum, or give the labels a prior or bounds",
 }

@@ -99,4 +99,7 @@ class TrainedModel:
         if self.theta_covariance is None:
             return None
         with jax.enable_x64(True):
-            return jax.device_put(ThetaErrors.from_covariance(self.theta_covariance, self.scatter, self.terms))
+            errors = ThetaErrors.from_covariance(
+                self.theta_covariance, self.scatter, self.terms, self.theta, self.solved
+            )
+            return jax.device_put(errors)
