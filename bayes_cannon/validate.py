@@ -13,11 +13,11 @@ figures are those of the other stars; the number of failed stars is given with t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayes_cannon.core.folds import folds
+from bayes_cannon.core.folds import folds, same_labels
 from bayes_cannon.core.typing import PerLabel, StarLabel, StarPixel
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ def cross_validate(
     *,
     k: int = 5,
     seed: int = 0,
+    groups: Any = None,
     reject: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> CrossValidation:
     """Label every star by a model trained on the other folds. No star is left out of the evaluation.
@@ -221,6 +222,9 @@ def cross_validate(
         All stars, shapes (star, label), (star, pixel) and (star, pixel).
     k, seed
         Number of folds and the seed of `folds`.
+    groups
+        Rows of one group, such as several visits of one star, are held out together, shape (star,), as in `folds`. By
+        default those whose labels are all the same.
     reject
         Given the indices of the training stars of a fold, True for those that must not train, shape (training star,).
 
@@ -232,7 +236,8 @@ def cross_validate(
     Raises
     ------
     ValueError
-        If the numbers of stars differ or ``fit`` returns labels of another shape than it was given.
+        If the numbers of stars differ, groups have another shape, or ``fit`` returns labels of another shape than it
+        was given.
 
     Examples
     --------
@@ -252,7 +257,7 @@ def cross_validate(
             "labels, flux and ivar must be two-dimensional with one row a star, "
             f"got shapes {labels.shape}, {flux.shape} and {ivar.shape}"
         )
-    fold = folds(len(labels), k, seed)
+    fold = folds(len(labels), k, seed, same_labels(labels, k) if groups is None else groups)
     inferred = np.full(labels.shape, np.nan)
     covariance = np.full((*labels.shape, labels.shape[1]), np.nan)
     for number in range(k):

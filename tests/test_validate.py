@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from bayes_cannon import validate
+from bayes_cannon.core.folds import same_labels
 
 NAMES = ("TEFF", "LOGG")
 
@@ -100,6 +101,52 @@ def test_folds_are_those_of_the_definition():
         validate.folds(10, k=1)
     with pytest.raises(ValueError, match="number of stars, 3; got 5"):
         validate.folds(3)
+
+
+def test_folds_keep_groups_together():
+    """Visits of one star are in one fold; groups of one are no groups, whatever they are called."""
+    groups = np.random.default_rng(0).integers(0, 40, 300).astype(str)
+    fold = validate.folds(300, 5, 3, groups)
+    assert all(len(np.unique(fold[groups == group])) == 1 for group in np.unique(groups))
+    assert set(fold) == set(range(5))
+    # Drawn in the order in which groups first appear.
+    first = np.array([np.flatnonzero(groups == group)[0] for group in dict.fromkeys(groups)])
+    np.testing.assert_array_equal(fold[first], np.random.default_rng(3).integers(0, 5, len(first)))
+    names = np.random.default_rng(1).permutation(300).astype(str)
+    np.testing.assert_array_equal(validate.folds(300, 5, 3, names), validate.folds(300, 5, 3))
+    with pytest.raises(ValueError, match="from 2 to the number of groups, 2; got 3"):
+        validate.folds(4, 3, groups=["a", "a", "b", "b"])
+    with pytest.raises(ValueError, match=r"groups must have shape \(4,\), one value a star; got \(3,\)"):
+        validate.folds(4, 2, groups=["a", "b", "c"])
+
+
+def test_same_labels():
+    labels = np.array([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0], [np.nan, 2.0], [np.nan, 2.0]])
+    group = same_labels(labels, 2)
+    assert group[0] == group[2]
+    assert len(set(group)) == 4
+    assert same_labels(labels, 5) is None
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_visits_of_a_star_are_held_out_together(linear_stars, given):
+    """A fit that knows the stars that it was trained with by their labels never meets them again."""
+    labels, flux, ivar = (np.repeat(array, 3, axis=0) for array in linear_stars)
+    names = np.repeat(np.arange(60), 3)
+    held_out = []
+
+    def fit(known, *_):
+        def test(flux, ivar):
+            held_out.append(len(flux))
+            other = labels[np.isin(labels[:, 0], known[:, 0], invert=True)]
+            assert len(other) == len(flux)
+            return other, None
+
+        return test
+
+    result = validate.cross_validate(fit, labels, flux, ivar, k=4, groups=names if given else None)
+    assert sum(held_out) == 180
+    np.testing.assert_array_equal(result.fold, np.repeat(validate.folds(60, 4), 3))
 
 
 def linear_fit(calls):

@@ -140,7 +140,9 @@ def train_recipe(recipe: Recipe, *, quiet: bool = True) -> TrainingRun:
     spectra = preparation.apply(raw)
     held_out = np.zeros(spectra.n_stars, dtype=bool)
     if recipe.validation is not None:
-        held_out = folds(spectra.n_stars, recipe.validation.folds, recipe.seed) == recipe.validation.held_out
+        section = recipe.validation
+        fold = folds(spectra.n_stars, section.folds, recipe.seed, _groups(spectra, section.group))
+        held_out = fold == section.held_out
     training = ~held_out
     if recipe.data.bad_rows is not None:
         threshold = recipe.data.bad_rows.threshold
@@ -157,6 +159,16 @@ def train_recipe(recipe: Recipe, *, quiet: bool = True) -> TrainingRun:
     if held_out.any():
         fit = model.fit_labels(stars.flux, stars.ivar, progress=progress)
     return TrainingRun(recipe, preparation, model, spectra, training, held_out, fit, independent)
+
+
+def _groups(spectra: Spectra, column: str | None) -> np.ndarray:
+    """What tells one star from another, shape (star,): a column of the data, or the names of the stars."""
+    if column is None:
+        return spectra.ids
+    if column not in spectra.labels:
+        known = ", ".join(spectra.labels) or "none"
+        raise ValueError(f"[validation] group names {column!r}, which the data do not have; they have {known}")
+    return spectra.labels[column]
 
 
 def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:

@@ -41,7 +41,8 @@ class PosteriorStatus(IntEnum):
     IMPROPER = 6
     SEVERAL_MODES = 7
     MODE_EXCLUDED = 8
-    BAD_SPECTRUM = 9
+    OUTSIDE_TRAINING_SET = 9
+    BAD_SPECTRUM = 10
 
     @property
     def message(self) -> str:
@@ -124,7 +125,10 @@ _POSTERIOR_MESSAGES = {
     PosteriorStatus.BAD_SPECTRUM: "the ivar of a pixel is negative or not finite, or the flux is not finite where ivar "
     "is positive: there is no posterior; set ivar to 0 at these pixels",
     PosteriorStatus.SEVERAL_MODES: "the chains agree around the best mode, but another mode is nearly as probable: "
-    "see the modes",
+    "of a star see the modes; of a pixel the draws are from one of the minima of training, so that another "
+    "regularization decides between them",
     PosteriorStatus.MODE_EXCLUDED: "the chains agree, but the prior excludes the maximum-likelihood labels: "
     "look at the spectrum, or widen the prior",
+    PosteriorStatus.OUTSIDE_TRAINING_SET: "the chains agree, but outside the range of the training labels: an "
+    "extrapolation; look at the spectrum, or give the labels a prior or bounds",
 }

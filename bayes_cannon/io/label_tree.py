@@ -24,7 +24,10 @@ _AXES = {
 
 
 def label_tree(
-    posterior: LabelPosterior, label_names: Sequence[str], label_units: Mapping[str, str] | None = None
+    posterior: LabelPosterior,
+    label_names: Sequence[str],
+    label_units: Mapping[str, str] | None = None,
+    calibrated: np.ndarray | None = None,
 ) -> xr.DataTree:
     """Groups ``posterior`` with ``labels`` (chain, draw, star, label_name), ``sample_stats``, and ``summary``.
 
@@ -36,13 +39,16 @@ def label_tree(
         Of the labels, in their units.
     label_names, label_units
         Names, in order, and units by name, which are kept with the coordinate ``label_name``.
+    calibrated
+        Calibrated covariance of the labels, shape (star, label, label), where the model has one.
 
     Returns
     -------
     tree
         The summary has one variable for each field of `posterior.labels.summary.LabelPosterior`; the meaning of the
-        numbers in ``status`` is among its attributes. ``reached_max_tree_depth`` is about the depth that second runs
-        may have; trees of first runs are never as deep.
+        numbers in ``status`` is among its attributes. Draws, covariance and quantiles have formal errors, and say so;
+        the calibrated ones, if there are any, are ``calibrated_covariance``. ``reached_max_tree_depth`` is about the
+        depth that second runs may have; trees of first runs are never as deep.
 
     """
     names = list(label_names)
@@ -53,12 +59,16 @@ def label_tree(
     draws = {"labels": (("chain", "draw", "star", "label_name"), posterior.draws)}
     stats = {name: (("chain", "draw", "star"), values) for name, values in posterior.stats.items()}
     summary = {name: (axes, getattr(posterior, name)) for name, axes in _AXES.items()}
+    if calibrated is not None:
+        summary["calibrated_covariance"] = _AXES["covariance"], calibrated
     kept = xr.Dataset(summary, coords=coordinates | {"other_label": names, "quantile": list(QUANTILES)})
     kept["status"].attrs = {"flag_values": [int(status) for status in PosteriorStatus]} | {
         f"status_{status.value}": status.message for status in PosteriorStatus
     }
+    for name in ("covariance", "quantiles"):
+        kept[name].attrs["errors"] = "formal"
     groups = {
-        "posterior": xr.Dataset(draws, coords=chains | coordinates),
+        "posterior": xr.Dataset(draws, coords=chains | coordinates, attrs={"errors": "formal"}),
         "sample_stats": xr.Dataset(stats, coords=chains | {"star": coordinates["star"]}),
         "summary": kept,
     }

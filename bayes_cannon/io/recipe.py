@@ -206,7 +206,8 @@ class DataSection:
 class ValidationSection:
     """``[validation]``: which stars are held out. Without this section none is.
 
-    The fold of each star that passes the cuts is ``numpy.random.default_rng(seed).integers(0, folds, n)``.
+    The fold of each star that passes the cuts is ``numpy.random.default_rng(seed).integers(0, folds, n)``, with stars
+    counted in the order in which they first appear.
 
     Attributes
     ----------
@@ -214,11 +215,15 @@ class ValidationSection:
         Number of folds, at least two.
     held_out
         The fold whose stars are not trained on but labelled.
+    group
+        Column of the data that tells one star from another, where several spectra are visits of one star: those of a
+        star are held out together. By default the ``star_id``.
 
     """
 
     folds: int = field(default=5, metadata=_by(values.several))
     held_out: int = field(default=0, metadata=_by(values.natural))
+    group: str | None = field(default=None, metadata=_by(values.text))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,14 @@ factorization for each set of them.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.typing import StarLabel, StarLabelLabel
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.fit import LabelFit
-from bayes_cannon.labelling.theta_errors import ThetaErrors, correction, noise_matrix
+from bayes_cannon.labelling.theta_errors import ThetaErrors, noise_matrix, trusted
 from bayes_cannon.labelling.trained import TrainedModel
 
 PARTS = ("photon", "scatter", "correlated", "theta")
@@ -101,11 +102,16 @@ def error_budget(trained: TrainedModel, fit: LabelFit, ivar: np.ndarray) -> Erro
         jacobian = trained.theta[used] @ gradients.T
         pulled = noise.solved(jacobian)
         information = jacobian.T @ pulled
-        corrected = information
+        corrected, left = information, np.zeros(n_labels)
         if errors is not None:
-            corrected = information - _noise(*noise.weights(), gradients, used, errors, information)
-        if np.linalg.cond(corrected) < 1 / np.finfo(float).eps:
-            out[star] = noise.variances(np.linalg.solve(corrected, pulled.T))
+            response = trained.theta[used] * (np.arange(len(exponents)) > 0)
+            form = response.T @ noise.solved(response)
+            b, left = _noise(*noise.weights(), v, gradients, used, errors, form, information)
+            corrected = information - b
+        if np.linalg.cond(corrected) > 1 / np.finfo(float).eps:
+            continue
+        out[star] = noise.variances(np.linalg.solve(corrected, pulled.T))
+        out[star, PARTS.index("theta")] += np.linalg.solve(corrected, left) ** 2
     out *= fit.scale[:, None, None] * unit**2
     return ErrorBudget({name: out[:, k] for k, name in enumerate(PARTS)})
 
@@ -113,15 +119,17 @@ def error_budget(trained: TrainedModel, fit: LabelFit, ivar: np.ndarray) -> Erro
 def _noise(
     diagonal: np.ndarray,
     common: float,
+    v: np.ndarray,
     gradients: np.ndarray,
     used: np.ndarray,
     errors: ThetaErrors,
+    form: np.ndarray,
     information: np.ndarray,
-) -> np.ndarray:
-    """Part of the apparent information that is noise of theta, ``gamma B``, shape (label, label)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """B, the noise of theta in the apparent information, and the pull that is not corrected for; ``form`` is Q."""
     whole = np.zeros((1, len(errors.own)))  # Of all pixels, so that one shape is compiled.
     whole[0, used] = diagonal
     with own_jax_settings():
         noise = noise_matrix(errors, whole, np.array([common]))
-        gamma, b = correction(noise, gradients.T[None], information[None])
-        return np.asarray(gamma[0] * b[0])
+        noise, b, part = map(np.asarray, trusted(noise, jnp.asarray(form[None]), gradients.T[None], information[None]))
+    return part[0] * b[0], (1 - part[0]) * gradients @ noise[0] @ v

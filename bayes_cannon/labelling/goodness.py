@@ -1,8 +1,8 @@
 r"""How well a spectrum fits, against how well training spectra of the same noise do.
 
 The reduced chi^2 r of a spectrum is compared with those of the training stars of the nearest S/N, at their own labels.
-There theta has seen the spectrum, so that a training star's chi^2 is divided by :math:`(1 - h_n)^2`, with h its leverage
-(Cook & Weisberg 1982), which makes it that of a star held out. With m and s the median and the robust standard
+There theta has seen the spectrum, so that a training star's chi^2 is divided by :math:`(1 - h_n)^2`, with h its
+leverage (Cook & Weisberg 1982), which makes it that of a star held out. With m and s the median and the robust standard
 deviation of their :math:`\ln r`, the misfit of a spectrum is
 
 .. math:: z = (\ln r - \mathrm{clip}(\ln r, \min(m, 0), \max(m, 0))) / s

@@ -1,6 +1,6 @@
 """The fit of a batch of stars with theta integrated out; the equations are in `labelling.theta_errors`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -25,10 +25,11 @@ from bayes_cannon.labelling.theta_errors import (
     ROUNDS,
     ThetaErrors,
     corrected_coefficients,
-    correction,
     noise_matrix,
     sandwich,
+    symmetric_form,
     terms_and_gradients,
+    trusted,
     variances,
 )
 from bayes_cannon.scatter.label_tables import Chi2
@@ -44,10 +45,13 @@ class Pilot:
         Of the corrected chi^2 over the moments, shape (star, moment).
     chi_squared
         chi^2 at x, shape (star,).
-    information, b, gamma
-        F and B at x, shape (star, label, label), and the share of B that is subtracted, shape (star,).
-    half_gradient
-        Half the gradient of the corrected chi^2 at x, shape (star, label).
+    information, b
+        F and B at x, shape (star, label, label).
+    half_gradient, pull, left
+        Half the gradient of the corrected chi^2 at x, what the correction takes from it, and what it leaves, shape
+        (star, label).
+    part
+        The part of the correction that counts, shape (star,).
     singular
         Where F is, shape (star,).
 
@@ -57,8 +61,10 @@ class Pilot:
     chi_squared: PerStar
     information: Array
     b: Array
-    gamma: PerStar
     half_gradient: StarLabel
+    pull: StarLabel
+    left: StarLabel
+    part: PerStar
     singular: Array
 
 
@@ -80,7 +86,7 @@ def fit_integrated(
     best, start, iterations, _, second = search(tables.starts, found.coefficients, starts, together)
     x, pilot, converged, steps = settled(tables, errors, found, best.x[:, 0])
     iterations = iterations + steps
-    covariance = sandwich(pilot.information, pilot.b, pilot.gamma)
+    covariance = sandwich(pilot.information, pilot.b, pilot.left)
     decrement = jnp.einsum("nk,nkl,nl->n", pilot.half_gradient, covariance, pilot.half_gradient)
     status = status_of(tables.starts, x, pilot.chi_squared, decrement, converged, pilot.singular, found.used)
     covariance = jnp.where(pilot.singular[:, None, None], jnp.nan, covariance)
@@ -95,11 +101,26 @@ def settled(tables: ModelTables, errors: ThetaErrors, found: Compressed, x: Arra
     """The minimum of the corrected chi^2 near the scaled labels x, shape (star, label), where the pilots are taken."""
     iterations: Array = jnp.zeros(len(x), dtype=int)
     converged: Array = jnp.zeros(len(x), dtype=bool)
-    for _ in range(ROUNDS):
-        pilot = pilot_at(tables, errors, found, x)
+    before, start = form_of(tables, errors, found), x
+    part = None
+    for number in range(ROUNDS):
+        pilot = pilot_at(tables, errors, found, x, before, part)
+        # From then on it is held, so that the labels settle.
+        part = pilot.part if number == 1 else part
         x, converged, steps = _moved(tables, pilot, x)
         iterations = iterations + steps
-    return Settled(x, pilot_at(tables, errors, found, x), converged, iterations)
+    # Where there is no minimum neither labels nor errors are the corrected ones.
+    x = jnp.where(converged[:, None], x, start)
+    pilot = pilot_at(tables, errors, found, x, before, part)
+    return Settled(x, uncorrected(pilot, ~converged), converged, iterations)
+
+
+def uncorrected(pilot: Pilot, some: Array) -> Pilot:
+    """The pilot of which some stars, by mask, have labels and errors without the correction of the score."""
+    b = jnp.where(some[:, None, None], 0.0, pilot.b)
+    half_gradient = pilot.half_gradient + jnp.where(some[:, None], pilot.pull, 0.0)
+    left = pilot.left + jnp.where(some[:, None], pilot.pull, 0.0)
+    return replace(pilot, b=b, half_gradient=half_gradient, left=left)
 
 
 @jax.jit
@@ -115,25 +136,46 @@ def _moved(tables: ModelTables, pilot: Pilot, x: StarLabel) -> tuple[Array, Arra
     return jnp.where(good[:, None], moved, x), good, steps
 
 
-def pilot_at(tables: ModelTables, errors: ThetaErrors, found: Compressed, x: StarLabel) -> Pilot:
-    """The spectra with the variance that theta has at the scaled labels x, shape (star, label)."""
+def form_of(tables: ModelTables, errors: ThetaErrors, found: Compressed) -> Chi2:
+    """chi^2 over the pairs of terms, without the variance of theta."""
+    return tables.scatter.chi_squared(errors.response, found.w, found.y, jnp.ones(len(found.w)))
+
+
+def pilot_at(
+    tables: ModelTables,
+    errors: ThetaErrors,
+    found: Compressed,
+    x: StarLabel,
+    before: Chi2 | None = None,
+    part: PerStar | None = None,
+) -> Pilot:
+    """The spectra with the variance that theta has at the scaled labels x, shape (star, label).
+
+    ``before`` is the `form_of` the spectra, ``part`` the part of the correction that counts, where they are known.
+    """
+    before = form_of(tables, errors, found) if before is None else before
     v, gradients = terms_and_gradients(tables.term_labels, x)
     own, growth = variances(errors, v)
     w = _widened(found.w, own)
-    before = Chi2(found.coefficients, found.root)
-    coefficients, root = tables.scatter.grown(tables.response, before, w, found.y, growth)
+    packed, root = tables.scatter.grown(errors.response, before, w, found.y, growth)
+    form = symmetric_form(packed)
     chi_squared, score = compare(tables, root, w, found.y, x[:, None])
     diagonal, common = tables.scatter.theta_weights(w, growth, found.used)
     noise = noise_matrix(errors, diagonal, common)
+    n_moments = found.coefficients.shape[1]
+    coefficients = corrected_coefficients(form, jnp.zeros_like(noise), errors.pairs, n_moments)
     point = Polynomials.from_coefficients(tables.starts.moment_tables, coefficients)(x[:, None])
     weighted = Polynomials.from_coefficients(tables.starts.term_tables, score)(x[:, None])
     _, _, singular = information_inverse(point, weighted)
     information = 0.5 * point.hessian[:, 0] + weighted.hessian[:, 0]
-    gamma, b = correction(noise, gradients, information)
-    pull = jnp.einsum("ndk,nde,ne->nk", gradients, noise, v)
-    half_gradient = -weighted.gradient[:, 0] - gamma[:, None] * pull
-    corrected = corrected_coefficients(coefficients, noise, gamma, errors.pairs)
-    return Pilot(corrected, chi_squared, information, b, gamma, half_gradient, singular)
+    noise, b, here = trusted(noise, form, gradients, information)
+    part = here if part is None else part
+    whole = jnp.einsum("ndk,nde,ne->nk", gradients, noise, v)
+    pull = part[:, None] * whole
+    half_gradient = -weighted.gradient[:, 0] - pull
+    corrected = corrected_coefficients(form, part[:, None, None] * noise, errors.pairs, n_moments)
+    b = part[:, None, None] * b
+    return Pilot(corrected, chi_squared, information, b, half_gradient, pull, whole - pull, part, singular)
 
 
 @jax.jit

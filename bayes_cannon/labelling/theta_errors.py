@@ -10,12 +10,22 @@ And the minimum of chi^2 is biased. Its coefficients hold
 the errors of theta look like response to the labels, more so with more pixels. The corrected score of errors in
 variables (Nakamura 1990) subtracts that, and is a polynomial of the same moments:
 
-.. math:: \chi^2_c(x) = \sum_j w_j (y_j - v \cdot \hat\theta_j)^2 - \gamma\, v(x)^T S\, v(x)
+.. math:: \chi^2_c(x) = \sum_j w_j (y_j - v \cdot \hat\theta_j)^2 - v(x)^T S'\, v(x)
 
 With the apparent information :math:`F = \sum_j w_j\, \partial f_j\, \partial f_j^T`, of which
-:math:`B = \partial v^T S\, \partial v` is noise, the covariance of its minimum is :math:`F_c^{-1} F F_c^{-1}` with
-:math:`F_c = F - \gamma B`. Normally :math:`\gamma = 1`; it is less for stars for which more than `LARGEST_NOISE_SHARE`
-of the apparent information in some direction is noise of theta, where the expansion ends.
+:math:`B = \partial v^T S'\, \partial v` is noise, the covariance of its minimum is :math:`F_c^{-1} F F_c^{-1}` with
+:math:`F_c = F - B`.
+
+Normally :math:`S' = S`. Two limits keep the correction from doing harm. Where a combination of terms is hardly in the
+spectra, S may exceed :math:`Q = \sum_j w_j \hat\theta_j \hat\theta_j^T` along it: then :math:`Q - S` would be
+indefinite, and :math:`\chi^2_c` without a lower bound. So the share of S in Q, along each of their common directions,
+is limited to c = `LARGEST_SHARE`: with :math:`Q + S = L L^T` and the eigenvalues r of :math:`L^{-1} S L^{-T}`,
+:math:`\min(r, c (1 - r))` takes the place of r, and :math:`Q - S' \succeq (1 - c)\, Q`. And where more than
+b = `TRUSTED_SHARE` of the apparent information in some direction of the labels would be noise of theta, the expansion
+ends: the correction, which makes the labels scatter more, is then less and less of S, by the square of b over that
+share, so that the labels become those of chi^2 with the variance q alone. The bias that is left, :math:`F_c^{-1} l`
+with :math:`l = \partial v^T (S' - S'')\, v` and the part S'' that is subtracted, counts as an error: the covariance is
+:math:`F_c^{-1} (F + l l^T) F_c^{-1}`.
 
 The correction assumes that theta has a nearly flat prior; the more a prior shrinks theta, the smaller S is.
 
@@ -33,17 +43,24 @@ gains the factor 1 + h, ``h = v' A v``, and only the rest of each pixel's Sigma 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarPixel, StarTerm
 from bayes_cannon.scatter.base import LearnedScatter
+from bayes_cannon.scatter.label_tables import Response
 
-LARGEST_NOISE_SHARE = 0.75
-"""Largest share of the apparent information along a direction that is taken for noise of theta."""
+LARGEST_SHARE = 0.9
+"""Largest share of chi^2, along a combination of terms, that is taken for noise of theta."""
+TRUSTED_SHARE = 0.25
+"""Share of the apparent information along a direction of the labels up to which noise of theta is corrected for."""
+RIDGE = 1e-12
+"""Relative ridge that keeps the factor of Q + S finite where neither knows a term."""
 ROUNDS = 4
 """Pilots: the labels change by less than a hundredth of their errors in the last one."""
 
@@ -62,15 +79,20 @@ class ThetaErrors:
         A, shape (term, term); zero where the scatter is independent.
     pairs
         Index of the moment that two terms multiply to, shape (term, term).
+    response
+        As `ModelTables.response`, but each pair of terms is a moment of its own: chi^2 as a form of the terms.
 
     """
 
     own: Array
     common: Array
     pairs: Array
+    response: Response
 
     @classmethod
-    def from_covariance(cls, covariance: np.ndarray, scatter: LearnedScatter, terms: Terms) -> "ThetaErrors":
+    def from_covariance(
+        cls, covariance: np.ndarray, scatter: LearnedScatter, terms: Terms, theta: np.ndarray, solved: np.ndarray
+    ) -> "ThetaErrors":
         """As NumPy arrays.
 
         Parameters
@@ -81,6 +103,8 @@ class ThetaErrors:
             Learned scatter.
         terms
             Of the training stars.
+        theta, solved
+            Coefficients, shape (pixel, term), and which pixels have a solution, shape (pixel,).
 
         """
         known = np.isfinite(covariance).all(axis=(1, 2))
@@ -89,7 +113,11 @@ class ThetaErrors:
             np.where(known[:, None, None], covariance, 0.0), design.T @ design
         )  # fmt: skip
         rows, columns = np.tril_indices(n_terms)
-        return cls(own[:, rows, columns] * np.where(rows == columns, 1.0, 2.0), common, terms.moments.pairs)
+        each = np.zeros((n_terms, n_terms), int)
+        each[rows, columns] = each[columns, rows] = np.arange(len(rows))
+        response = Response.from_theta(theta, solved, MomentBasis(np.zeros((len(rows), 0), int), each))
+        own = own[:, rows, columns] * np.where(rows == columns, 1.0, 2.0)
+        return cls(own, common, terms.moments.pairs, response)
 
 
 def terms_and_gradients(term_labels: Array, x: StarLabel) -> tuple[StarTerm, Array]:
@@ -122,8 +150,56 @@ def noise_matrix(errors: ThetaErrors, diagonal: StarPixel, common: PerStar) -> A
 
 
 @jax.jit
-def correction(noise: Array, gradients: Array, information: Array) -> tuple[PerStar, Array]:
-    """Gamma of each star, shape (star,), and the matrix B, shape (star, label, label)."""
+def symmetric_form(packed: Array) -> Array:
+    """Symmetric matrices, shape (..., term, term), whose form has these coefficients of pairs, shape (..., pair)."""
+    n_terms = int(np.sqrt(2 * packed.shape[-1]))
+    rows, columns = np.tril_indices(n_terms)
+    packed = packed * np.where(rows == columns, 1.0, 0.5)
+    form = jnp.zeros((*packed.shape[:-1], n_terms, n_terms))
+    return form.at[..., rows, columns].set(packed).at[..., columns, rows].set(packed)
+
+
+@jax.jit
+def limited(noise: Array, form: Array) -> Array:
+    """S' of each star, shape (star, term, term), from S and Q of the same shape.
+
+    Of Q, chi^2 as a form of the terms, only the part counts that is quadratic in the terms other than the constant.
+    """
+    s, q = noise[:, 1:, 1:], form[:, 1:, 1:]
+    diagonal = jnp.diagonal(q + s, axis1=1, axis2=2)
+    unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+    s, q = (array / (unit[:, :, None] * unit[:, None, :]) for array in (s, q))
+    root = jnp.linalg.cholesky(q + s + RIDGE * jnp.eye(s.shape[1]))
+    half = jax.scipy.linalg.solve_triangular(root, s, lower=True)
+    share = jax.scipy.linalg.solve_triangular(root, half.swapaxes(1, 2), lower=True)
+    finite = jnp.isfinite(share).all(axis=(1, 2), keepdims=True)
+    values, vectors = jnp.linalg.eigh(jnp.where(finite, 0.5 * (share + share.swapaxes(1, 2)), 0.0))
+    values = jnp.clip(values, 0.0, 1.0)
+    kept = jnp.minimum(values, LARGEST_SHARE * (1 - values))
+    scale = jnp.sqrt(kept / jnp.where(values > 0, values, 1.0))
+    # Theta's errors along each direction are made smaller, so that those of the constant term go with them.
+    left = unit[:, :, None] * (root @ vectors) * scale[:, None, :]
+    right = jax.scipy.linalg.solve_triangular(root, jnp.eye(s.shape[1]) / unit[:, None, :], lower=True)
+    turn = jnp.where(finite, left @ vectors.swapaxes(1, 2) @ right, 0.0)
+    whole = jnp.zeros_like(noise).at[:, 0, 0].set(1.0).at[:, 1:, 1:].set(turn)
+    return whole @ noise @ whole.swapaxes(1, 2)
+
+
+@jax.jit
+def trusted(noise: Array, form: Array, gradients: Array, information: Array) -> tuple[Array, Array, PerStar]:
+    """S' and its B of each star, shape (star, term, term) and (star, label, label), and the part of both that counts.
+
+    Parameters
+    ----------
+    noise, form
+        S and Q, shape (star, term, term).
+    gradients
+        Derivatives of the terms, shape (star, term, label).
+    information
+        F, shape (star, label, label).
+
+    """
+    noise = limited(noise, form)
     b = jnp.einsum("ndk,nde,nel->nkl", gradients, noise, gradients)
     usable = jnp.isfinite(information).all(axis=(1, 2)) & (jnp.diagonal(information, axis1=1, axis2=2) > 0).all(axis=1)
     safe = jnp.where(usable[:, None, None], information, jnp.eye(information.shape[1]))
@@ -131,37 +207,39 @@ def correction(noise: Array, gradients: Array, information: Array) -> tuple[PerS
     half = jax.scipy.linalg.solve_triangular(root, b, lower=True)
     share = jax.scipy.linalg.solve_triangular(root, half.swapaxes(1, 2), lower=True)
     largest = jnp.linalg.eigvalsh(jnp.where(jnp.isfinite(share), share, 0.0))[:, -1]
-    gamma = jnp.minimum(1.0, LARGEST_NOISE_SHARE / jnp.maximum(largest, 1e-12))
-    return jnp.where(usable, gamma, 0.0), b
+    part = jnp.minimum(1.0, (TRUSTED_SHARE / jnp.maximum(largest, 1e-12)) ** 2)
+    return noise, b, jnp.where(usable, part, 0.0)
 
 
 @jax.jit
-def sandwich(information: Array, b: Array, gamma: PerStar) -> Array:
-    """``Fc^-1 F Fc^-1``, shape (star, label, label); NaN where F is singular."""
-    corrected = information - gamma[:, None, None] * b
-    inverse = jnp.linalg.inv(corrected)
-    covariance = inverse @ information @ inverse
+def sandwich(information: Array, b: Array, left: StarLabel) -> Array:
+    """``Fc^-1 (F + l l') Fc^-1``, shape (star, label, label); NaN where F is singular.
+
+    ``left`` is l, the part of ``dv' S' v`` that is not corrected for, shape (star, label).
+    """
+    inverse = jnp.linalg.inv(information - b)
+    covariance = inverse @ (information + left[:, :, None] * left[:, None, :]) @ inverse
     return 0.5 * (covariance + covariance.swapaxes(1, 2))
 
 
 @jax.jit
-def curvature_root(information: Array, b: Array, gamma: PerStar) -> Array:
+def curvature_root(information: Array, b: Array, left: StarLabel) -> Array:
     r"""The matrices T, shape (star, label, label), that give a log likelihood its right width.
 
     The curvature of half the corrected chi^2 at its minimum m is :math:`F_c`, while the inverse of the covariance of
-    m is :math:`H = F_c F^{-1} F_c`. The density of :math:`m + T (x - m)` in place of x has the curvature
+    m is :math:`H = F_c (F + l l^T)^{-1} F_c`. The density of :math:`m + T (x - m)` in place of x has the curvature
     :math:`T^T F_c T = H` (Ribatet, Cooley & Davison 2012). Where H is not positive definite T is the identity.
     """
-    corrected = information - gamma[:, None, None] * b
-    wanted = corrected @ jnp.linalg.solve(information, corrected)
+    corrected = information - b
+    wanted = corrected @ jnp.linalg.solve(information + left[:, :, None] * left[:, None, :], corrected)
     root = jnp.linalg.cholesky(0.5 * (wanted + wanted.swapaxes(1, 2)))
     turn = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(corrected), root.swapaxes(1, 2), trans=1, lower=True)
     good = jnp.isfinite(turn).all(axis=(1, 2), keepdims=True)
     return jnp.where(good, turn, jnp.eye(turn.shape[1]))
 
 
-@jax.jit
-def corrected_coefficients(coefficients: Array, noise: Array, gamma: PerStar, pairs: Array) -> Array:
-    """Coefficients of the corrected chi^2, from those of chi^2, shape (star, moment)."""
-    taken = (gamma[:, None, None] * noise).reshape(len(gamma), -1)
-    return jnp.asarray(coefficients).at[:, pairs.reshape(-1)].add(-taken)
+@partial(jax.jit, static_argnames="n_moments")
+def corrected_coefficients(form: Array, noise: Array, pairs: Array, n_moments: int) -> Array:
+    """Coefficients of the corrected chi^2, shape (star, moment), from the forms Q and S'."""
+    flat = (form - noise).reshape(len(noise), -1)
+    return jnp.zeros((len(noise), n_moments)).at[:, pairs.reshape(-1)].add(flat)

@@ -104,4 +104,7 @@ class TrainedModel:
         if self.theta_covariance is None:
             return None
         with own_jax_settings():
-            return jax.device_put(ThetaErrors.from_covariance(self.theta_covariance, self.scatter, self.terms))
+            errors = ThetaErrors.from_covariance(
+                self.theta_covariance, self.scatter, self.terms, self.theta, self.solved
+            )
+            return jax.device_put(errors)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
-from bayes_cannon.core.folds import folds
+from bayes_cannon.core.folds import folds, same_labels
 from bayes_cannon.core.typing import StarLabel
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model.stars import TrainingSet
@@ -48,11 +48,16 @@ def learn_calibration(
     *,
     n_folds: int,
     seed: int,
+    groups: Any,
     reference_errors: StarLabel | None,
     key: Any,
     progress: Callable[[int], object] | None,
 ) -> Calibration:
     """Label each training star by a model that was trained without its fold, and calibrate by what that is off by.
+
+    The model of a fold has fewer stars than the one whose errors are wanted, and errs more. So the leverage of a star
+    is that by the very stars that trained the model that labelled it, ``N / D v' (V'V)^-1 v`` with V their terms and N
+    the number of all: the errors of theta grow with it, whether the star is far out or the stars are few.
 
     Parameters
     ----------
@@ -60,7 +65,7 @@ def learn_calibration(
         The training set, with spectra.
     train_fold
         From a mask of training stars, shape (star,), to the model that is trained on them.
-    n_folds, seed, reference_errors, key
+    n_folds, seed, groups, reference_errors, key
         As for `CannonModel.calibrate`.
     progress
         Called with one after each fold.
@@ -79,16 +84,19 @@ def learn_calibration(
             f"got {np.shape(reference_errors)}"
         )
     flux, ivar = np.asarray(stars.flux), np.asarray(stars.ivar)
-    fold = folds(len(stars.labels), n_folds, seed)
-    inferred, snr = np.full(stars.labels.shape, np.nan), np.full(len(fold), np.nan)
+    groups = same_labels(stars.labels, n_folds) if groups is None else groups
+    fold = folds(len(stars.labels), n_folds, seed, groups)
+    inferred = np.full(stars.labels.shape, np.nan)
+    snr, leverage = np.full((2, len(fold)), np.nan)
     covariance = np.full((*inferred.shape, inferred.shape[1]), np.nan)
     for out in np.unique(fold):
         away = fold == out
         fit = train_fold(~away).fit_labels(flux[away], ivar[away])
         inferred[away], covariance[away], snr[away] = fit.labels, fit.formal_covariance, fit.snr
+        # A leverage is relative to the mean of the stars that trained; fewer of them determine a model less well.
+        leverage[away] = stars.of_stars(~away).leverage(fit.labels) * len(fold) / (~away).sum()
         if progress is not None:
             progress(1)
     return calibrate(
-        inferred - stars.labels, covariance, snr, leverage=stars.leverage(inferred), reference_errors=reference_errors,
-        key=key,
+        inferred - stars.labels, covariance, snr, leverage=leverage, reference_errors=reference_errors, key=key,
     )  # fmt: skip

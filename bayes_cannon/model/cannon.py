@@ -576,7 +576,8 @@ class CannonModel:
         -------
         tree
             Draws, summary, modes, diagnostics and `PosteriorStatus` of each star, **in label units**, as ArviZ takes
-            them (`io.label_tree`).
+            them (`io.label_tree`). Draws, covariance and quantiles have the formal errors. Where the model is
+            calibrated, ``summary/calibrated_covariance`` has the errors that `test` quotes, for these stars.
 
         Raises
         ------
@@ -603,7 +604,12 @@ class CannonModel:
             posterior = sample_star_labels(
                 flux, ivar, trained=trained, prior=label_prior, key=key, settings=settings, progress=report
             )
-        return label_tree(posterior, self.label_names, self.label_units)
+        calibration = self._trained().calibration
+        calibrated = None
+        if calibration is not None:
+            snr = fit_labels(trained, flux, ivar).snr
+            calibrated = calibration.covariance(posterior.covariance, snr, self._stars.leverage(posterior.mean))
+        return label_tree(posterior, self.label_names, self.label_units, calibrated)
 
     # The posterior of theta, and calibration.
 
@@ -737,6 +743,7 @@ class CannonModel:
         *,
         n_folds: int = 5,
         seed: int = 0,
+        groups: Any = None,
         reference_errors: StarLabel | None = None,
         key: Any = 0,
         progress: ProgressOption = None,
@@ -753,8 +760,11 @@ class CannonModel:
         Parameters
         ----------
         n_folds, seed
-            As in `validate.folds`. So many models are trained. Each has fewer stars than the model itself: with few
-            folds the errors come out too large where more training stars still make labels better.
+            As in `validate.folds`. So many models are trained. Each has fewer stars than the model itself and errs
+            more, for which the leverage of the stars that trained it accounts.
+        groups
+            Rows of one group, such as several visits of one star, are held out together, shape (star,). By default
+            those whose labels are all the same.
         reference_errors
             Errors of the training labels, in label units, shape (star, label); NaN where they are not known. What is
             given here is no part of the calibrated errors; errors of the reference that are not given are.
@@ -780,7 +790,8 @@ class CannonModel:
         TypeError
             If it holds no training spectra.
         ValueError
-            If there are too few stars, or reference errors of another shape than the training labels or negative ones.
+            If there are too few stars, groups of another shape, or reference errors of another shape than the training
+            labels or negative ones.
 
         """
         result = self._trained()
@@ -798,8 +809,8 @@ class CannonModel:
 
         with reporter(progress, n_folds, "fold") as report:
             calibration = learn_calibration(
-                self._stars, train_fold, n_folds=n_folds, seed=seed, reference_errors=reference_errors, key=key,
-                progress=report,
+                self._stars, train_fold, n_folds=n_folds, seed=seed, groups=groups, reference_errors=reference_errors,
+                key=key, progress=report,
             )  # fmt: skip
         self._result = replace(result, calibration=calibration)
         return calibration
@@ -1027,10 +1038,13 @@ class CannonModel:
 
     @property
     def certificates(self) -> dict[str, np.ndarray] | None:
-        """Arrays over pixels of the last training: objective, duality_gap, profile_gradient, iterations, status."""
+        """Arrays over pixels of the last training, as in `training.problem.PixelSolution`.
+
+        They are objective, duality_gap, profile_gradient, iterations, status, n_minima and margin.
+        """
         if self._result is None or self._result.certificates is None:
             return None
-        return dict(vars(self._result.certificates))
+        return {name: array for name, array in vars(self._result.certificates).items() if array is not None}
 
     @property
     def correlation(self) -> LearnedScatter | None:

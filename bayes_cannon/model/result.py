@@ -18,7 +18,10 @@ from bayes_cannon.training.problem import PixelSolution
 
 @dataclass(frozen=True, eq=False)
 class Certificates:
-    """How each pixel's training ended, as in `training.problem.PixelSolution`, shape (pixel,) each."""
+    """How each pixel's training ended, as in `training.problem.PixelSolution`, shape (pixel,) each.
+
+    The number of minima and the margin are None where a file was written without them.
+    """
 
     objective: np.ndarray = field(metadata=dims("pixel", about="training scalar"))
     duality_gap: np.ndarray = field(metadata=dims("pixel", about="relative duality gap"))
@@ -27,6 +30,12 @@ class Certificates:
     )
     iterations: np.ndarray = field(metadata=dims("pixel", about="iterations of the solver"))
     status: np.ndarray = field(metadata=dims("pixel", about="PixelStatus"))
+    n_minima: np.ndarray | None = field(
+        metadata=dims("pixel", about="local minima of the profile in s^2 that were seen"), default=None
+    )
+    margin: np.ndarray | None = field(
+        metadata=dims("pixel", about="how far the second lowest minimum is above the training scalar"), default=None
+    )
 
     @classmethod
     def of(cls, solution: PixelSolution) -> "Certificates":

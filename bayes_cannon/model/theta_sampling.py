@@ -30,7 +30,7 @@ from bayes_cannon.model.stars import TrainingSet, term_texts
 from bayes_cannon.posterior.settings import ChainSettings
 from bayes_cannon.posterior.theta.density import ThetaRun
 from bayes_cannon.posterior.theta.priors import ThetaPriors
-from bayes_cannon.posterior.theta.sample import PIXELS_AT_ONCE, sample_pixels
+from bayes_cannon.posterior.theta.sample import PIXELS_AT_ONCE, competing_modes, sample_pixels
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.training.problem import PixelProblem
 
@@ -74,6 +74,7 @@ class ThetaSampling:
             priors=ThetaPriors.weak(problem, theta_0, s_scale), method="psis" if method == _LAPLACE else method,
             settings=ChainSettings(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws),
             precision=result.scatter.star_precisions(problem, result), key=_checked_key(key),
+            several=_several_modes(problem, result),
         )  # fmt: skip
         return cls(result.stars, setup, _chosen_pixels(pixels, problem.n_pixels))
 
@@ -109,6 +110,14 @@ class ThetaSampling:
             self.pixels, term_texts(stars.vectorizer), stars.label_names, stars.label_units, wavelength,
             problem.flux[:, self.pixels], problem.ivar[:, self.pixels], self.constant_data, settings, hashes,
         )  # fmt: skip
+
+
+def _several_modes(problem: PixelProblem, result: TrainingResult) -> np.ndarray | None:
+    """Pixels with competing modes, where training looked for them."""
+    found = result.certificates
+    if found is None or found.n_minima is None or found.margin is None:
+        return None
+    return competing_modes(problem, found.n_minima, found.margin)
 
 
 def sample_theta(

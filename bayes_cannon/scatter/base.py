@@ -236,7 +236,7 @@ def joint_solution(
     status = np.where(solved & (not converged), PixelStatus.MAX_ITERATIONS, start.status)
     return replace(
         start, theta=theta, s2=s2, objective=undefined, duality_gap=gain**2, profile_gradient=undefined.copy(),
-        iterations=np.where(solved, rounds, 0), status=status,
+        iterations=np.where(solved, rounds, 0), n_minima=np.zeros(len(s2), int), margin=undefined.copy(), status=status,
     )  # fmt: skip
 
 

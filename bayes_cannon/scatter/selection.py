@@ -7,11 +7,11 @@ kinds of scatter whose labels are as good.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayes_cannon.core.folds import folds
+from bayes_cannon.core.folds import folds, same_labels
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.scatter.base import LearnedScatter, Scatter
 from bayes_cannon.scatter.full import Full
@@ -131,6 +131,7 @@ def scatter_path(
     n_folds: int = 5,
     held_out: Sequence[int] = (0,),
     seed: int = 0,
+    groups: Any = None,
     progress: Progress | None = None,
 ) -> ScatterPath:
     """Train each candidate and score the spectra that were held out.
@@ -144,6 +145,9 @@ def scatter_path(
         the factors of the candidate before it where those are fewer.
     n_folds, seed
         Fold of each star, as in `validate.folds`.
+    groups
+        Rows of one group, such as several visits of one star, are held out together, shape (star,). By default those
+        whose labels are all the same.
     held_out
         Folds that are held out, one after the other; one is mostly enough.
     progress
@@ -162,7 +166,8 @@ def scatter_path(
     """
     asked = default_candidates(problem) if candidates is None else candidates
     tried = (None, *(candidate for candidate in asked if candidate is not None))
-    fold = folds(len(problem.design), n_folds, seed)
+    groups = same_labels(problem.terms.x, n_folds) if groups is None else groups
+    fold = folds(len(problem.design), n_folds, seed, groups)
     scores, labels = (np.full((len(tried), len(fold)), np.nan) for _ in range(2))
     nu, valid = np.full(len(tried), np.inf), np.ones(len(tried), bool)
     for out in held_out:

@@ -35,6 +35,9 @@ from bayes_cannon.execution.compiled_programs import make_room
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.training.problem import PixelProblem
 
+SAFE_RIDGE = 1e-9
+"""Relative ridge with which a matrix is factored that rounding has made indefinite."""
+
 
 def relative_gap(
     gram: TermTerm,
@@ -83,7 +86,7 @@ def relative_gap(
     if projected is None or delta is None:
         active = active_terms(theta, lam, lower, upper)
         choices = active, active & (lam == 0)
-        deltas = (solve_masked(gram, gradient - wanted, columns) for columns in choices)
+        deltas = (solve_safely(gram, gradient - wanted, columns) for columns in choices)
         point = (gram, gradient, chi_squared, theta, lam, lower, upper)
         gaps = [relative_gap(*point, projected=p, delta=d) for p, d in zip(choices, deltas, strict=True)]
         return jnp.minimum(*gaps)
@@ -142,6 +145,12 @@ def solve_masked(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: floa
     return solution_and_pivot(gram, right, mask, ridge=ridge)[0]
 
 
+def solve_safely(gram: TermTerm, right: Array, mask: PerTermMask) -> Array:
+    """As `solve_masked`, with a larger ridge where rounding made the matrix indefinite; for iterations to refine."""
+    solution = solve_masked(gram, right, mask)
+    return jnp.where(jnp.isfinite(solution).all(), solution, solve_masked(gram, right, mask, ridge=SAFE_RIDGE))
+
+
 def solution_and_pivot(gram: TermTerm, right: Array, mask: PerTermMask, *, ridge: float = 1e-13) -> tuple[Array, Array]:
     """`solve_masked`, together with `smallest_pivot` of the same factorization."""
     factor, unit = _masked_factor(gram, mask, ridge)
@@ -159,9 +168,12 @@ def inverse_masked(gram: TermTerm, mask: PerTermMask) -> Array:
 
 
 def smallest_pivot(gram: TermTerm, mask: PerTermMask) -> Array:
-    """Smallest squared pivot of the Gram matrix scaled to a unit diagonal; about 1e-13 where columns are dependent."""
+    """Smallest squared pivot of the Gram matrix scaled to a unit diagonal; about 1e-13 where columns are dependent.
+
+    It is zero where rounding has made the matrix indefinite.
+    """
     factor, _ = _masked_factor(gram, mask)
-    return jnp.min(jnp.where(mask, jnp.diagonal(factor) ** 2, jnp.inf))
+    return jnp.nan_to_num(jnp.min(jnp.where(mask, jnp.diagonal(factor) ** 2, jnp.inf)), nan=0.0, posinf=jnp.inf)
 
 
 def _masked_factor(gram: TermTerm, mask: PerTermMask, ridge: float = 1e-13) -> tuple[Array, Array]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from bayes_cannon.core.typing import Array, PerTerm, PerTermMask, Scalar, TermPixels, TermTerm, TermTermPixels
 from bayes_cannon.execution.finished import finished
-from bayes_cannon.training.certificate import active_terms, solve_masked
+from bayes_cannon.training.certificate import active_terms, solve_safely
 
 SWEEPS = 2
 """Sweeps of coordinate descent after each Newton step."""
@@ -157,7 +157,7 @@ def gram_lasso(
     theta: PerTerm,
     *,
     tolerance: Scalar,
-    max_rounds: int = MAX_ROUNDS,
+    max_rounds: int | Array = MAX_ROUNDS,
 ) -> LassoState:
     """Minimize by Newton steps on the active set and coordinate descent (see the module's docstring).
 
@@ -185,7 +185,7 @@ def gram_lasso(
 
     def newton(theta: Array, gradient: Array) -> tuple[Array, Array]:
         active = moves & active_terms(theta, lam, lower, upper)
-        step = solve_masked(gram, gradient - lam * jnp.sign(theta), active)
+        step = solve_safely(gram, gradient - lam * jnp.sign(theta), active)
         moved = newton_move(gram, gradient, theta, step, active, lam, lower, upper)
         return moved, right - gram @ moved
 

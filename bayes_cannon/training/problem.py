@@ -122,6 +122,12 @@ class PixelSolution:
         shape (pixel,). Zero at an interior optimum, not negative at s2 = 0.
     iterations
         Number of iterations of the algorithm, shape (pixel,).
+    n_minima
+        Number of local minima of the profile in s2 that the solver saw, shape (pixel,); 0 where it does not look for
+        them.
+    margin
+        How far the second lowest minimum is above the objective, shape (pixel,): infinite where there is none, NaN
+        where it was not looked for. A small one means that the data hardly decide between the two.
     status
         `PixelStatus` of each pixel, shape (pixel,).
     messages
@@ -135,6 +141,8 @@ class PixelSolution:
     duality_gap: np.ndarray
     profile_gradient: np.ndarray
     iterations: np.ndarray
+    n_minima: np.ndarray
+    margin: np.ndarray
     status: np.ndarray
     messages: np.ndarray
 
@@ -149,6 +157,8 @@ class PixelSolution:
             duality_gap=nan.copy(),
             profile_gradient=nan.copy(),
             iterations=np.zeros(n_pixels, dtype=int),
+            n_minima=np.zeros(n_pixels, dtype=int),
+            margin=nan.copy(),
             status=np.full(n_pixels, PixelStatus.NO_INFORMATION, dtype=int),
             messages=np.full(n_pixels, "", dtype=object),
         )

@@ -129,7 +129,7 @@ class RegularizationPath:
         The strengths, shape (strength,).
     theta
         Shape (strength, pixel, term).
-    s2, objective, duality_gap, profile_gradient, status
+    s2, objective, duality_gap, profile_gradient, n_minima, margin, status
         As in `training.problem.PixelSolution`, shape (strength, pixel).
 
     """
@@ -140,6 +140,8 @@ class RegularizationPath:
     objective: np.ndarray
     duality_gap: np.ndarray
     profile_gradient: np.ndarray
+    n_minima: np.ndarray
+    margin: np.ndarray
     status: np.ndarray
 
     @classmethod
@@ -178,7 +180,8 @@ def records(solution: PixelSolution, op_method: str | None) -> list[Record]:
     """One record of the training of each pixel.
 
     Keys: ``status`` (a `PixelStatus`), ``message``, ``op_method``, ``n_iterations``, ``fopt`` (the training scalar),
-    ``duality_gap`` (relative), ``profile_gradient`` and ``optimizer_message`` (that of SciPy).
+    ``duality_gap`` (relative), ``profile_gradient``, ``n_minima``, ``margin`` and ``optimizer_message`` (that of
+    SciPy).
     """
     method = check_op_method(op_method)
     return [
@@ -190,14 +193,18 @@ def records(solution: PixelSolution, op_method: str | None) -> list[Record]:
             "fopt": float(objective),
             "duality_gap": float(gap),
             "profile_gradient": float(gradient),
+            "n_minima": int(n_minima),
+            "margin": float(margin),
             "optimizer_message": str(message),
         }
-        for status, iterations, objective, gap, gradient, message in zip(
+        for status, iterations, objective, gap, gradient, n_minima, margin, message in zip(
             solution.status,
             solution.iterations,
             solution.objective,
             solution.duality_gap,
             solution.profile_gradient,
+            solution.n_minima,
+            solution.margin,
             solution.messages,
             strict=True,
         )

@@ -14,6 +14,7 @@ from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.labelling.compressed import compressed_batch
 from bayes_cannon.labelling.fit import fit_labels
 from bayes_cannon.labelling.marginalized import pilot_at
+from bayes_cannon.labelling.theta_errors import LARGEST_SHARE, limited
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.labels.priors import LabelPrior
 from bayes_cannon.posterior.labels.sample import sample_star_labels
@@ -53,6 +54,75 @@ def pulls(seed, correlation, integrate):
     model = trained(theta, x, shared, covariance if integrate else None)
     fit = fit_labels(model, flux, np.full(flux.shape, 1 / NOISE**2))
     return (fit.labels - truth) / np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2))
+
+
+def test_noise_of_theta_is_limited_along_each_direction():
+    """What is left of Q is never less than 1 - c of it, and S is as it was where it is small."""
+    rng = np.random.default_rng(2)
+    forms, noise = (np.einsum("nij,nkj->nik", one, one) for one in rng.normal(size=(2, 30, 6, 6)))
+    forms[:5, :, 3] = forms[:5, 3] = 0.0  # A term that no spectrum shows.
+    noise *= 10.0 ** rng.uniform(-6, 2, 30)[:, None, None]
+    noise[5] *= 1e-9
+    with jax.enable_x64(True):
+        kept = np.asarray(limited(noise, forms))
+    inner = slice(1, None)
+    q, s, k = (array[:, inner, inner] for array in (forms, noise, kept))
+    scale = np.linalg.norm(q, axis=(1, 2)) + np.linalg.norm(s, axis=(1, 2))
+    lowest = np.linalg.eigvalsh(LARGEST_SHARE * q - k)[:, 0]
+    assert (lowest > -1e-9 * scale).all()
+    assert (np.linalg.eigvalsh(kept)[:, 0] > -1e-9 * scale).all()
+    assert (np.linalg.eigvalsh(s - k)[:, 0] > -1e-9 * scale).all()
+    share = np.array([np.linalg.eigvals(np.linalg.solve(a, b)).real.max() for a, b in zip(q[5:], s[5:], strict=True)])
+    small = np.flatnonzero(share < LARGEST_SHARE) + 5
+    assert 5 <= len(small) < 25
+    assert_allclose(kept[small], noise[small], rtol=1e-6, atol=1e-9 * scale[small].max())
+
+
+def weak_second_order(seed=3):
+    """Fifty stars for ten terms, of which those of second order are so weak that their estimates are mostly noise."""
+    rng = np.random.default_rng(seed)
+    vectorizer = tc.vectorizer.PolynomialVectorizer(("A", "B", "C"), 2)
+    theta = np.column_stack([np.ones(60), rng.normal(0, 0.025, (60, 3)), rng.normal(0, 0.001, (60, 6))])
+    x, new = rng.uniform(-0.6, 0.6, (50, 3)), rng.uniform(-0.5, 0.5, (64, 3))
+    design = monomials(x, vectorizer.exponents)
+    flux = design @ theta.T + 0.02 * rng.standard_normal((50, 60))
+    inverse = np.linalg.inv(design.T @ design)
+    covariance = np.broadcast_to(0.02**2 * inverse, (60, 10, 10))
+    terms, scaling = Terms(vectorizer.exponents, x), LabelScaling(np.zeros(3), np.ones(3))
+    fitted = (inverse @ design.T @ flux).T
+    noise = np.repeat([0.3, 0.02], 32)[:, None]
+    spectra = monomials(new, vectorizer.exponents) @ theta.T + noise * rng.standard_normal((64, 60))
+
+    def model(covariance):
+        return TrainedModel(fitted, np.zeros(60), IndependentScatter(), terms, scaling, covariance)
+
+    return model(None), model(covariance), new, spectra, np.repeat(noise**-2, 60, axis=1)
+
+
+def test_terms_that_are_mostly_noise_cost_no_labels():
+    plug_in, integrated, truth, flux, ivar = weak_second_order()
+    known, found = (fit_labels(model, flux, ivar) for model in (plug_in, integrated))
+    assert np.isin(found.status, [0, 1]).all()
+    bright = slice(32, None)
+    rms = [np.sqrt(np.mean((fit.labels - truth)[bright] ** 2, axis=0)) for fit in (known, found)]
+    assert (rms[1] < 1.15 * rms[0]).all()
+    errors = [np.sqrt(np.einsum("nkk->nk", fit.covariance)) for fit in (known, found)]
+    assert (errors[1] > errors[0]).all()
+    # The errors of theta are those of one training set, common to all stars, so that their pulls have few degrees of
+    # freedom.
+    pulls = [np.mean(((fit.labels - truth) / sd)[bright] ** 2) for fit, sd in zip((known, found), errors, strict=True)]
+    assert 0.4 < pulls[1] < min(2.5, pulls[0])
+
+
+def test_drawn_labels_do_not_run_away():
+    _, integrated, _, flux, ivar = weak_second_order()
+    some = np.r_[0:4, 32:36]
+    x = integrated.terms.x
+    prior = LabelPrior.of_labels("gaussian", label_names=("A", "B", "C"), scaling=integrated.scaling, training_labels=x)
+    posterior = sample_star_labels(flux[some], ivar[some], trained=integrated, prior=prior, key=0)
+    widths = np.sqrt(np.einsum("nkk->nk", posterior.covariance))
+    assert (widths < 1.5 * x.std(axis=0)).all()
+    assert (np.abs(posterior.draws) < 3).all()
 
 
 @pytest.mark.slow
@@ -144,7 +214,7 @@ def test_quantities_are_those_of_the_dense_covariance(pilot):
         # The corrected chi^2 as a polynomial, at another point.
         other = monomials(truth[star : star + 1] + 0.05, VECTORIZER.exponents)[0]
         away = flux[star] - theta @ other
-        expected = away @ precision @ away - found["gamma"][star] * other @ noise @ other
+        expected = away @ precision @ away - other @ noise @ other
         got = found["coefficients"][star] @ monomials(truth[star : star + 1] + 0.05, basis.exponents)[0]
         assert_allclose(got, expected, rtol=1e-8)
 

@@ -47,7 +47,15 @@ def test_attributes(training, trained):
     assert trained.regularization is None
     assert trained.censors == {}
     assert trained.is_trained
-    assert set(trained.certificates) == {"objective", "duality_gap", "profile_gradient", "iterations", "status"}
+    assert set(trained.certificates) == {
+        "objective",
+        "duality_gap",
+        "profile_gradient",
+        "iterations",
+        "status",
+        "n_minima",
+        "margin",
+    }
 
 
 def test_printed(training, trained):

@@ -73,7 +73,7 @@ SETTINGS = Settings(RNG.random(N_PIXELS), CENSORS, BOUNDS, tc.scatter.LowRank(3,
 def _result(stars: TrainingSet) -> TrainingResult:
     """Everything is other than its default."""
     theta, s2 = _theta()
-    certificates = Certificates(*RNG.random((3, N_PIXELS)), *RNG.integers(0, 9, (2, N_PIXELS)))
+    certificates = Certificates(*RNG.random((3, N_PIXELS)), *RNG.integers(0, 9, (3, N_PIXELS)), RNG.random(N_PIXELS))
     return TrainingResult(
         stars, theta, s2, LowRankScatter(RNG.normal(size=(N_PIXELS, 3)), 5.5), "LowRank(...)", certificates,
         SETTINGS.snapshot(), "powell", True, _posterior(), _calibration(), GoodnessOfFit(*RNG.random((2, 6))),

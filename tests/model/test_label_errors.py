@@ -197,6 +197,42 @@ def test_held_out_models_integrate_theta_out_as_the_model_does(sampled, stars, m
     assert (np.abs(others_sd / sd - 1) > 0.02).all()
 
 
+def test_leverage_is_that_by_the_stars_that_trained(stars, monkeypatch):
+    """``N / D v' (V'V)^-1 v`` by the terms V of the fold's own stars, and visits of a star are in one fold."""
+    labels, flux, ivar = (np.repeat(array[:30], 2, axis=0) for array in stars)
+    model = tc.CannonModel(labels, flux, ivar, tc.vectorizer.PolynomialVectorizer(NAMES, 1))
+    model.train()
+    seen = {}
+
+    def record(difference, covariance, snr, *, leverage, **_):
+        seen.update(inferred=labels + difference, leverage=leverage)
+        return Calibration.from_floor(TRUTH)
+
+    monkeypatch.setattr("bayes_cannon.calibration.fit.calibrate", record)
+    for given in (None, np.repeat(np.arange(30), 2)):
+        model.calibrate(n_folds=2, groups=given)
+        fold = np.repeat(tc.validate.folds(30, 2), 2)
+        for out in (0, 1):
+            away = fold == out
+            design, terms = (np.column_stack([np.ones(len(x)), x]) for x in (labels[~away], seen["inferred"][away]))
+            raw = np.einsum("nd,de,ne->n", terms, np.linalg.inv(design.T @ design), terms)
+            assert_allclose(seen["leverage"][away], 60 / 3 * raw, rtol=1e-6)
+    # Those of the model itself are in the same unit.
+    assert_allclose(model.leverage(labels).mean(), 1)
+
+
+def test_sampled_labels_say_which_errors_they_have(stars):
+    labels, flux, ivar = (array[:60] for array in stars)
+    model = tc.CannonModel(labels, flux, ivar, tc.vectorizer.PolynomialVectorizer(NAMES, 1))
+    model.train()
+    keep_calibration(model)
+    tree = model.sample_labels(flux[:3], ivar[:3], key=0, n_draws=50, n_warmup=50)
+    assert tree["posterior"].attrs["errors"] == "formal"
+    summary = tree["summary"]
+    assert summary["covariance"].attrs["errors"] == "formal"
+    assert_allclose(summary["calibrated_covariance"], summary["covariance"].to_numpy() + TRUTH)
+
+
 def test_signal_to_noise_of_logarithms(stars):
     """A logarithm of flux may have any sign; its S/N is one over its error."""
     labels, flux, ivar = (array[:60] for array in stars)

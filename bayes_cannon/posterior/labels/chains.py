@@ -99,7 +99,7 @@ def widened_spectra(run: LabelRun, found: Compressed, x: Array) -> tuple[Array, 
     good = end.converged & ~end.pilot.singular & jnp.isfinite(end.x).all(axis=1)
     place = jnp.where(good[:, None], end.x, jnp.asarray(middle_of(run.prior)))
     pilot = end.pilot if bool(good.all()) else pilot_at(tables, errors, found, place)
-    turn = curvature_root(pilot.information, pilot.b, pilot.gamma)
+    turn = curvature_root(pilot.information, pilot.b, pilot.left)
     return pilot.coefficients, (place, jnp.where(good[:, None, None], turn, jnp.eye(x.shape[1])))
 
 

@@ -19,7 +19,7 @@ from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
-from bayes_cannon.labelling.compressed import compressed_batch
+from bayes_cannon.labelling.compressed import RANGE_SLACK, compressed_batch
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.chains import whitened_again
 from bayes_cannon.posterior.diagnostics import convergence
@@ -146,7 +146,7 @@ def sample_star_labels(
         _place(posterior, stars - first_star, part)
         if progress is not None:
             progress(len(stars))
-    _flag(posterior, np.concatenate([batch.excluded for batch in done]))
+    _flag(posterior, np.concatenate([batch.excluded for batch in done]), trained)
     return posterior
 
 
@@ -279,12 +279,15 @@ def _place(posterior: LabelPosterior, stars: np.ndarray, part: LabelPosterior) -
     posterior.place(stars, replace(part, **{name: getattr(posterior, name)[stars] for name in first}))
 
 
-def _flag(posterior: LabelPosterior, excluded: np.ndarray) -> None:
-    """Set the status of converged stars that have competing or excluded modes, in place."""
+def _flag(posterior: LabelPosterior, excluded: np.ndarray, trained: TrainedModel) -> None:
+    """Set the status of converged stars with competing or excluded modes, or whose mean is outside, in place."""
     good = np.isin(posterior.status, [PosteriorStatus.CONVERGED, PosteriorStatus.RETRIED])
     several = (posterior.mode_excess[:, 1:] < COMPETING_DEVIANCE).any(axis=1)
     posterior.status[good & several] = PosteriorStatus.SEVERAL_MODES
     posterior.status[good & excluded] = PosteriorStatus.MODE_EXCLUDED
+    x, known = trained.scaling.scaled(posterior.mean), trained.terms.x
+    outside = ((x < known.min(axis=0) - RANGE_SLACK) | (x > known.max(axis=0) + RANGE_SLACK)).any(axis=1)
+    posterior.status[good & ~several & ~excluded & outside] = PosteriorStatus.OUTSIDE_TRAINING_SET
 
 
 def _empty(run: LabelRun) -> LabelPosterior:

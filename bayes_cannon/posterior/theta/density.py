@@ -79,6 +79,8 @@ class ThetaRun:
         One of `METHODS`.
     seed
         Integer or JAX key.
+    several
+        Pixels whose posterior has another mode that may be as probable, boolean, shape (pixel,); None: it is not known.
 
     """
 
@@ -92,6 +94,7 @@ class ThetaRun:
     settings: ChainSettings
     method: str
     seed: Any
+    several: np.ndarray | None = None
 
     @classmethod
     def from_problem(
@@ -105,6 +108,7 @@ class ThetaRun:
         settings: ChainSettings = THETA_CHAINS,
         precision: np.ndarray | None = None,
         key: Any = 0,
+        several: np.ndarray | None = None,
     ) -> "ThetaRun":
         """Run from the optimum (theta, s2)."""
         if method not in METHODS:
@@ -113,7 +117,7 @@ class ThetaRun:
         kernel = method if method != "psis" else "nuts"
         return cls(
             problem, priors, theta, s2, monomials(terms.x, terms.moments.exponents), terms.moments.pairs, precision,
-            replace(settings, kernel=kernel), method, key,
+            replace(settings, kernel=kernel), method, key, several,
         )  # fmt: skip
 
 

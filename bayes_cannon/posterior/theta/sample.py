@@ -47,6 +47,7 @@ from bayes_cannon.posterior.theta.density import (
     theta_of,
 )
 from bayes_cannon.posterior.theta.summary import QUANTILES, ThetaPosterior
+from bayes_cannon.training.problem import PixelProblem
 
 PIXELS_AT_ONCE = 32
 """Pixels of a block. A run that is killed loses at most the blocks in progress."""
@@ -54,7 +55,8 @@ PIXELS_AGAIN = 8
 """Pixels of a block of second runs, which are few and take more draws each."""
 DIVERGENT_LIMIT, DEEP_LIMIT = 0.005, 0.05
 """Largest accepted shares of divergent draws, and of draws whose tree reached the maximum depth."""
-
+COMPETING_DEVIANCE, VOLUME_DEVIANCE = 9.0, 5.0
+"""-2 ln posterior of another mode, relative to the best, below which it is flagged, and what each term adds to that."""
 
 FailedPixels = list[tuple[int, np.ndarray]]
 """Pixels that need a second run, with the draws of the first."""
@@ -91,6 +93,8 @@ FirstRun = Callable[[np.ndarray], tuple[ThetaBlock, dict[int, np.ndarray]]]
 def sample_pixels(run: ThetaRun, pixels: np.ndarray, finished: np.ndarray | None = None) -> Iterator[ThetaBlock]:
     """Posterior of each of the pixels, block after block; those that need a second run come last.
 
+    Draws are from one mode. Where there may be another that is as probable (`ThetaRun.several`), the status says so.
+
     Parameters
     ----------
     run
@@ -106,6 +110,34 @@ def sample_pixels(run: ThetaRun, pixels: np.ndarray, finished: np.ndarray | None
         All pixels but the finished ones, each once.
 
     """
+    for block in _sampled(run, pixels, finished):
+        if run.several is not None:
+            status = block.posterior.status
+            good = np.isin(status, [PosteriorStatus.CONVERGED, PosteriorStatus.RETRIED])
+            status[good & run.several[block.pixels]] = PosteriorStatus.SEVERAL_MODES
+        yield block
+
+
+def competing_modes(problem: PixelProblem, n_minima: np.ndarray, margin: np.ndarray) -> np.ndarray:
+    """Whether another mode of the posterior of (theta, s) may be as probable, boolean, shape (pixel,).
+
+    Modes are minima of the training scalar, which is -2 ln posterior but for the weak priors of s and theta_0. Where
+    there are several, the margin to the second says how their heights differ. Their masses differ by their volumes
+    too: by a factor of about ten for each term that is shrunk in one and free in the other.
+
+    Parameters
+    ----------
+    problem
+        The pixels.
+    n_minima, margin
+        As in `training.problem.PixelSolution`, shape (pixel,).
+
+    """
+    n_shrunk = np.where(problem.regularization > 0, problem.free.sum(axis=1) - 1, 0)
+    return (n_minima > 1) & (margin < COMPETING_DEVIANCE + VOLUME_DEVIANCE * n_shrunk)
+
+
+def _sampled(run: ThetaRun, pixels: np.ndarray, finished: np.ndarray | None) -> Iterator[ThetaBlock]:
     done = np.zeros(run.problem.n_pixels, dtype=bool) if finished is None else finished.copy()
     pixels = np.asarray(pixels, dtype=int)
     status = unsampled(run)[pixels]

@@ -31,6 +31,9 @@ from bayes_cannon.training.profile.results import BlockResult, PixelFit, Starts,
 from bayes_cannon.training.profile.scan import exact_scan, sums_on_grid
 from bayes_cannon.training.profile.settings import SETTINGS
 
+SECOND_MINIMA = 1
+"""Kind of a search that starts from the second minimum; the other continues one that is not finished."""
+
 
 def solvable(problem: PixelProblem, strengths: np.ndarray) -> np.ndarray:
     """Whether a pixel has a solution at some strength, shape (pixel,)."""
@@ -93,11 +96,14 @@ class BlockSolver:
             _compile_side_by_side(*self._shape, make_room())
             rest = []
             for result in in_parallel(self.first_search, self._blocks(todo)):
-                merge(solution, result.problems, result.fit)
+                solution.n_minima[result.problems], solution.margin[result.problems] = result.n_minima, result.margin
+                certain = ~np.isin(result.problems, result.needs_exact_gram.problems)
+                merge(solution, result.problems[certain], result.fit.at(certain))
                 rest.append(result)
                 report(len(result.problems) // n_points)
-            for problems, fit in self._second_searches(rest):
-                merge(solution, problems, fit)
+            self._search_rest(solution, rest)
+            unsolved = ~np.isfinite(solution.objective)
+            solution.n_minima[unsolved], solution.margin[unsolved] = 0, np.nan
         return [solution.part(slice(first, first + n_pixels)) for first in range(0, self.strengths.size, n_pixels)]
 
     def moments(self) -> StarMoment:
@@ -144,6 +150,8 @@ class BlockSolver:
             second_minima=starts(second.theta, second.s2, none, np.isfinite(second.objective)),
             unfinished=starts(end.next_theta, end.next_s2, end.fit.iterations, ~end.fit.done & ~exact),
             needs_exact_gram=starts(second.theta, second.s2, none, exact),
+            n_minima=second.number[:, :n].ravel(),
+            margin=np.where(np.isfinite(second.objective) | exact, np.inf, second.margin)[:, :n].ravel(),
         )
 
     def sums(self, pixels: np.ndarray) -> tuple[Pixels, Interpolated]:
@@ -167,24 +175,29 @@ class BlockSolver:
         fit = end.fit._replace(duality_gap=gap, pivot=pivot)
         return PixelFit(*(array[:, :n].reshape(-1, *array.shape[2:]) for array in fit))
 
-    def _second_searches(self, rest: list[BlockResult]) -> Iterator[tuple[np.ndarray, PixelFit]]:
-        """Optima from second minima, of stragglers, and with exact Gram matrices, from all minima of an exact scan.
+    def _search_rest(self, solution: PixelSolution, rest: list[BlockResult]) -> None:
+        """Optima of stragglers, from second minima, and with exact Gram matrices, from all minima of an exact scan.
 
         Problems of all points of the path share blocks.
         """
-        second_minima = Starts.joined(result.second_minima for result in rest)
         unfinished = Starts.joined(result.unfinished for result in rest)
+        second_minima = Starts.joined(result.second_minima for result in rest)
         exact = Starts.joined(result.needs_exact_gram for result in rest)
-        # The problems of each list are distinct, so that blocks may be merged in any order.
         failed: list[list[Starts]] = [[], []]
-        tasks = ((kind, some) for kind, starts in enumerate((second_minima, unfinished)) for some in self._cut(starts))
+        tasks = ((kind, some) for kind, starts in enumerate((unfinished, second_minima)) for some in self._cut(starts))
         for kind, starts, fit in in_parallel(self._search_again, tasks):
             done = np.asarray(fit.done)
-            yield starts.problems[done], fit.at(done)
+            merge(solution, starts.problems[done], fit.at(done), rivals=kind == SECOND_MINIMA)
             failed[kind].append(starts.at(~done))
-        minima = zip(*in_parallel(self._exact_minima, self._cut(exact)), strict=True)
-        again = (Starts.joined(parts) for parts in (*failed, *minima) if parts)
-        yield from in_parallel(self._bracketed, chain.from_iterable(map(self._cut, again)))
+        minima = []
+        for starts, ranks, number in in_parallel(self._exact_minima, self._cut(exact)):
+            solution.n_minima[starts.problems] = number
+            minima.append(ranks)
+        again = (Starts.joined(parts) for parts in (*failed, *zip(*minima, strict=True)) if parts)
+        for problems, fit in in_parallel(self._bracketed, chain.from_iterable(map(self._cut, again))):
+            merge(solution, problems, fit, rivals=True)
+        for result in rest:
+            merge(solution, result.problems, result.fit)
 
     def _cut(self, starts: Starts) -> Iterator[Starts]:
         """The problems in blocks of at most the fixed size."""
@@ -196,12 +209,12 @@ class BlockSolver:
         return starts.problems % self.problem.n_pixels, index, self.strengths.ravel()[starts.problems][index]
 
     def _search_again(self, task: tuple[int, Starts]) -> tuple[int, Starts, PixelFit]:
-        """Local optima from second minima, kind 0, or of unfinished problems, kind 1."""
+        """Local optima of unfinished problems, kind 0, or from second minima, kind 1."""
         kind, starts = task
         with own_jax_settings():
             pixels, index, penalty = self._pixels(starts)
             block, sums = self.sums(pixels)
-            schedule = Schedule(self.tolerances, 0, (SETTINGS.interpolated_steps, 0)[kind])
+            schedule = Schedule(self.tolerances, 0, SETTINGS.interpolated_steps * (kind == SECOND_MINIMA))
             found = search(
                 self.training, block, sums, sums_on_grid(block, sums), starts.theta[index], starts.s2[index],
                 padded_rows(penalty[None], self.n_rows), schedule,
@@ -210,15 +223,16 @@ class BlockSolver:
             fit = self._certified(len(pixels), block, penalty[None], end)
         return kind, starts, fit._replace(iterations=starts.iterations + fit.iterations)
 
-    def _exact_minima(self, starts: Starts) -> list[Starts]:
-        """Minima of an exact scan, wherever the search has been; one list for each rank."""
+    def _exact_minima(self, starts: Starts) -> tuple[Starts, list[Starts], np.ndarray]:
+        """Minima of an exact scan, wherever the search has been, one list for each rank, and the number of them."""
         with own_jax_settings():
             pixels, index, penalty = self._pixels(starts)
             block = pixel_block(self.problem, pixels, self.size)._replace(regularization=penalty)
             minima = exact_scan(self.training, self.moments(), block, self.theta[pixels][index])
-            s2, objective, theta = (np.asarray(array)[: len(pixels)] for array in minima)
+            s2, objective, theta, number, _ = (np.asarray(array)[: len(pixels)] for array in minima)
         found = np.isfinite(objective).T
-        return [starts._replace(theta=theta[:, k], s2=s2[:, k]).at(some) for k, some in enumerate(found)]
+        ranks = [starts._replace(theta=theta[:, k], s2=s2[:, k]).at(some) for k, some in enumerate(found)]
+        return starts, ranks, number
 
     def _bracketed(self, starts: Starts) -> tuple[np.ndarray, PixelFit]:
         """Local optima from given points, with exact Gram matrices and a bracket."""

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from bayes_cannon.core.likelihood import log_variance, weights
 from bayes_cannon.core.typing import Array, PerPixel, PixelTerm, StarMoment
-from bayes_cannon.training.certificate import active_terms, relative_gap, smallest_pivot, solve_masked
+from bayes_cannon.training.certificate import active_terms, relative_gap, smallest_pivot, solve_safely
 from bayes_cannon.training.lasso import gram_lasso
 from bayes_cannon.training.profile.blocks import Pixels, Training, gram_matrix, known_flux
 from bayes_cannon.training.profile.halley import halley_s2
@@ -62,7 +62,7 @@ def _one_pixel(training: Training, moments: Array, pixel: Pixels, theta: Array, 
 
         sums = residual_sums(training, pixel, theta, s2)
         gradient, active = sums.s2_gradient, active_terms(theta, lam, *bounds)
-        curvature = sums.s2_curvature - 2 * jnp.dot(sums.cross, solve_masked(gram, sums.cross, active))
+        curvature = sums.s2_curvature - 2 * jnp.dot(sums.cross, solve_safely(gram, sums.cross, active))
         low, high = jnp.where(gradient < 0, s2, low), jnp.where(gradient > 0, s2, high)
         stationary = jnp.abs(gradient) <= SETTINGS.bracket_gradient_tolerance * sums.weight
         resolved = jnp.isfinite(high) & (high - low <= 1e-13 * (noise_scale + high))

@@ -28,7 +28,7 @@ class SearchResult(NamedTuple):
         The second minimum of the scan, shape (pixel,) and (pixel, term); its objective is finite where it may be the
         lower one.
     needs_exact_gram
-        Whether the interpolation or the iteration failed, shape (pixel,).
+        Whether the interpolation or the iteration failed, or a third minimum may be the lowest, shape (pixel,).
 
     """
 
@@ -68,23 +68,28 @@ def search(
         As for `training.profile.joint_newton.joint_newton`.
 
     """
+    noise = jnp.where(block.ivar > 0, block.ivar, jnp.nan)
+    uneven = jnp.nanmax(noise, axis=1) > SETTINGS.even_noise * jnp.nanmin(noise, axis=1)
+    few = uneven & (sums.n_stars <= SETTINGS.few_stars)
 
     def scanned(here: Pixels, theta: Array, warm: Array) -> tuple[Minima, Array]:
         return scan(training, here, sums, grid, theta, warm)
 
     def given(_: Pixels, theta: Array, warm: Array) -> tuple[Minima, Array]:
-        twice = jnp.stack([s2, s2], axis=1), jnp.stack([theta, theta], axis=1)
-        return Minima(twice[0], jnp.stack([jnp.zeros_like(s2), jnp.full_like(s2, jnp.inf)], axis=1), twice[1]), warm
+        thrice = jnp.stack([s2] * 3, axis=1), jnp.stack([theta] * 3, axis=1)
+        infinite, none = jnp.full_like(s2, jnp.inf), jnp.zeros(len(s2), int)
+        minima = Minima(thrice[0], jnp.stack([jnp.zeros_like(s2), infinite, infinite], 1), thrice[1], none, infinite)
+        return minima, warm
 
     def at(theta: Array, warm: Array, lam: Array) -> tuple[SearchResult, jax.Array]:
         here = block._replace(regularization=lam)
         minima, thetas = jax.lax.cond(jnp.isnan(s2).all(), scanned, given, here, theta, warm)
-        lowest, second = (jax.tree.map(lambda array, k=k: array[:, k], minima) for k in (0, 1))
+        lowest, second, third = (minima.rank(k) for k in range(3))
         end = joint_newton(training, here, sums, lowest.theta, lowest.s2, schedule)
         ahead = jnp.isfinite(end.next_s2) & jnp.isfinite(end.next_theta).all(axis=1)
         failed = ~end.fit.done & ((end.fit.iterations == SETTINGS.max_steps) | ~ahead)
-        misled = end.mismatch > SETTINGS.second_minimum_margin * sums.n_stars
-        needs_exact_gram = failed | misled | (sums.error > SETTINGS.max_interpolation_error)
+        misled = (end.mismatch > SETTINGS.largest_mismatch * sums.n_stars) | jnp.isfinite(third.objective)
+        needs_exact_gram = failed | misled | few | (sums.error > SETTINGS.max_interpolation_error)
         second = second._replace(objective=jnp.where(needs_exact_gram, jnp.inf, second.objective))
         return SearchResult(end, second, needs_exact_gram), jnp.asarray(thetas)
 

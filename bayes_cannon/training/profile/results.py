@@ -10,6 +10,10 @@ from bayes_cannon.core.typing import PerPixels, PixelsInt, PixelsMask, PixelsTer
 from bayes_cannon.training.problem import PixelSolution
 from bayes_cannon.training.profile.settings import SETTINGS
 
+SAME_MINIMUM = 1e-3
+"""Two minima are the same if their s2 differ by less, relatively."""
+SOLVED = (PixelStatus.CONVERGED, PixelStatus.ZERO_SCATTER, PixelStatus.DEGENERATE)
+
 
 class PixelFit(NamedTuple):
     """Where the fit of each pixel of a block stands; under vmap, of one pixel.
@@ -88,6 +92,8 @@ class BlockResult(NamedTuple):
         Stragglers, which the block did not wait for.
     needs_exact_gram
         Problems to solve again with exact Gram matrices; their theta and s2 are not used.
+    n_minima, margin
+        As in `training.problem.PixelSolution`, as far as they are known without the second minima, shape (problem,).
 
     """
 
@@ -96,15 +102,30 @@ class BlockResult(NamedTuple):
     second_minima: Starts
     unfinished: Starts
     needs_exact_gram: Starts
+    n_minima: np.ndarray
+    margin: np.ndarray
 
 
-def merge(solution: PixelSolution, problems: np.ndarray, fit: PixelFit) -> None:
-    """Write those fits into the solution that are lower than what it has, or as low and the first to converge."""
+def merge(solution: PixelSolution, problems: np.ndarray, fit: PixelFit, *, rivals: bool = False) -> None:
+    """Write those fits into the solution that are lower than what it has, or as low and the first to converge.
+
+    Those of ``rivals`` started from other minima: they count for the margin, or, where they ended at the known minimum,
+    there is one minimum less.
+    """
     solvable = solution.status[problems] != PixelStatus.TOO_FEW_STARS
     problems, fit = problems[solvable], fit.at(solvable)
     known = solution.objective[problems]
+    if rivals:
+        other = solution.s2[problems]
+        both = fit.done & np.isin(solution.status[problems], SOLVED) & np.isfinite(known)
+        apart = np.abs(fit.s2 - other) > SAME_MINIMUM * np.maximum(fit.s2, other)
+        lowest, found = problems[both & apart], np.abs(fit.objective - known)[both & apart]
+        solution.margin[lowest] = np.where(
+            fit.objective[both & apart] < known[both & apart], found, np.minimum(found, solution.margin[lowest])
+        )
+        solution.n_minima[problems[both & ~apart]] -= 1
     first = (solution.status[problems] == PixelStatus.MAX_ITERATIONS) & fit.done
-    better = ~(known <= fit.objective) | (first & (fit.objective <= known + 1e-9 * np.abs(known)))
+    better = np.isnan(known) | (fit.objective < known) | (first & (fit.objective <= known + 1e-9 * np.abs(known)))
     status = np.where(fit.s2 == 0, PixelStatus.ZERO_SCATTER, PixelStatus.CONVERGED)
     status = np.where(fit.pivot < SETTINGS.dependent_pivot, PixelStatus.DEGENERATE, status)
     solution.status[problems[better]] = np.where(fit.done, status, PixelStatus.MAX_ITERATIONS)[better]

@@ -22,7 +22,7 @@ from bayes_cannon.core.typing import (
     PixelTerm,
     StarMoment,
 )
-from bayes_cannon.training.lasso import coordinate_descent, symmetric_product
+from bayes_cannon.training.lasso import coordinate_descent, gram_lasso, symmetric_product
 from bayes_cannon.training.profile.blocks import Pixels, Training, known_flux
 from bayes_cannon.training.profile.gram_interpolation import Interpolated
 from bayes_cannon.training.profile.settings import SETTINGS
@@ -62,12 +62,22 @@ class Minima(NamedTuple):
         that on the grid.
     theta
         Shape (pixel, minimum, term).
+    number
+        Of all local minima on the grid, shape (pixel,).
+    margin
+        How far the second is above the lowest on the grid, infinite where there is none, shape (pixel,).
 
     """
 
     s2: Array
     objective: Array
     theta: Array
+    number: Array
+    margin: Array
+
+    def rank(self, k: int) -> "Minima":
+        """The minimum of this rank of every pixel, without the axis of the minima."""
+        return self._replace(s2=self.s2[:, k], objective=self.objective[:, k], theta=self.theta[:, k])
 
 
 @jax.jit
@@ -87,7 +97,7 @@ def scan(
     theta: PixelTerm,
     warm: GridTermPixel | None = None,
 ) -> tuple[Minima, GridTermPixel]:
-    """Lowest two minima of the profile of every pixel of a block, and theta on the grid, shape (grid, term, pixel).
+    """Lowest three minima of the profile of every pixel of a block, and theta on the grid, shape (grid, term, pixel).
 
     The scan starts from theta, shape (pixel, term), or, where that is zero, from the reference fit, which solves the
     problem without a penalty at one s2. For a warm start, ``warm`` is theta on the grid at another penalty: the changes
@@ -98,8 +108,10 @@ def scan(
     sweeps = jnp.full(SETTINGS.grid_size, SETTINGS.sweeps).at[0].set(SETTINGS.first_sweeps)
     if warm is not None:
         sweeps = jnp.where(warm.any(), SETTINGS.warm_sweeps, sweeps)
-    profile, thetas = _along_grid(training, block, sums.reference, at, lambda sums: sums, theta, sweeps, warm)
-    minima = _minima(profile, thetas, grid.s2, grid.smallest, keep=2)
+    profile, thetas = _along_grid(
+        training, block, sums.reference, at, lambda sums: sums, coordinate_descent, theta, sweeps, warm
+    )
+    minima = _minima(profile, thetas, grid.s2, grid.smallest, keep=3)
     margin = SETTINGS.second_minimum_margin * sums.n_stars[:, None]
     low_enough = minima.objective <= minima.objective[:, :1] + margin
     return minima._replace(objective=jnp.where(low_enough, minima.objective, jnp.inf)), thetas
@@ -121,9 +133,23 @@ def exact_scan(training: Training, moments: StarMoment, block: Pixels, theta: Pi
 
     size = SETTINGS.exact_grid_size
     s2, smallest = _grid(block, jnp.sum(block.ivar > 0, axis=1) / jnp.sum(block.ivar, axis=1), size)
-    sweeps = jnp.full(size, SETTINGS.exact_sweeps).at[0].set(SETTINGS.first_sweeps)
-    profile, thetas = _along_grid(training, block, jnp.zeros_like(theta.T), s2, sums_at, theta, sweeps)
+    rounds = jnp.full(size, SETTINGS.exact_rounds)
+    profile, thetas = _along_grid(training, block, jnp.zeros_like(theta.T), s2, sums_at, _lasso, theta, rounds)
     return _minima(profile, thetas, s2, smallest, keep=SETTINGS.exact_minima)
+
+
+def _lasso(
+    gram: Array, gradient: Array, lam: Array, lower: Array, upper: Array, theta: Array, *, sweeps: Array
+) -> tuple[Array, Array]:
+    """As `lasso.coordinate_descent` of many pixels, but by at most ``sweeps`` rounds of `lasso.gram_lasso`."""
+
+    def one(gram: Array, gradient: Array, lam: Array, lower: Array, upper: Array, theta: Array) -> tuple[Array, Array]:
+        right, tolerance = gradient + gram @ theta, SETTINGS.bracket_lasso_tolerance
+        state = gram_lasso(gram, right, lam, lower, upper, theta, tolerance=tolerance, max_rounds=sweeps)
+        return state.theta, state.gradient
+
+    found: tuple[Array, Array] = jax.vmap(one, in_axes=-1, out_axes=-1)(gram, gradient, lam, lower, upper, theta)
+    return found
 
 
 def _along_grid[T](
@@ -132,6 +158,7 @@ def _along_grid[T](
     reference: Array,
     places: T,
     sums: Callable[[T], tuple[Array, ...]],
+    minimize: Callable[..., tuple[Array, Array]],
     theta: Array,
     sweeps: Array,
     warm: Array | None = None,
@@ -139,7 +166,8 @@ def _along_grid[T](
     """Profile (grid, pixel) and coefficients (grid, term, pixel), from theta (pixel, term) at the first place on.
 
     ``sums`` gives, at one of the places, the sums of moments (moment, pixel), of the residual from the reference times
-    terms (term, pixel) and squared (pixel,), and of the logarithms (pixel,). ``sweeps`` says how many at each place.
+    terms (term, pixel) and squared (pixel,), and of the logarithms (pixel,). ``minimize`` improves theta at a place, as
+    `lasso.coordinate_descent` does; ``sweeps`` says by how many sweeps.
     """
     dtype = jax.eval_shape(sums, jax.tree.map(lambda array: array[0], places))[2].dtype
     lam, lower, upper, theta = (array.T.astype(dtype) for array in (block.lam, block.lower, block.upper, theta))
@@ -158,7 +186,7 @@ def _along_grid[T](
         moments, right, square, log_variances = sums(place)
         gram = moments[training.pairs]
         gradient = right - symmetric_product(lambda e: gram[e], theta - reference)
-        theta, gradient = coordinate_descent(gram, gradient, lam, lower, upper, theta, sweeps=n_sweeps)
+        theta, gradient = minimize(gram, gradient, lam, lower, upper, theta, sweeps=n_sweeps)
         # chi^2 = r'Wr - (b + g) . (theta - reference), since g = b - G (theta - reference).
         chi_squared = square - jnp.sum((right + gradient) * (theta - reference), axis=0)
         return theta, (chi_squared + 2 * jnp.sum(lam * jnp.abs(theta), axis=0) + log_variances, theta)
@@ -181,7 +209,10 @@ def _minima(profile: Array, thetas: Array, s2: Array, smallest: Array, *, keep: 
     moved = jnp.where(offset > 0, order + 1, order - 1)
     near, far = (jnp.take_along_axis(thetas, index[:, None], axis=0) for index in (order, moved))
     theta = jnp.where((near == 0) | (offset == 0)[:, None], near, near + jnp.abs(offset)[:, None] * (far - near))
-    return Minima(between.T, lowest.T, jnp.moveaxis(theta, -1, 0).astype(smallest.dtype))
+    margin = (lowest[1] - lowest[0]).astype(smallest.dtype)
+    return Minima(
+        between.T, lowest.T, jnp.moveaxis(theta, -1, 0).astype(smallest.dtype), jnp.sum(is_minimum, axis=0), margin
+    )
 
 
 def _lowest_point(values: Array, place: Array) -> jax.Array:

@@ -74,17 +74,25 @@ class ProfileSettings:
     """Sweeps at the first value."""
     warm_sweeps: int = 2
     """Sweeps at each value where a scan at another penalty is known."""
-    exact_grid_size: int = 64
+    exact_grid_size: int = 96
     """Values of s2 in a scan with exact sums."""
-    exact_sweeps: int = 12
-    """Sweeps at each of them."""
-    exact_minima: int = 4
+    exact_rounds: int = 8
+    """Rounds of the lasso at each of them, at most."""
+    few_stars: int = 64
+    """Up to so many stars the minima are looked for by an exact scan if ..."""
+    even_noise: float = 10.0
+    """... their noise variances differ by more than this factor: few stars of very different noise make minima that are
+    narrower than the spacing of the other scan."""
+    exact_minima: int = 6
     """Minima of the exact scan that are solved, whatever their height."""
     polynomial_points: int = 5
     """Values of the grid whose interpolating polynomial locates a minimum between them."""
-    second_minimum_margin: float = 0.02
-    """A second minimum counts if it is within this times the number of stars of the lowest. A chi^2 that is further
-    than this from the interpolated one means that the scan may be wrong."""
+    second_minimum_margin: float = 0.15
+    """A second minimum counts if it is within this times the number of stars of the lowest: a value of the grid may be
+    above the minimum that it stands for by a tenth of the number of stars."""
+    largest_mismatch: float = 0.02
+    """A chi^2 that is further than this times the number of stars from the interpolated one means that the scan may be
+    wrong."""
 
     # Newton steps on theta and s2 together.
     tolerances: Tolerances = _TOLERANCES

@@ -355,3 +355,65 @@ def test_training_is_a_pure_function_of_its_data(training):
         again = profile.solve(problem)
     for field in fields(first):
         assert_array_equal(getattr(again, field.name), getattr(first, field.name), err_msg=field.name)
+
+
+def least_squares_profile(problem, s2):
+    """The profile of all pixels without a penalty at each s2, by QR, shape (s2, pixel)."""
+    variance = 1 / problem.ivar + s2[:, None, None]
+    values = np.log(variance).sum(axis=1)
+    for k, root in enumerate(1 / np.sqrt(variance)):
+        q = np.linalg.qr(root.T[:, :, None] * problem.design)[0]
+        y = (problem.flux * root).T
+        rest = y - np.einsum("pnd,pd->pn", q, np.einsum("pnd,pn->pd", q, y))
+        values[k] += (rest**2).sum(axis=1)
+    return values
+
+
+@pytest.mark.parametrize("n_stars", [7, 12, 24])
+def test_few_stars_of_very_different_noise_end_at_the_lowest_minimum(n_stars):
+    """Noise over four decades, where the profile has narrow minima; against 800 values of s2."""
+    rng = np.random.default_rng(n_stars)
+    vectorizer = PolynomialVectorizer(("A", "B"), 2)
+    terms = Terms(vectorizer.exponents, rng.uniform(-0.5, 0.5, (n_stars, 2)))
+    theta = np.column_stack([np.ones(200), rng.normal(0, 0.05, (200, 5))])
+    sigma = 10 ** rng.uniform(-4, 0, (n_stars, 200))
+    scatter = rng.choice([0, 0.005, 0.03], 200)
+    flux = terms.design @ theta.T + np.hypot(sigma, scatter) * rng.normal(size=sigma.shape)
+    problem = PixelProblem.unbounded(terms, flux, 1 / sigma**2)
+    solution = profile.solve(problem)
+    small, big = sigma.min(axis=0).min() ** 2, 4 * np.ptp(flux) ** 2
+    values = least_squares_profile(problem, small * np.expm1(np.linspace(0, np.log1p(big / small), 800)))
+    # Stars whose weights differ by eight decades may determine the terms no better than rounding.
+    assert np.isin(solution.status, [0, 1, 5]).all()
+    assert (solution.objective - values.min(axis=0)).max() < 1e-6
+    # The certificate says how many minima there are, and the grid sees as many but for those in its gaps.
+    padded = np.pad(values, [(1, 1), (0, 0)], constant_values=np.inf)
+    lower = (values <= padded[:-2]) & (values <= padded[2:])
+    assert np.mean(lower.sum(axis=0) == solution.n_minima) > 0.95
+    two = (solution.n_minima == 2) & (lower.sum(axis=0) == 2)
+    assert two.any()
+    second = np.sort(np.where(lower, values, np.inf), axis=0)[1]
+    assert_allclose(solution.margin[two], (second - solution.objective)[two], atol=0.02)
+    assert np.isposinf(solution.margin[solution.n_minima == 1]).all()
+
+
+def test_near_ties_of_two_minima_are_decided(brute_force):
+    """Lambda from below to above the tie of two minima, whose depths differ by at most 0.15 N."""
+    rng = np.random.default_rng(9)
+    vectorizer = PolynomialVectorizer(("A", "B", "C"), 2)
+    terms = Terms(vectorizer.exponents, rng.uniform(-0.6, 0.6, (100, 3)))
+    sigma, scatter = 3e-3 * np.exp(rng.normal(0, 0.7, 100)), 10 ** rng.uniform(-3, -2)
+    theta = np.zeros(10)
+    theta[0], some = 0.9, rng.choice(9, rng.integers(1, 6), replace=False) + 1
+    theta[some] = 10 ** rng.uniform(-2.2, -0.3, len(some)) * rng.choice([-1, 1], len(some))
+    flux = terms.design @ theta + np.sqrt(sigma**2 + scatter**2) * rng.standard_normal(100)
+    strengths = np.linspace(2075.0, 2182.0, 24)
+    columns = (np.repeat(array[:, None], 24, axis=1) for array in (flux, 1 / sigma**2))
+    problem = PixelProblem.unbounded(terms, *columns, strengths)
+    solution = profile.solve(problem)
+    check_certificate(problem, solution)
+    check_against(brute_force, problem, solution, [4, 9, 11, 13, 17])
+    # The margin falls to zero at the tie and grows on both sides of it.
+    assert (solution.n_minima >= 2).all()
+    assert solution.margin.min() < 1
+    assert solution.margin[[0, -1]].min() > 5
