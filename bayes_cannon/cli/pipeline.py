@@ -66,7 +66,7 @@ class TrainingRun:
 
 
 def run_recipe(
-    recipe: str | Path, folder: Path, *, with_spectra: bool = False, overwrite: bool, quiet: bool
+    recipe: str | Path, folder: Path, *, with_spectra: bool = False, by_row: bool = False, overwrite: bool, quiet: bool
 ) -> None:  # fmt: skip
     """Train according to a recipe, write every file and print a summary.
 
@@ -78,7 +78,7 @@ def run_recipe(
     folder.mkdir(parents=True, exist_ok=True)
     for path in outputs.values():
         check_output_path(path, overwrite=overwrite)
-    run = train_recipe(parsed, quiet=quiet)
+    run = train_recipe(parsed, by_row=by_row, quiet=quiet)
     summary = _write_run(run, outputs, with_spectra=with_spectra, overwrite=overwrite)
     if not quiet:
         _print_run(run, summary)
@@ -125,7 +125,7 @@ def kind_of_errors(model: CannonModel) -> str:
     return f"{calibrated}, theta {'integrated out' if integrated else 'taken as known exactly'}"
 
 
-def train_recipe(recipe: Recipe, *, quiet: bool = True) -> TrainingRun:
+def train_recipe(recipe: Recipe, *, by_row: bool = False, quiet: bool = True) -> TrainingRun:
     """Read, choose and prepare the spectra of a recipe, train, and label the stars that it holds out.
 
     Raises
@@ -135,7 +135,7 @@ def train_recipe(recipe: Recipe, *, quiet: bool = True) -> TrainingRun:
 
     """
     progress = None if quiet else True
-    raw = _complete_labels(_read_stars(recipe), recipe.model.label_names, quiet=quiet)
+    raw = _complete_labels(_read_stars(recipe, by_row), recipe.model.label_names, quiet=quiet)
     preparation = Preparation.of_recipe(recipe)
     spectra = preparation.apply(raw)
     held_out = np.zeros(spectra.n_stars, dtype=bool)
@@ -203,7 +203,7 @@ def _censors(recipe: Recipe, wavelength: Any) -> dict[str, np.ndarray]:
     return masks
 
 
-def _read_stars(recipe: Recipe) -> Spectra:
+def _read_stars(recipe: Recipe, by_row: bool) -> Spectra:
     """The stars that pass the cuts, in linear flux."""
     data = recipe.data
     path = None if data.spectra is None else recipe.resolve(data.spectra)
@@ -212,7 +212,10 @@ def _read_stars(recipe: Recipe) -> Spectra:
         return read_gaia_xp(path, cuts=data.cuts, log_flux=False, **limits)
     spectra = read_spectra(path)  # type: ignore[arg-type]
     if data.labels is not None:
-        spectra = join_labels(spectra, read_table(recipe.resolve(data.labels)), id_column=data.id_column)
+        spectra = join_labels(
+            spectra, read_table(recipe.resolve(data.labels)), id_column=data.id_column, by_row=data.by_row or by_row,
+            missing=data.missing,
+        )  # fmt: skip
     return spectra.at(_pass(spectra, data.cuts))
 
 
@@ -256,6 +259,8 @@ def _write_run(
     run.model.provenance.update(
         recipe=run.recipe.name, description=run.recipe.description, preparation=run.preparation.to_text()
     )
+    if "labels_joined" in run.spectra.attrs:
+        run.model.provenance["labels_joined"] = str(run.spectra.attrs["labels_joined"])
     run.model.write(outputs["model"], include_training_set_spectra=with_spectra, overwrite=overwrite)
     if run.fit is None:
         return None

@@ -19,10 +19,13 @@ from bayes_cannon.cli.reporting import command, overwrite_option, quiet_option
 @click.option(
     "--with-spectra", is_flag=True, help="Keep the training spectra in the model file, for sample and calibrate."
 )
+@click.option(
+    "--by-row", is_flag=True, help="Match a table of labels to the spectra row by row, where they have no names."
+)
 @overwrite_option
 @quiet_option
 @command
-def train(recipe: str, output: Path, with_spectra: bool, overwrite: bool, quiet: bool) -> None:
+def train(recipe: str, output: Path, with_spectra: bool, by_row: bool, overwrite: bool, quiet: bool) -> None:
     """Train the model that RECIPE describes.
 
     RECIPE is a TOML file, a folder with a recipe.toml, or the name of a recipe that the package ships. The command
@@ -30,4 +33,4 @@ def train(recipe: str, output: Path, with_spectra: bool, overwrite: bool, quiet:
     """
     from bayes_cannon.cli.pipeline import run_recipe
 
-    run_recipe(recipe, output, with_spectra=with_spectra, overwrite=overwrite, quiet=quiet)
+    run_recipe(recipe, output, with_spectra=with_spectra, by_row=by_row, overwrite=overwrite, quiet=quiet)

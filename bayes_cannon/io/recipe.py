@@ -180,7 +180,11 @@ class DataSection:
     labels
         Path of a FITS, ECSV or CSV table with labels, if they are not in the file of the spectra.
     id_column
-        Column of that table with the names of the stars.
+        Column of that table with the names of the stars; by default the one that holds them.
+    by_row
+        Match that table to the spectra row by row, not by name.
+    missing
+        Values of labels in that table that stand for one that is not known, such as -9999.
     log_flux
         Whether the model is one of the logarithm of the flux.
     wavelength_range
@@ -196,6 +200,8 @@ class DataSection:
     spectra: str | None = field(default=None, metadata=_by(values.text))
     labels: str | None = field(default=None, metadata=_by(values.text))
     id_column: str | None = field(default=None, metadata=_by(values.text))
+    by_row: bool = field(default=False, metadata=_by(values.boolean))
+    missing: tuple[float, ...] = field(default=(), metadata=_by(values.numbers))
     log_flux: bool = field(default=False, metadata=_by(values.boolean))
     wavelength_range: tuple[float, float] | None = field(default=None, metadata=_by(values.pair))
     cuts: Mapping[str, Limits] = field(default_factory=dict, metadata=_by(values.cuts))

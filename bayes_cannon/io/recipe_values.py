@@ -50,6 +50,12 @@ def not_negative(value: Any, where: str) -> float:
     return float(_expect(value, where, "a number of 0 or more", _is_number(value) and isfinite(value) and value >= 0))
 
 
+def numbers(value: Any, where: str) -> tuple[float, ...]:
+    """Finite numbers."""
+    right = isinstance(value, list) and all(_is_number(number) and isfinite(number) for number in value)
+    return tuple(float(number) for number in _expect(value, where, "a list of numbers", bool(right)))
+
+
 def names(value: Any, where: str) -> tuple[str, ...]:
     """Texts, at least one, none twice."""
     right = isinstance(value, list) and value and all(isinstance(name, str) for name in value)

@@ -47,6 +47,8 @@ class Spectra:
         Unit by name, of labels and of ``flux`` and ``wavelength``.
     attrs
         Texts and numbers about the whole set.
+    numbered
+        Whether ``star_id`` are row numbers, because no names were given.
 
     Raises
     ------
@@ -68,6 +70,7 @@ class Spectra:
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     attrs: Mapping[str, str | float | int] = field(default_factory=dict)
+    numbered: bool = False
 
     def __post_init__(self) -> None:
         _set(self, "flux", _numbers("flux", self.flux))
@@ -77,6 +80,7 @@ class Spectra:
         _set(self, "ivar", _of_shape("ivar", _numbers("ivar", self.ivar), (n_stars, n_pixels)))
         if self.wavelength is not None:
             _set(self, "wavelength", _of_shape("wavelength", _numbers("wavelength", self.wavelength), (n_pixels,)))
+        _set(self, "numbered", self.numbered or self.star_id is None)
         ids = _row_numbers(n_stars) if self.star_id is None else _texts(self.star_id)
         _set(self, "star_id", _of_shape("star_id", ids, (n_stars,)))
         taken = [name for name in self.labels if name in _RESERVED]
@@ -102,8 +106,8 @@ class Spectra:
 
     @property
     def has_own_ids(self) -> bool:
-        """Whether the stars have names that are not just their row numbers."""
-        return not np.array_equal(self.ids, _row_numbers(self.n_stars))
+        """Whether the names of the stars were given; without them they are row numbers."""
+        return not self.numbered
 
     def at(self, stars: np.ndarray | slice) -> "Spectra":
         """Spectra of some of the stars, by mask, indices or slice."""
@@ -137,10 +141,10 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
     ----------
     path
         A ``.nc``, ``.h5``, ``.hdf5`` or ``.zarr`` Dataset with variables ``flux`` and ``ivar`` over ``star`` and
-        ``pixel``, coordinates ``wavelength`` and ``star`` and any number of numeric variables over ``star``, taken as
-        labels. Or an ``.npz``, or an HDF5 file whose dimensions have no names, with arrays ``flux`` and ``ivar`` of
-        shape (star, pixel), ``wavelength`` or ``dispersion``, ``star_id``, and either one array a label or ``labels``
-        of shape (star, label) with ``label_names``. Other arrays are ignored.
+        ``pixel``, coordinates ``wavelength`` and ``star``, a ``mask`` like flux that is True where ivar is to be zero,
+        and any number of numeric variables over ``star``, taken as labels. Or an ``.npz``, or an HDF5 file whose
+        dimensions have no names, with arrays ``flux`` and ``ivar``, ``mask``, ``wavelength`` or ``dispersion``, ``star_id``, and either one array a label or ``labels`` of
+        shape (star, label) with ``label_names``. Other arrays are ignored.
 
     Returns
     -------
@@ -209,7 +213,9 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
     suffix = _known_suffix(Path(path))
     with atomic_path(path, overwrite=overwrite) as temporary:
         if suffix == ".npz":
-            arrays = {"flux": spectra.flux, "ivar": spectra.ivar, "star_id": spectra.ids, **spectra.labels}
+            arrays = {"flux": spectra.flux, "ivar": spectra.ivar, **spectra.labels}
+            if spectra.has_own_ids:
+                arrays["star_id"] = spectra.ids
             if spectra.wavelength is not None:
                 arrays["wavelength"] = spectra.wavelength
             write_npz(temporary, arrays, {"units": dict(spectra.units), "attrs": dict(spectra.attrs)})
@@ -271,6 +277,8 @@ def _from_dataset(dataset: xr.Dataset) -> Spectra:
     }
     ids = next((dataset[name].to_numpy() for name in ("star", "star_id") if name in dataset.variables), None)
     flux, ivar = masked_flux(*(dataset[name].variable.transpose("star", "pixel") for name in ("flux", "ivar")))
+    if "mask" in dataset and set(dataset["mask"].dims) == {"star", "pixel"}:
+        ivar = _unmasked(ivar, dataset["mask"].transpose("star", "pixel").to_numpy())
     return Spectra(
         flux=flux,
         ivar=ivar,
@@ -304,7 +312,7 @@ def _about(dataset: xr.Dataset) -> dict[str, Any]:
 def _to_dataset(spectra: Spectra) -> xr.Dataset:
     variables: dict[str, Any] = {"flux": (("star", "pixel"), spectra.flux), "ivar": (("star", "pixel"), spectra.ivar)}
     variables |= {name: ("star", values) for name, values in spectra.labels.items()}
-    coords: dict[str, Any] = {"star": spectra.ids.astype(object)}
+    coords: dict[str, Any] = {"star": spectra.ids.astype(object)} if spectra.has_own_ids else {}
     if spectra.wavelength is not None:
         coords["wavelength"] = ("pixel", spectra.wavelength)
     dataset = xr.Dataset(variables, coords, dict(spectra.attrs))
@@ -326,15 +334,28 @@ def _from_arrays(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> Spectr
         for name, values in arrays.items()
         if values.shape == (n_stars,) and values.dtype.kind in "fiu" and name not in {*_RESERVED, *wavelengths}
     }
+    ivar = arrays["ivar"]
+    if arrays.get("mask") is not None and arrays["mask"].shape == arrays["flux"].shape:
+        ivar = _unmasked(ivar, arrays["mask"])
     return Spectra(
         flux=arrays["flux"],
-        ivar=arrays["ivar"],
+        ivar=ivar,
         wavelength=arrays[wavelengths[0]] if wavelengths else None,
         star_id=arrays.get("star_id"),
         labels=labels | _columns(arrays, "labels", "") | _columns(arrays, "label_errors", "_ERR"),
         units=about.get("units", {}),
         attrs=about.get("attrs", {}),
     )
+
+
+def _unmasked(ivar: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Ivar with zero where the mask of the same file is True."""
+    if mask.dtype != bool and not (mask.dtype.kind in "iu" and np.isin(mask, (0, 1)).all()):
+        raise ValueError(
+            f"'mask' must be True where a pixel is bad, got {mask.dtype} up to {mask.max()}: which of its bits make a "
+            "pixel bad is for you to say; write mask & bits != 0 in its place"
+        )
+    return np.where(mask.astype(bool), 0.0, ivar)
 
 
 def _columns(arrays: dict[str, np.ndarray], name: str, suffix: str) -> dict[str, np.ndarray]:

@@ -201,6 +201,9 @@ def read_table(path: str | os.PathLike) -> Table:
         warnings.simplefilter("ignore", u.UnitsWarning)
         try:
             table = Table.read(path, format=_READERS[suffix], **options)
+            for name in table.colnames:  # A file of a spreadsheet may begin with a byte order mark.
+                if name != name.strip('\ufeff"\t '):
+                    table.rename_column(name, name.strip('\ufeff"\t '))
         except Exception as error:
             # The readers raise whatever the parser at hand does.
             raise ValueError(f"cannot read the table {path}: {error}") from error
@@ -212,11 +215,18 @@ def read_table(path: str | os.PathLike) -> Table:
     return table
 
 
-def join_labels(spectra: Spectra, table: Table, *, id_column: str | None = None) -> Spectra:
+def join_labels(
+    spectra: Spectra,
+    table: Table,
+    *,
+    id_column: str | None = None,
+    by_row: bool = False,
+    missing: Sequence[float] = (),
+) -> Spectra:
     """Spectra with the numeric columns of a table as labels.
 
-    Rows are matched by the names of the stars where both sides have names, otherwise by their order. A label that both
-    have is taken from the table.
+    Rows are matched by the names of the stars, or in order if that is asked for. A label that both have is taken from
+    the table. How rows were matched is kept as ``attrs["labels_joined"]``.
 
     Parameters
     ----------
@@ -225,13 +235,18 @@ def join_labels(spectra: Spectra, table: Table, *, id_column: str | None = None)
     table
         One row a star; more, in any order, when matched by name.
     id_column
-        Column with the names of the stars. By default ``star_id``, in capitals or not, if there is one.
+        Column with the names of the stars. By default the one that holds the names of all spectra, whatever it is
+        called.
+    by_row
+        Match row after row, where one side has no names.
+    missing
+        Values that stand for a label that is not known, such as -9999; they become NaN.
 
     Raises
     ------
     ValueError
-        If a star is missing in the table or occurs twice on either side, the number of rows differs where rows are
-        matched by order, or ``id_column`` does not exist.
+        If a star is missing in the table or occurs twice there, no column or several hold the names, the
+        spectra have none, ``id_column`` does not exist, or the number of rows differs where they are matched in order.
 
     Examples
     --------
@@ -244,20 +259,67 @@ def join_labels(spectra: Spectra, table: Table, *, id_column: str | None = None)
     """
     if id_column is not None and id_column not in table.colnames:
         raise ValueError(f"the label table has no column {id_column!r}; it has {', '.join(table.colnames)}")
-    column = id_column or next((name for name in table.colnames if name.lower() == STAR_ID), None)
-    if column is not None and (spectra.has_own_ids or id_column is not None):
-        rows = _matching_rows(spectra.ids, np.asarray([_text(value) for value in table[column]], dtype=str), column)
+    column = None if by_row else id_column or _id_column(spectra, table)
+    if column is not None:
+        rows = _matching_rows(spectra.ids, _names(table[column]), column)
     elif len(table) == spectra.n_stars:
         rows = np.arange(spectra.n_stars)
     else:
         raise ValueError(
-            f"the label table has {len(table)} rows and there are {spectra.n_stars} spectra: give both a star_id "
-            "to match them by name, or one row a spectrum in the same order"
+            f"the label table has {len(table)} rows and there are {spectra.n_stars} spectra: to be matched by row both "
+            "need as many; give both the names of the stars"
         )
-    labels = {n: np.asarray(table[n], dtype=float)[rows] for n in table.colnames if _is_label(table[n]) and n != column}
+    labels = {n: _label(table[n], missing)[rows] for n in table.colnames if _is_label(table[n]) and n != column}
     units = {name: str(table[name].unit) for name in labels if table[name].unit}
     kept = {name: unit for name, unit in spectra.units.items() if name not in labels}
-    return replace(spectra, labels={**spectra.labels, **labels}, units=kept | units)
+    joined = {"labels_joined": "by row" if column is None else f"by the column {column}"}
+    return replace(
+        spectra, labels={**spectra.labels, **labels}, units=kept | units, attrs={**spectra.attrs, **joined}
+    )  # fmt: skip
+
+
+def _id_column(spectra: Spectra, table: Table) -> str:
+    """The column that holds the names of all spectra."""
+    if not spectra.has_own_ids:
+        raise ValueError(
+            "the spectra have no names to find their labels by: write star_id with them, or match the rows in order "
+            "with by_row=True (--by-row, or by_row = true in a recipe)"
+        )
+    wanted = set(spectra.ids.tolist())
+    shares = {
+        name: len(wanted & set(_names(table[name]).tolist())) for name in table.colnames if _may_be_id(table[name])
+    }
+    whole = [name for name, found in shares.items() if found == len(wanted)]
+    named = [name for name in whole if name.lower() == STAR_ID] or [n for n in whole if table[n].dtype.kind in "SUO"]
+    chosen = named if len(named) == 1 else whole
+    if len(chosen) == 1:
+        return chosen[0]
+    if chosen:
+        raise ValueError(f"the columns {', '.join(chosen)} all hold the names of the spectra: say which with id_column")
+    best = max(shares, key=lambda name: shares[name], default=None)
+    if best is None or not shares[best]:
+        raise ValueError(
+            f"no column of the label table holds the names of the spectra, such as {str(spectra.ids[0])!r}: say which "
+            "with id_column, or match the rows in order with by_row=True (--by-row, or by_row = true in a recipe)"
+        )
+    return best
+
+
+def _may_be_id(column: Any) -> bool:
+    return column.ndim == 1 and column.dtype.kind in "iuSUO"
+
+
+def _names(column: Any) -> np.ndarray:
+    """Names of the stars as texts without blanks around them."""
+    return np.asarray([_text(value) for value in column], dtype=str)
+
+
+def _label(column: Any, missing: Sequence[float]) -> np.ndarray:
+    """Numbers of a column, NaN where they stand for a missing one."""
+    values = np.asarray(column, dtype=float)
+    for value in missing:
+        values = np.where(np.isclose(values, value, rtol=1e-6, atol=0), np.nan, values)
+    return values
 
 
 def _fits_table(table: Table) -> fits.BinTableHDU:
@@ -280,19 +342,18 @@ def _is_label(column: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    return (value.decode() if isinstance(value, bytes) else str(value)).strip()
+    return (value.decode() if isinstance(value, bytes) else str(value)).strip("\ufeff \t\r\n\0")
 
 
 def _matching_rows(wanted: np.ndarray, given: np.ndarray, column: str) -> np.ndarray:
     """Row of ``given`` that holds each of ``wanted``, shape (star,)."""
-    for names, where in ((wanted, "the spectra"), (given, f"the column {column!r} of the label table")):
-        values, counts = np.unique(names, return_counts=True)
-        repeated = [str(name) for name in values[counts > 1] if name in wanted]
-        if repeated:
-            raise ValueError(
-                f"the star {repeated[0]!r} occurs more than once in {where} ({len(repeated)} such stars in all): "
-                "names must be distinct to match by them"
-            )
+    values, counts = np.unique(given, return_counts=True)
+    repeated = [str(name) for name in values[counts > 1] if name in wanted]
+    if repeated:
+        raise ValueError(
+            f"the star {repeated[0]!r} occurs more than once in the column {column!r} of the label table "
+            f"({len(repeated)} such stars in all): which row is meant cannot be told; leave the others out"
+        )
     row = {str(name): index for index, name in enumerate(given)}
     missing = [str(name) for name in wanted if str(name) not in row]
     if missing:

@@ -176,18 +176,63 @@ def test_another_column_may_hold_the_names():
         join_labels(_spectra(["a", "b"]), table, id_column="GAIA_ID")
 
 
-def test_rows_are_matched_by_order_where_a_side_has_no_names():
+def test_rows_are_matched_by_order_only_where_that_is_asked_for():
     table = Table({"star_id": ["b", "a"], "LOGG": [2.0, 1.0]})
-    assert join_labels(_spectra(None), table).labels["LOGG"].tolist() == [2, 1]
+    with pytest.raises(ValueError, match=r"the spectra have no names.*by_row"):
+        join_labels(_spectra(None), table)
+    joined = join_labels(_spectra(None), table, by_row=True)
+    assert joined.labels["LOGG"].tolist() == [2, 1]
+    assert joined.attrs["labels_joined"] == "by row"
     nameless = Table({"LOGG": [2.0, 1.0]})
-    assert join_labels(_spectra(["a", "b"]), nameless).labels["LOGG"].tolist() == [2, 1]
+    with pytest.raises(ValueError, match=r"no column of the label table holds the names.*such as 'a'.*by_row"):
+        join_labels(_spectra(["a", "b"]), nameless)
+    assert join_labels(_spectra(["a", "b"]), nameless, by_row=True).labels["LOGG"].tolist() == [2, 1]
     with pytest.raises(ValueError, match="3 rows and there are 2 spectra"):
-        join_labels(_spectra(["a", "b"]), Table({"LOGG": [2.0, 1.0, 0.0]}))
+        join_labels(_spectra(["a", "b"]), Table({"LOGG": [2.0, 1.0, 0.0]}), by_row=True)
+
+
+@pytest.mark.parametrize(
+    ("ids", "column"),
+    [
+        (["0", "1"], np.array([1, 0])),
+        (["0", "1"], np.array(["1 ", " 0"])),
+        (["0", "1"], np.array([b"1", b"0"])),
+        (["2M1", "2M0"], np.array(["2M0", "2M1"])),
+    ],
+)
+def test_names_are_found_by_what_a_column_holds(ids, column):
+    """Whatever it is called, also where the names are those of the rows."""
+    table = Table({"NOTE": ["x", "y"], "GAIA": column, "LOGG": [2.0, 1.0]})
+    joined = join_labels(_spectra(ids), table)
+    assert joined.labels["LOGG"].tolist() == [1, 2]
+    assert joined.attrs["labels_joined"] == "by the column GAIA"
+
+
+def test_names_in_two_columns_are_an_error_and_star_id_comes_first():
+    both = {"A": ["b", "a"], "B": ["a", "b"], "LOGG": [2.0, 1.0]}
+    with pytest.raises(ValueError, match=r"the columns A, B all hold the names.*id_column"):
+        join_labels(_spectra(["a", "b"]), Table(both))
+    assert join_labels(_spectra(["a", "b"]), Table(both | {"STAR_ID": ["b", "a"]})).labels["LOGG"].tolist() == [1, 2]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfstar_id,LOGG\nb,2\na,1\n")
+    table = read_table(tmp_path / "t.csv")
+    assert table.colnames == ["star_id", "LOGG"]
+    assert join_labels(_spectra(["a", "b"]), table).labels["LOGG"].tolist() == [1, 2]
+
+
+def test_missing_values_are_those_that_are_said_to_be():
+    table = Table({"star_id": ["a", "b"], "LOGG": [-9999.0, 1.0]})
+    assert join_labels(_spectra(["a", "b"]), table).labels["LOGG"].tolist() == [-9999, 1]
+    labels = join_labels(_spectra(["a", "b"]), table, missing=[-9999]).labels["LOGG"]
+    assert np.isnan(labels[0])
+    assert labels[1] == 1
 
 
 def test_table_wins_over_the_file():
     table = Table({"TEFF": [1.0, 2.0]})
-    joined = join_labels(_spectra(["a", "b"], TEFF=[5000.0, 4000.0]), table)
+    joined = join_labels(_spectra(["a", "b"], TEFF=[5000.0, 4000.0]), table, by_row=True)
     assert joined.labels["TEFF"].tolist() == [1, 2]
     assert joined.units == {}
 
@@ -197,8 +242,9 @@ def test_missing_and_repeated_names_are_errors():
         join_labels(_spectra(["a", "b"]), Table({"star_id": ["a", "c"], "T": [1.0, 2.0]}))
     with pytest.raises(ValueError, match="'a' occurs more than once in the column 'star_id'"):
         join_labels(_spectra(["a", "b"]), Table({"star_id": ["a", "a", "b"], "T": [1.0, 2.0, 3.0]}))
-    with pytest.raises(ValueError, match="'a' occurs more than once in the spectra"):
-        join_labels(_spectra(["a", "a"]), Table({"star_id": ["a", "b"], "T": [1.0, 2.0]}))
+    # Visits of a star have its labels each.
+    visits = join_labels(_spectra(["a", "a"]), Table({"star_id": ["b", "a"], "T": [1.0, 2.0]}))
+    assert visits.labels["T"].tolist() == [2, 2]
     # A star that is not wanted may occur twice.
     extra = Table({"star_id": ["z", "z", "a", "b"], "T": [0.0, 0.0, 1.0, 2.0]})
     assert join_labels(_spectra(["a", "b"]), extra).labels["T"].tolist() == [1, 2]
