@@ -299,7 +299,7 @@ def open_posterior(path: Path) -> xr.DataTree:
     except UNREADABLE as error:
         if str(path) in str(error) and type(error) is ValueError:
             raise
-        raise ValueError(f"{path} is no posterior: {error or type(error).__name__}. {remedy}") from error
+        raise ValueError(f"{path} is no posterior: {str(error) or type(error).__name__}. {remedy}") from error
     return tree
 
 

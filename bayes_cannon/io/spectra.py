@@ -209,7 +209,8 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
     suffix = _known_suffix(Path(path))
     with atomic_path(path, overwrite=overwrite) as temporary:
         if suffix == ".npz":
-            arrays = {"flux": spectra.flux, "ivar": spectra.ivar, "star_id": spectra.ids, **spectra.labels}
+            arrays: dict[str, Any] = {"flux": spectra.flux, "ivar": spectra.ivar, "star_id": spectra.ids}
+            arrays |= spectra.labels
             if spectra.wavelength is not None:
                 arrays["wavelength"] = spectra.wavelength
             write_npz(temporary, arrays, {"units": dict(spectra.units), "attrs": dict(spectra.attrs)})
@@ -274,7 +275,7 @@ def _from_dataset(dataset: xr.Dataset) -> Spectra:
     return Spectra(
         flux=flux,
         ivar=ivar,
-        wavelength=None if wavelength is None else whole_numbers(wavelength.name, wavelength.variable),
+        wavelength=None if wavelength is None else whole_numbers(str(wavelength.name), wavelength.variable),
         star_id=ids,
         labels={name: numbers(variable)[0] for name, variable in per_star.items()},
         **_about(dataset),
