@@ -13,13 +13,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows: there an open file cannot be removed, which serves as the lock.
-    fcntl = None  # type: ignore[assignment]
-
+fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
+"""None on Windows, where an open file cannot be removed, which serves as the lock."""
 _STORE_MARKS = ("zarr.json", ".zgroup")
 """A folder that holds one of these is a Zarr store. Any other folder is never overwritten."""
 _MARK = ".bayes_cannon-"
@@ -124,7 +124,8 @@ def _working_folder(parent: Path) -> Iterator[Path]:
         folder.mkdir(mode=0o700)
         lock = (folder / _LOCK).open("w")
         with suppress(OSError):
-            _ = fcntl and fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         lock.write(socket.gethostname())
         lock.flush()

@@ -83,7 +83,7 @@ def read[T](path: str | os.PathLike[str], made: Callable[[Groups], T]) -> T:
     except KeyError as error:
         raise ValueError(f"{path} is no valid model file: {error.args[0]!r} is missing in it") from error
     except UNREADABLE as error:
-        raise ValueError(f"{path} is no valid model file: {error or type(error).__name__}") from error
+        raise ValueError(f"{path} is no valid model file: {str(error) or type(error).__name__}") from error
 
 
 def provenance_of_writing() -> dict[str, str]:

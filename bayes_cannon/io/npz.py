@@ -34,7 +34,9 @@ def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         file = np.load(stream, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("it is one array, not an .npz archive")
-        damaged = file.zip.testzip()  # NumPy reads an array whose header is too short, without the end and its CRC.
+        damaged = (
+            file.zip.testzip() if file.zip else None
+        )  # NumPy reads an array whose header is too short, without the end and its CRC.
         if damaged is not None:
             raise ValueError(f"it is damaged: the CRC-32 of {damaged!r} differs")
         arrays = {}

@@ -5,17 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.io.posterior_variables import DRAWS, STATS, SUMMARY
 from bayes_cannon.io.zarr_files import read_json
 
 _GROUPS = {"summary": SUMMARY, "posterior": DRAWS, "sample_stats": STATS}
 
 
-def is_store_of_run(store: Path) -> bool:
-    """Whether a run wrote this, and not xarray a copy: what stands for a missing status tells them apart."""
-    about = store / "summary" / "status" / "zarr.json"
-    return about.is_file() and read_json(about).get("fill_value") == int(PosteriorStatus.NO_INFORMATION)
+MARK = Path("summary", "status", "made_by_a_run")
+"""An empty file in a store of a run, which neither Zarr nor xarray sees: a copy by xarray has other chunks."""
 
 
 def damaged_chunks(store: Path) -> dict[str, slice]:

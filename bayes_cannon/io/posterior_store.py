@@ -20,7 +20,7 @@ import xarray as xr
 
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
 from bayes_cannon.io.atomic import atomic_path, locked, recover
-from bayes_cannon.io.posterior_chunks import damaged_chunks
+from bayes_cannon.io.posterior_chunks import MARK, damaged_chunks
 from bayes_cannon.io.posterior_tree import (
     SETTING,
     Subject,
@@ -226,6 +226,7 @@ def _create(path: Path, subject: Subject, keep_draws: bool, block: int) -> None:
                 name, shape=shape, chunks=chunks, dtype=one.dtype, fill_value=np.dtype(one.dtype).type(one.fill),
                 dimension_names=one.dims, attributes=attributes_of(name, one), compressors=codecs,
             )  # fmt: skip
+    (path / MARK).touch()
     seal_store(path, run=uuid.uuid4().hex)
     with zarr.config.set({"array.write_empty_chunks": True}):
         root["summary/finished"][:] = False

@@ -22,7 +22,7 @@ import xarray as xr
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.io.atomic import recover
 from bayes_cannon.io.damage import UNREADABLE, check
-from bayes_cannon.io.posterior_chunks import damaged_chunks, is_store_of_run
+from bayes_cannon.io.posterior_chunks import MARK, damaged_chunks
 from bayes_cannon.io.posterior_variables import DRAWS, STATS, SUMMARY, Variable
 from bayes_cannon.io.zarr_files import CHECKSUMS, check_store, refused_arrays, seal_of
 from bayes_cannon.posterior.theta.summary import QUANTILES, ThetaPosterior
@@ -299,12 +299,12 @@ def open_posterior(path: Path) -> xr.DataTree:
     except UNREADABLE as error:
         if str(path) in str(error) and type(error) is ValueError:
             raise
-        raise ValueError(f"{path} is no posterior: {error or type(error).__name__}. {remedy}") from error
+        raise ValueError(f"{path} is no posterior: {str(error) or type(error).__name__}. {remedy}") from error
     return tree
 
 
 def _open_store(path: Path) -> xr.DataTree:
-    if seal_of(path) is None and is_store_of_run(path):
+    if seal_of(path) is None and (path / MARK).is_file():
         raise ValueError(f"it is damaged: its group {CHECKSUMS} is lost")
     check_store(path)
     for name, reason in refused_arrays(path).items():

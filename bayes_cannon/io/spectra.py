@@ -143,8 +143,9 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
         A ``.nc``, ``.h5``, ``.hdf5`` or ``.zarr`` Dataset with variables ``flux`` and ``ivar`` over ``star`` and
         ``pixel``, coordinates ``wavelength`` and ``star``, a ``mask`` like flux that is True where ivar is to be zero,
         and any number of numeric variables over ``star``, taken as labels. Or an ``.npz``, or an HDF5 file whose
-        dimensions have no names, with arrays ``flux`` and ``ivar``, ``mask``, ``wavelength`` or ``dispersion``, ``star_id``, and either one array a label or ``labels`` of
-        shape (star, label) with ``label_names``. Other arrays are ignored.
+        dimensions have no names, with arrays ``flux`` and ``ivar``, ``mask``, ``wavelength`` or ``dispersion``,
+        ``star_id``, and either one array a label or ``labels`` of shape (star, label) with ``label_names``. Other arrays
+        are ignored.
 
     Returns
     -------
@@ -213,7 +214,7 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
     suffix = _known_suffix(Path(path))
     with atomic_path(path, overwrite=overwrite) as temporary:
         if suffix == ".npz":
-            arrays = {"flux": spectra.flux, "ivar": spectra.ivar, **spectra.labels}
+            arrays: dict[str, Any] = {"flux": spectra.flux, "ivar": spectra.ivar, **spectra.labels}
             if spectra.has_own_ids:
                 arrays["star_id"] = spectra.ids
             if spectra.wavelength is not None:
@@ -282,7 +283,7 @@ def _from_dataset(dataset: xr.Dataset) -> Spectra:
     return Spectra(
         flux=flux,
         ivar=ivar,
-        wavelength=None if wavelength is None else whole_numbers(wavelength.name, wavelength.variable),
+        wavelength=None if wavelength is None else whole_numbers(str(wavelength.name), wavelength.variable),
         star_id=ids,
         labels={name: numbers(variable)[0] for name, variable in per_star.items()},
         **_about(dataset),

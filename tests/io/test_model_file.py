@@ -138,3 +138,30 @@ def test_other_format_version_says_what_to_do(written, number, said):
         file.attrs["bayes_cannon"] = "99.0"
     with pytest.raises(ValueError, match=said):
         read(written)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_keeps_the_old_one(written):
+    resource = pytest.importorskip("resource")
+    before, limits = written.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*/m'"):
+            write(
+                written,
+                to_groups(LabelScaling(np.random.default_rng(1).normal(size=9000), np.ones(9000))),
+                overwrite=True,
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert written.read_bytes() == before
+    assert list(written.parent.iterdir()) == [written]
+
+
+def test_no_flipped_bit_passes(written):
+    whole = written.read_bytes()
+    for place in range(0, len(whole), len(whole) // 40):
+        bad = bytearray(whole)
+        bad[place] ^= 0x10
+        written.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"is damaged|no HDF5 file"):
+            read(written)

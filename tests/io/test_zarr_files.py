@@ -49,10 +49,12 @@ def test_no_objects_are_decoded(name, change, tmp_path):
     chunk = store / name / ("0.0" if name == "flux" else "0")
     chunk.write_bytes(pickle.dumps([Bomb(flag), "|O", (1,)]))
     assert list(refused_arrays(store)) == [name]
-    if name == "note":
+    if name == "note" and change is OBJECTS:
         assert read_spectra(store).flux.tolist() == [[1, 1, 1], [1, 1, 1]]
     else:
-        with pytest.raises(ValueError, match=rf"s\.zarr: '{name}' is not read: it"):
+        # Zarr itself refuses a store of which it knows no type.
+        said = "No Zarr data type" if name == "note" else f"'{name}' is not read: it"
+        with pytest.raises(ValueError, match=rf"s\.zarr: {said}"):
             read_spectra(store)
     assert not flag.exists()
 
