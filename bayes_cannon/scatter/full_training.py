@@ -350,7 +350,7 @@ def _with_tails(
     def growth(logit: float) -> tuple[float, float]:
         constant = 1 / (1 + np.exp(-logit)) if varied else 1.0
         norm = np.mean(1 / (constant + (1 - constant) * levels))
-        return constant * norm, (1 - constant) * norm
+        return float(constant * norm), float((1 - constant) * norm)
 
     def loss(at: np.ndarray) -> float:
         nu, (constant, slope) = np.exp(at[1]) if heavy_tails else np.inf, growth(at[2])

@@ -89,7 +89,7 @@ def test_normal_covariance_is_that_of_the_residuals(case):
 
 def test_densities_are_those_of_scipy(case, heavy):
     sample = np.arange(20)
-    every = case.trained(Full(shrinkage=0.1, heavy_tails=True))
+    every = case.trained(Full(shrinkage=0.1, heavy_tails=True, share=0.0))
     problem = case.problem.of_stars(sample)
     mean = case.design[sample] @ every.theta.T
     ours = every.learned.log_likelihood(problem, every)
@@ -301,7 +301,7 @@ def test_fainter_stars_have_larger_errors(heavy_tails):
     loud = other.ivar[:, 0] < np.median(other.ivar[:, 0])
     for part in (loud, ~loud):
         assert_allclose(pulls[part].std(axis=0), 1, atol=0.15)
-        assert_allclose(np.median(found.reduced_chi_squared[part]), 1, atol=0.15)
+        assert_allclose(found.reduced_chi_squared[part].mean(), 1, atol=0.15)
 
 
 @pytest.mark.parametrize("scatter", [Full(), Full(heavy_tails=True), Full(shrinkage=0.2)])
