@@ -120,7 +120,8 @@ class _Data:
     @classmethod
     def of(cls, problem: PixelProblem) -> "_Data":
         noise, bad = usual_noise(problem.ivar)
-        return cls(problem, noise, bad, noise_levels(np.where(bad, 0.0, problem.ivar), noise))
+        levels = np.asarray(noise_levels(np.where(bad, 0.0, problem.ivar), noise))
+        return cls(problem, noise, bad, levels)
 
     def of_stars(self, stars: np.ndarray) -> "_Data":
         return _Data(self.problem.of_stars(stars), self.noise, self.bad[stars], self.levels[stars])
@@ -366,5 +367,5 @@ def _with_tails(
         return fit, best
     scale, nu = float(np.exp(best[0])), float(np.exp(best[1]))
     weight = (nu + n_leading) / (nu + chi_squared / scale / fit.stars(levels))
-    scaled = {"variances": scale * fit.variances, "diagonal": scale * fit.diagonal}
-    return replace(fit, **scaled, nu=nu, weight=weight / weight.mean()), best
+    variances, diagonal = scale * fit.variances, scale * fit.diagonal
+    return replace(fit, variances=variances, diagonal=diagonal, nu=nu, weight=weight / weight.mean()), best
