@@ -36,7 +36,7 @@ from bayes_cannon.posterior.settings import LABEL_CHAINS, THETA_CHAINS
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.scatter.base import LearnedScatter, Scatter, warn_of_scatter
 from bayes_cannon.scatter.independent import IndependentScatter
-from bayes_cannon.scatter.selection import AUTO, ScatterPath, scatter_path
+from bayes_cannon.scatter.selection import AUTO, ScatterPath, enough_folds, scatter_path
 from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.train import (
     RegularizationPath,
@@ -220,7 +220,9 @@ class CannonModel:
         if dof_correction and self.scatter is not None:
             raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
         problem, before = self._problem(), self._result
-        family = self.scatter_path().best if isinstance(self.scatter, str) else self.scatter
+        family = self.scatter
+        if isinstance(family, str):
+            family = self.scatter_path(held_out=enough_folds(problem.n_stars)).best
         if family is not None:
             family.check(problem)
         start = {} if before is None else {"theta": before.theta, "s2": before.s2}

@@ -140,7 +140,7 @@ class CommonCovariance(LearnedScatter):
         if self.quoted is None:
             return np.ones(len(ivar)), np.zeros(ivar.shape)
         quoted = self.quoted[pixels]
-        levels = noise_levels(ivar, quoted)
+        levels = np.asarray(noise_levels(ivar, quoted))
         known = ivar > 0
         extra = np.where(known, 1 / np.where(known, ivar, 1.0) - largest_variance(levels, quoted), 0.0)
         return self.constant + self.slope * levels, np.maximum(extra, 0.0)

@@ -151,7 +151,7 @@ class CovarianceTables(LabelTables):
 
 def expected_square(used: Array | int, n_leading: Array | int, typical: Array | float, floor: Array | float) -> Array:
     """Typical chi^2 of this number of pixels, from squares along and across the leading directions."""
-    along = jnp.minimum(used, n_leading)
+    along = (jnp if isinstance(used, jax.Array) else np).minimum(used, n_leading)
     return typical * along + floor * (used - along)
 
 

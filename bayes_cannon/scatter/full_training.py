@@ -120,7 +120,8 @@ class _Data:
     @classmethod
     def of(cls, problem: PixelProblem) -> "_Data":
         noise, bad = usual_noise(problem.ivar)
-        return cls(problem, noise, bad, noise_levels(np.where(bad, 0.0, problem.ivar), noise))
+        levels = np.asarray(noise_levels(np.where(bad, 0.0, problem.ivar), noise))
+        return cls(problem, noise, bad, levels)
 
     def of_stars(self, stars: np.ndarray) -> "_Data":
         return _Data(self.problem.of_stars(stars), self.noise, self.bad[stars], self.levels[stars])
@@ -350,7 +351,7 @@ def _with_tails(
     def growth(logit: float) -> tuple[float, float]:
         constant = 1 / (1 + np.exp(-logit)) if varied else 1.0
         norm = np.mean(1 / (constant + (1 - constant) * levels))
-        return constant * norm, (1 - constant) * norm
+        return float(constant * norm), float((1 - constant) * norm)
 
     def loss(at: np.ndarray) -> float:
         nu, (constant, slope) = np.exp(at[1]) if heavy_tails else np.inf, growth(at[2])
@@ -366,5 +367,5 @@ def _with_tails(
         return fit, best
     scale, nu = float(np.exp(best[0])), float(np.exp(best[1]))
     weight = (nu + n_leading) / (nu + chi_squared / scale / fit.stars(levels))
-    scaled = {"variances": scale * fit.variances, "diagonal": scale * fit.diagonal}
-    return replace(fit, **scaled, nu=nu, weight=weight / weight.mean()), best
+    variances, diagonal = scale * fit.variances, scale * fit.diagonal
+    return replace(fit, variances=variances, diagonal=diagonal, nu=nu, weight=weight / weight.mean()), best

@@ -89,8 +89,10 @@ class HeldOutLabels:
         safe = np.where(known, values, 1.0)
         square = np.sum(np.where(known, np.einsum("nkm,nk->nm", vectors, score) ** 2 / safe, 0.0), axis=1)
         chi_squared = np.sum(along**2 / variances, axis=1) / growth
-        same = (np.full(n_stars, float(value)) for value in (q, nu))
-        return cls(square, np.log(safe).sum(axis=1), known.sum(axis=1), chi_squared, *same, across)
+        return cls(
+            square, np.log(safe).sum(axis=1), known.sum(axis=1), chi_squared, np.full(n_stars, float(q)),
+            np.full(n_stars, float(nu)), across,
+        )  # fmt: skip
 
     @classmethod
     def concatenated(cls, parts: Iterable["HeldOutLabels"]) -> "HeldOutLabels":

@@ -31,6 +31,8 @@ RANKS = (2, 5, 10, 20, 40)
 """Ranks that are tried where nothing else is asked for."""
 LARGEST_FULL = 5000
 """Pixels up to which a full covariance is tried where nothing else is asked for."""
+ENOUGH = 300
+"""Held-out stars that tell kinds of scatter apart by their labels."""
 WORSE = 2.0
 """Labels are worse if they are by this number of standard errors."""
 
@@ -107,6 +109,11 @@ class ScatterPath:
         return Table(columns)
 
 
+def enough_folds(n_stars: int, n_folds: int = 5) -> range:
+    """Folds that are to be held out, one after the other, so that `ENOUGH` stars are, or all."""
+    return range(min(n_folds, int(np.ceil(ENOUGH * n_folds / max(n_stars, 1)))))
+
+
 def as_scatter(scatter: Scatter | None) -> Scatter:
     """The kind of scatter, independent for None."""
     return Independent() if scatter is None else scatter
@@ -149,7 +156,7 @@ def scatter_path(
         Rows of one group, such as several visits of one star, are held out together, shape (star,). By default those
         whose labels are all the same.
     held_out
-        Folds that are held out, one after the other; one is mostly enough.
+        Folds that are held out, one after the other; `enough_folds` are those that training with ``"auto"`` takes.
     progress
         Called with one after each training.
 
