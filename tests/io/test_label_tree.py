@@ -16,7 +16,8 @@ def tree():
     values = {name: np.zeros(shape) for name, shape in shapes.items()}
     values |= {"draws": draws, "stats": {}, "n_pixels": np.ones(3, int), "status": np.zeros(3, int)}
     names = {one.name for one in fields(LabelPosterior)}
-    return label_tree(LabelPosterior(**{k: v for k, v in values.items() if k in names}), ("TEFF", "LOGG"), {"TEFF": "K"})
+    assert names == values.keys()
+    return label_tree(LabelPosterior(**values), ("TEFF", "LOGG"), {"TEFF": "K"})
 
 
 def test_arviz_summarizes_it(tree):
