@@ -11,8 +11,8 @@ _PUBLIC = {
     "load_model": "bayes_cannon.model",
 }
 _MODULES = (
-    "calibration", "censoring", "cli", "continuum", "core", "execution", "io", "labelling", "model", "plot",
-    "posterior", "programs", "restricted", "scatter", "training", "training_set", "validate", "vectorizer",
+    "calibration", "censoring", "cli", "continuum", "core", "execution", "fitting", "io", "labelling", "model", "plot",
+    "posterior", "programs", "restricted", "scatter", "training", "training_set", "utils", "validate", "vectorizer",
 )  # fmt: skip
 
 __all__ = [*_PUBLIC, *_MODULES]

@@ -2,6 +2,9 @@
 
 A censor is a mask over pixels for one label. **True means censored**: there every term that contains the label is
 exactly zero, so that the label cannot change the flux.
+
+The original package documents its masks so, too, but its code does the reverse: there a label acts where its mask is
+True. Invert (``~mask``) the masks of scripts that were written to work with that code.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -153,6 +156,18 @@ class Censors(dict[str, np.ndarray]):
         if values.dtype != bool and not np.isin(values, (0, 1)).all():
             raise ValueError(f"the censoring mask of {label_name!r} must be boolean, got {values.dtype}")
         super().__setitem__(label_name, values.astype(bool))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same labels are censored at the same pixels; masks may also be given in a plain mapping."""
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return self.keys() == other.keys() and all(np.array_equal(mask, other[name]) for name, mask in self.items())
+
+    def __ne__(self, other: object) -> bool:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
+
+    __hash__ = None  # type: ignore[assignment]  # It can be changed.
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set several masks, each checked."""

@@ -61,12 +61,14 @@ def unusable(flux: np.ndarray, ivar: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def check_dispersion(dispersion: object, n_pixels: int) -> np.ndarray | None:
-    """Wavelength of each pixel, shape (pixel,), finite and strictly monotonic, or None.
+    """Wavelength of each pixel, shape (pixel,), finite, in any order and as often as it occurs, or None.
+
+    Orders of an echelle spectrograph may stand side by side and overlap: every pixel is fitted by itself.
 
     Raises
     ------
     ValueError
-        For a wrong length, values that are not finite numbers, or pixels out of order, naming the first.
+        For a wrong length, and values that are not finite numbers, naming the first.
 
     """
     if dispersion is None:
@@ -80,14 +82,6 @@ def check_dispersion(dispersion: object, n_pixels: int) -> np.ndarray | None:
     if not np.isfinite(wavelength).all():
         pixel = np.flatnonzero(~np.isfinite(wavelength))[0]
         raise ValueError(f"dispersion must be finite; got {wavelength[pixel]} at pixel {pixel}")
-    steps = np.diff(wavelength)
-    wrong = steps * (np.sign(steps[0]) if len(steps) else 1) <= 0
-    if wrong.any():
-        pixel = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"dispersion must be sorted without repeats; pixel {pixel} has {wavelength[pixel]} and pixel {pixel + 1} "
-            f"{wavelength[pixel + 1]}. Sort dispersion, flux and ivar together"
-        )
     return wavelength
 
 
@@ -185,7 +179,7 @@ def check_regularization(regularization: object, n_pixels: int | None) -> float 
     return float(lam) if lam.ndim == 0 else lam
 
 
-def check_correlation(labels: np.ndarray, label_names: Sequence[str]) -> None:
+def check_correlation(labels: np.ndarray, label_names: Sequence[str], rho_warning: float = CORRELATION_WARNING) -> None:
     """Refuse labels that are linear functions of each other, warn of those that nearly are.
 
     Parameters
@@ -194,13 +188,18 @@ def check_correlation(labels: np.ndarray, label_names: Sequence[str]) -> None:
         Training labels, shape (star, label).
     label_names
         Their names.
+    rho_warning
+        Absolute correlation above which two labels are warned of.
 
     Raises
     ------
     ValueError
-        If two labels are perfectly correlated, or one is a linear function of several others.
+        If two labels are perfectly correlated, or one is a linear function of several others, and for a limit of the
+        warning that is no number of at least 0.
 
     """
+    if isinstance(rho_warning, bool) or not isinstance(rho_warning, int | float | np.number) or not rho_warning >= 0:
+        raise ValueError(f"rho_warning must be a correlation from 0 to 1, got {rho_warning!r}")
     if labels.shape[1] == 1 or len(labels) <= labels.shape[1]:
         return
     standardized = (labels - labels.mean(axis=0)) / labels.std(axis=0)
@@ -209,7 +208,7 @@ def check_correlation(labels: np.ndarray, label_names: Sequence[str]) -> None:
         pair = f"labels {label_names[i]!r} and {label_names[k]!r}"
         if abs(rho[i, k]) > 1 - 1e-10:
             raise ValueError(f"{pair} are perfectly correlated (rho = {rho[i, k]:+.6f}): leave one of them out")
-        if abs(rho[i, k]) > CORRELATION_WARNING:
+        if abs(rho[i, k]) > rho_warning:
             warnings.warn(
                 f"{pair} are highly correlated (rho = {rho[i, k]:+.2f}): "
                 "the model can hardly tell them apart. Are both needed?",

@@ -90,7 +90,8 @@ def sines_and_cosines(
     Parameters
     ----------
     dispersion
-        Wavelengths, shape (pixel,), increasing, in any unit.
+        Wavelengths, shape (pixel,), in any unit and order. Overlapping orders of an echelle spectrograph have continua
+        of their own: normalize them one by one.
     flux, ivar
         Flux in any unit and its inverse variance, shape (pixel,) for one star or (star, pixel) for many. Flux where
         ivar is zero does not matter. Flux that is NaN or infinite although ivar is positive counts as ivar zero, with
@@ -123,7 +124,7 @@ def sines_and_cosines(
     Raises
     ------
     ValueError
-        For wrong shapes, a dispersion that is not finite or does not increase, ivar that is NaN, infinite or negative,
+        For wrong shapes, a dispersion that is not finite, ivar that is NaN, infinite or negative,
         continuum pixels that are neither a mask nor indices of pixels, L that is not positive, order below 1, and
         regions that are reversed, empty, share a pixel or hold fewer continuum pixels than amplitudes. What is amiss
         with single stars is a status in the metadata, and a `ContinuumWarning` if data are lost.

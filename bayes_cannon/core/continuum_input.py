@@ -41,12 +41,6 @@ def checked_spectra(dispersion: Any, flux: Any, ivar: Any) -> tuple[np.ndarray, 
     if not np.isfinite(wavelength).all():
         pixel = int(np.flatnonzero(~np.isfinite(wavelength))[0])
         raise ValueError(f"dispersion must be finite, got {wavelength[pixel]} at pixel {pixel}")
-    if (np.diff(wavelength) <= 0).any():
-        pixel = int(np.flatnonzero(np.diff(wavelength) <= 0)[0])
-        raise ValueError(
-            f"dispersion must increase, got {wavelength[pixel]} and then {wavelength[pixel + 1]} at pixels {pixel} "
-            f"and {pixel + 1}: sort it, with flux, ivar and continuum pixels"
-        )
     flux, ivar, _ = flux_and_ivar(flux, ivar)
     y, weight = (np.atleast_2d(np.asarray(values, dtype=np.float64)) for values in (flux, ivar))
     if y.ndim != 2 or y.shape[1] != wavelength.size or y.shape != weight.shape:
@@ -103,8 +97,8 @@ def continuum_regions(
         pixels = np.flatnonzero((wavelength >= start) & (wavelength <= end))
         if pixels.size == 0:
             raise ValueError(
-                f"region {r}, {start} to {end}, holds no pixel; dispersion runs from {wavelength[0]} "
-                f"to {wavelength[-1]}"
+                f"region {r}, {start} to {end}, holds no pixel; dispersion runs from {wavelength.min()} "
+                f"to {wavelength.max()}"
             )
         if (taken[pixels] >= 0).any():
             shared = pixels[taken[pixels] >= 0][0]
@@ -120,7 +114,7 @@ def continuum_regions(
                 f"{2 * order + 1} amplitudes of order {order}: name more continuum pixels, lower the order or widen "
                 "the region"
             )
-        width = wavelength[pixels[-1]] - wavelength[pixels[0]]
+        width = float(np.ptp(wavelength[pixels]))
         if width * LONG_PERIOD < L:
             warn_user(
                 f"region {r}, {start} to {end}, is {L / width if width else np.inf:.2g} times shorter than the period "
@@ -139,13 +133,13 @@ def continuum_regions(
 
 def _bounds(regions: Any, wavelength: np.ndarray, unit: str | None) -> list[tuple[float, float]]:
     if regions is None:
-        return [(float(wavelength[0]), float(wavelength[-1]))]
+        return [(float(wavelength.min()), float(wavelength.max()))]
     pairs = []
     for r, region in enumerate(regions):
         if np.ndim(region) != 1 or len(region) != 2:
             raise ValueError(f"regions must be a list of pairs (start, end), got {region!r} as region {r}")
-        start = wavelength_bound(region[0], float(wavelength[0]), unit)
-        end = wavelength_bound(region[1], float(wavelength[-1]), unit)
+        start = wavelength_bound(region[0], float(wavelength.min()), unit)
+        end = wavelength_bound(region[1], float(wavelength.max()), unit)
         if not start < end:
             raise ValueError(f"a region must start before it ends, got {start} to {end} as region {r}")
         pairs.append((start, end))

@@ -89,6 +89,49 @@ class BaseVectorizer:
         """
         return label_rows(labels, self.label_names)
 
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        """Return :meth:`get_label_vector`."""
+        return self.get_label_vector(labels)
+
+    def get_label_vector(self, labels: np.ndarray) -> np.ndarray:
+        """Terms at the given scaled labels.
+
+        Parameters
+        ----------
+        labels
+            Scaled labels, shape (label,) or (star, label).
+
+        Returns
+        -------
+        terms
+            Shape (term, star), as the original package lays it out.
+
+        """
+        return monomials(self.label_rows(labels), self.exponents).T
+
+    def get_label_vector_derivative(self, labels: np.ndarray) -> np.ndarray:
+        """Derivative of every term by every scaled label, dv_d / dx_k.
+
+        Parameters
+        ----------
+        labels
+            Scaled labels of one star, shape (label,), or of many, shape (star, label).
+
+        Returns
+        -------
+        derivative
+            Shape (term, label), or (star, term, label) for many stars.
+
+        """
+        x = self.label_rows(labels)
+        powers = self.exponents
+        derivative = np.empty((len(x), *powers.shape))
+        for k in range(powers.shape[1]):
+            lowered = powers.copy()
+            lowered[:, k] = np.maximum(powers[:, k] - 1, 0)
+            derivative[:, :, k] = powers[:, k] * monomials(x, lowered)
+        return derivative[0] if np.ndim(labels) == 1 else derivative
+
     def __repr__(self) -> str:
         names = ", ".join(self._label_names)
         return f"<{type(self).__name__} of {len(self._label_names)} labels ({names}) and {self.n_terms} terms>"
@@ -155,7 +198,7 @@ class PolynomialVectorizer(BaseVectorizer):
                 raise ValueError("label_names is needed together with order")
             parsed = _all_monomials(len(label_names), order, cross_term_order)
         else:
-            named = _parse_terms(terms)
+            named = parse_terms(terms)
             if label_names is None:
                 label_names = list(dict.fromkeys(name for term in named for name, _ in term if isinstance(name, str)))
             parsed = [_indexed(term, list(label_names)) for term in named]
@@ -165,49 +208,6 @@ class PolynomialVectorizer(BaseVectorizer):
             if not parsed:
                 raise ValueError("terms is empty: give at least one term besides the constant")
         super().__init__(label_names, parsed)
-
-    def __call__(self, labels: np.ndarray) -> np.ndarray:
-        """Return :meth:`get_label_vector`."""
-        return self.get_label_vector(labels)
-
-    def get_label_vector(self, labels: np.ndarray) -> np.ndarray:
-        """Terms at the given scaled labels.
-
-        Parameters
-        ----------
-        labels
-            Scaled labels, shape (label,) or (star, label).
-
-        Returns
-        -------
-        terms
-            Shape (term, star), as the original package lays it out.
-
-        """
-        return monomials(self.label_rows(labels), self.exponents).T
-
-    def get_label_vector_derivative(self, labels: np.ndarray) -> np.ndarray:
-        """Derivative of every term by every scaled label, dv_d / dx_k.
-
-        Parameters
-        ----------
-        labels
-            Scaled labels of one star, shape (label,), or of many, shape (star, label).
-
-        Returns
-        -------
-        derivative
-            Shape (term, label), or (star, term, label) for many stars.
-
-        """
-        x = self.label_rows(labels)
-        powers = self.exponents
-        derivative = np.empty((len(x), *powers.shape))
-        for k in range(powers.shape[1]):
-            lowered = powers.copy()
-            lowered[:, k] = np.maximum(powers[:, k] - 1, 0)
-            derivative[:, :, k] = powers[:, k] * monomials(x, lowered)
-        return derivative[0] if np.ndim(labels) == 1 else derivative
 
     @property
     def human_readable_label_vector(self) -> str:
@@ -248,7 +248,7 @@ class PolynomialVectorizer(BaseVectorizer):
         """Index of a term given as text, its labels in any order; ``"1"`` is the constant."""
         if text.strip() == "1":
             return 0
-        (named,) = _parse_terms([text])
+        (named,) = parse_terms([text])
         term = _indexed(named, list(self.label_names))
         ordered = [tuple(sorted(t)) for t in self.terms]
         if term not in ordered:
@@ -330,7 +330,7 @@ def _all_monomials(n_labels: int, order: int | None, cross_term_order: int | Non
     ]
 
 
-def _parse_terms(terms: str | Iterable) -> list[list[tuple[str | int, float]]]:
+def parse_terms(terms: str | Iterable) -> list[list[tuple[str | int, float]]]:
     """Pairs of label and power from text or from pairs; a power of zero drops out, and repeated labels add up."""
     texts = terms.split("+") if isinstance(terms, str) else terms
     parsed = []
@@ -366,5 +366,10 @@ def _indexed(term: Sequence[tuple[str | int, float]], label_names: list[str]) ->
     return tuple(sorted(indexed))
 
 
+def readable_term(term: Iterable[tuple[object, float]], mul: str, pow: str) -> str:  # noqa: A002
+    """Text of a term of pairs (name, power)."""
+    return mul.join(f"{name}{pow}{power:g}" if power > 1 else f"{name}" for name, power in term)
+
+
 def _readable(term: Term, label_names: Sequence[str], mul: str, pow: str) -> str:  # noqa: A002
-    return mul.join(f"{label_names[k]}{pow}{power}" if power > 1 else f"{label_names[k]}" for k, power in term)
+    return readable_term(((label_names[k], power) for k, power in term), mul, pow)

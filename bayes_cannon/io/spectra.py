@@ -144,8 +144,8 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
         ``pixel``, coordinates ``wavelength`` and ``star``, a ``mask`` like flux that is True where ivar is to be zero,
         and any number of numeric variables over ``star``, taken as labels. Or an ``.npz``, or an HDF5 file whose
         dimensions have no names, with arrays ``flux`` and ``ivar``, ``mask``, ``wavelength`` or ``dispersion``,
-        ``star_id``, and either one array a label or ``labels`` of shape (star, label) with ``label_names``. Other arrays
-        are ignored.
+        ``star_id``, and either one array a label or ``labels`` of shape (star, label) with ``label_names``. Others are
+        ignored.
 
     Returns
     -------

@@ -14,7 +14,7 @@ import numpy as np
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.censoring import Censors
-from bayes_cannon.core.checks import check_regularization, check_same_dispersion, check_spectra
+from bayes_cannon.core.checks import CORRELATION_WARNING, check_regularization, check_same_dispersion, check_spectra
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.records import equal
 from bayes_cannon.core.scaling import LabelScaling
@@ -28,7 +28,7 @@ from bayes_cannon.labelling.hull import in_convex_hull
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.labelling.training_fit import training_goodness
 from bayes_cannon.model.calibrating import CalibratedFit, calibrated_fit, learn_calibration
-from bayes_cannon.model.record import StarRecord
+from bayes_cannon.model.record import ModelFlux, star_records
 from bayes_cannon.model.result import Certificates, TrainingResult
 from bayes_cannon.model.settings import Bound, Settings, checked_theta_bounds
 from bayes_cannon.model.stars import TrainingSet
@@ -93,7 +93,8 @@ class CannonModel:
     regularization
         Lambda: None (no regularization), a number, or one per pixel, shape (pixel,).
     censors
-        Masks over pixels by label name; **True means censored** there. Empty by default.
+        Masks over pixels by label name; **True means censored** there. Empty by default. The code of the original
+        package does the reverse of what it says: invert the masks of scripts that were written to work with it.
     scale_factor
         The f of the label scaling ``x = (label - median) / (f (p97.5 - p2.5))``; Casey et al. (2016) use 2.
     label_units
@@ -105,6 +106,10 @@ class CannonModel:
         Scatter that is correlated between pixels: ``scatter.LowRank(rank)`` adds :math:`U U^T` to the covariance of a
         spectrum, ``scatter.Full()`` fits all of it, ``scatter.Given(covariance)`` takes that of the noise from the
         survey, ``"auto"`` chooses by held-out spectra. None, the default, is the published model.
+    threads
+        Accepted for old scripts, without effect: all cores are used.
+    rho_warning
+        Absolute correlation of two labels above which a `CorrelatedLabelsWarning` is given.
 
     Raises
     ------
@@ -145,10 +150,13 @@ class CannonModel:
         label_units: Mapping[str, str] | None = None,
         dispersion_unit: str | None = None,
         scatter: Scatter | str | None = None,
+        threads: int | None = None,
+        rho_warning: float = CORRELATION_WARNING,
     ):
         self._stars = TrainingSet.from_user(
             training_set_labels, training_set_flux, training_set_ivar, vectorizer, dispersion=dispersion,
             scale_factor=scale_factor, label_units=label_units, dispersion_unit=dispersion_unit,
+            rho_warning=rho_warning,
         )  # fmt: skip
         self._settings = Settings()
         self._result: TrainingResult | None = None
@@ -451,9 +459,12 @@ class CannonModel:
         unknown = sorted(set(op_kwds or {}) - set(_LEASTSQ_KEYWORDS))
         if unknown:
             raise ValueError(f"unknown op_kwds {', '.join(unknown)}; known are {', '.join(_LEASTSQ_KEYWORDS)}")
-        fit = self.fit_labels(flux, ivar, initial_labels=initial_labels, dispersion=dispersion, progress=progress)
-        metadata: list[Record] = [StarRecord(self, self.label_names, fit, star) for star in range(len(fit.labels))]
-        return fit.labels, fit.covariance, metadata
+        flux, ivar = self._spectra(flux, ivar, dispersion)
+        fit = self.fit_labels(flux, ivar, initial_labels=initial_labels, progress=progress)
+        trained = self._label_model()
+        s2 = None if trained.scatter.is_correlated or trained.theta_covariance is not None else trained.s2
+        model = ModelFlux(self.vectorizer.exponents, self.scaling, trained.theta)
+        return fit.labels, fit.covariance, star_records(fit, self.label_names, model, flux, ivar, s2)
 
     def fit_labels(
         self,
@@ -930,6 +941,16 @@ class CannonModel:
     def scaling(self) -> LabelScaling:
         """The map between labels and scaled labels."""
         return self._stars.scaling
+
+    @property
+    def _scales(self) -> np.ndarray:
+        """What old scripts divide labels by, in label units, shape (label,)."""
+        return self.scaling.factor * self.scaling.scale
+
+    @property
+    def _fiducials(self) -> np.ndarray:
+        """What old scripts subtract from labels, in label units, shape (label,)."""
+        return self.scaling.fiducial
 
     @property
     def design_matrix(self) -> np.ndarray:

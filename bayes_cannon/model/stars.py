@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.checks import check_correlation, check_dispersion, check_spectra
+from bayes_cannon.core.checks import CORRELATION_WARNING, check_correlation, check_dispersion, check_spectra
 from bayes_cannon.core.intake import flux_and_ivar, in_unit
 from bayes_cannon.core.labels import label_array, label_rows, label_units
 from bayes_cannon.core.records import dims, encoded
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.typing import PerStar
-from bayes_cannon.core.vectorizer import BaseVectorizer, PolynomialVectorizer, monomials
+from bayes_cannon.core.vectorizer import BaseVectorizer, PolynomialVectorizer
 from bayes_cannon.labelling.leverage import leverage, leverage_root
+
+STARS_OF_DERIVATIVE = 16
+"""Training stars at which the derivative of a vectorizer of one's own is compared."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class TrainingSet:
         scale_factor: float = 1.0,
         label_units: Mapping[str, str] | None = None,
         dispersion_unit: str | None = None,
+        rho_warning: float = CORRELATION_WARNING,
     ) -> "TrainingSet":
         """Check what a user hands over; the parameters and errors are those of `CannonModel`."""
         _check_vectorizer(vectorizer)
@@ -94,8 +98,8 @@ class TrainingSet:
         values = label_array(labels, names, label_units)
         units = _units(labels, names, label_units)
         scaling = LabelScaling.from_labels(values, names, scale_factor)
-        check_correlation(values, names)
-        _check_monomials(vectorizer, scaling.scaled(values[:4]))
+        check_correlation(values, names, rho_warning)
+        _check_monomials(vectorizer, scaling.scaled(values))
         flux_unit = None
         if flux is not None or ivar is not None:
             given = flux, ivar
@@ -165,17 +169,26 @@ def _check_vectorizer(vectorizer: Any) -> None:
 
 
 def _check_monomials(vectorizer: BaseVectorizer, x: np.ndarray) -> None:
-    """Refuse a vectorizer whose own label vector is not the monomials that its terms name."""
-    vector = getattr(vectorizer, "get_label_vector", None)
-    if vector is None or type(vectorizer) is PolynomialVectorizer:
-        return
-    expected, found = monomials(x, vectorizer.exponents).T, np.asarray(vector(x), dtype=float)
-    if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-9, atol=1e-12):
-        raise TypeError(
-            f"{type(vectorizer).__name__}.get_label_vector is not the product of powers of the labels that its terms "
-            "state, and only such terms can be trained: give functions of the labels as labels of their own, and name "
-            "them in a PolynomialVectorizer"
-        )
+    """Refuse a vectorizer whose own label vector or derivative is not that of the monomials that its terms name."""
+    own, plain = type(vectorizer), BaseVectorizer(vectorizer.label_names, vectorizer.terms)
+    for name, wanted, points in (
+        ("get_label_vector", "the product", [x]), ("__call__", "the product", [x]),
+        ("get_label_vector_derivative", "the derivative of the product", x[:STARS_OF_DERIVATIVE]),
+    ):  # fmt: skip
+        if getattr(own, name) is getattr(BaseVectorizer, name):
+            continue
+        for labels in points:
+            try:
+                found = np.asarray(getattr(vectorizer, name)(labels), dtype=float)
+            except NotImplementedError:
+                break
+            expected = getattr(plain, name)(labels)
+            if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-9, atol=1e-12):
+                raise TypeError(
+                    f"{own.__name__}.{name} is not {wanted} of powers of the labels that its terms state, and only "
+                    "such terms can be trained: give functions of the labels as labels of their own, and name them in "
+                    "a PolynomialVectorizer"
+                )
 
 
 def _units(labels: Any, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:

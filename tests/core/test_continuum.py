@@ -341,10 +341,17 @@ def test_bad_spectra_are_refused():
     assert "got inf at star 0, pixel 1" in call(ivar=changed(ivar, (0, 1), np.inf))
 
 
+@pytest.mark.parametrize("regions", [None, REGIONS])
+def test_order_of_the_pixels_does_not_matter(regions):
+    flux, ivar = spectra()
+    order = np.random.default_rng(1).permutation(240)
+    expected, _ = sines_and_cosines(WAVELENGTH, flux, ivar, MASK, regions=regions)
+    found, _ = sines_and_cosines(WAVELENGTH[order], flux[:, order], ivar[:, order], MASK[order], regions=regions)
+    np.testing.assert_allclose(found, expected[:, order], rtol=1e-9)
+
+
 def test_bad_dispersion_is_refused():
     assert "finite, got nan at pixel 3" in call(dispersion=changed(WAVELENGTH, 3, np.nan))
-    assert "must increase" in call(dispersion=WAVELENGTH[::-1])
-    assert "pixels 4 and 5" in call(dispersion=changed(WAVELENGTH, 5, WAVELENGTH[4]))
     assert "shape (pixel,), got shape (1, 240)" in call(dispersion=WAVELENGTH[None])
 
 

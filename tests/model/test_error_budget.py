@@ -91,8 +91,8 @@ def test_spectra_join_a_posterior_of_labels(stars, scatter):
     ivar[0, 7], flux[0, 7] = 0.0, np.nan
     rng = np.random.default_rng(0)
     draws = labels[200:203] + rng.normal(size=(2, 400, 3, 2)) * [20, 0.03]
-    axes = ("chain", "draw", "star", "label_name")
-    tree = xr.DataTree.from_dict({"posterior": xr.Dataset({"labels": (axes, draws)}, {
+    drawn = {"labels": (("chain", "draw", "star", "label_name"), draws)}
+    tree = xr.DataTree.from_dict({"posterior": xr.Dataset(drawn, {
         "chain": [0, 1], "draw": np.arange(400), "star": np.arange(3), "label_name": ["TEFF", "LOGG"]})})  # fmt: skip
     part = with_spectra(model, tree, flux, ivar, stars=[0, 2], pixels=[3, 7, 11], key=1)
     assert part["log_likelihood/flux"].dims == ("chain", "draw", "star", "pixel")
