@@ -167,7 +167,7 @@ class Censors(dict[str, np.ndarray]):
         equal = self.__eq__(other)
         return equal if equal is NotImplemented else not equal
 
-    __hash__ = None  # type: ignore[assignment]  # It can be changed.
+    __hash__ = None  # It can be changed.
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set several masks, each checked."""

@@ -89,7 +89,9 @@ def own_words(kwds: Mapping[str, Any] | None, aliases: Mapping[str, str]) -> dic
 
     ``aliases`` are names that another function of Matplotlib has for them; an empty text leaves a keyword out.
     """
-    short = {"c": "color", "linewidth": "lw", "linestyle": "ls", "markersize": "ms", "markeredgewidth": "mew"} | aliases
+    short = {"c": "color", "linewidth": "lw", "linestyle": "ls", "markersize": "ms", "markeredgewidth": "mew"} | dict(
+        aliases
+    )
     named = ((short.get(name, name), value) for name, value in (kwds or {}).items())
     return {name: value for name, value in named if name}
 

@@ -107,7 +107,7 @@ def human_readable_label_term(
 
 
 def human_readable_label_vector(
-    terms: Structured,
+    terms: Structured | str,
     label_names: Sequence[str] | None = None,
     mul: str = "*",
     pow: str = "^",  # noqa: A002
