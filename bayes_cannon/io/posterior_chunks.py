@@ -12,7 +12,7 @@ _GROUPS = {"summary": SUMMARY, "posterior": DRAWS, "sample_stats": STATS}
 
 
 MARK = Path("summary", "status", "made_by_a_run")
-"""An empty file in a store of a run, which neither Zarr nor xarray sees: a copy by xarray has other chunks."""
+"""A file in a store of a run, which neither Zarr nor xarray sees: a copy by xarray has other chunks."""
 
 
 def damaged_chunks(store: Path) -> dict[str, slice]:

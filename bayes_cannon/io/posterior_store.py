@@ -226,7 +226,7 @@ def _create(path: Path, subject: Subject, keep_draws: bool, block: int) -> None:
                 name, shape=shape, chunks=chunks, dtype=one.dtype, fill_value=np.dtype(one.dtype).type(one.fill),
                 dimension_names=one.dims, attributes=attributes_of(name, one), compressors=codecs,
             )  # fmt: skip
-    (path / MARK).touch()
+    (path / MARK).write_text("bayes_cannon\n", encoding="utf-8")
     seal_store(path, run=uuid.uuid4().hex)
     with zarr.config.set({"array.write_empty_chunks": True}):
         root["summary/finished"][:] = False
