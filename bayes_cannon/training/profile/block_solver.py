@@ -31,8 +31,8 @@ from bayes_cannon.training.profile.results import BlockResult, PixelFit, Starts,
 from bayes_cannon.training.profile.scan import exact_scan, sums_on_grid
 from bayes_cannon.training.profile.settings import SETTINGS
 
-SECOND_MINIMA = 1
-"""Kind of a search that starts from the second minimum; the other continues one that is not finished."""
+UNFINISHED = 0
+"""Kind of a search that continues one that is not finished; others start from the second and the third minimum."""
 
 
 def solvable(problem: PixelProblem, strengths: np.ndarray) -> np.ndarray:
@@ -142,12 +142,13 @@ class BlockSolver:
             some = some[:, :n]
             return Starts(problems[some], *(array[:, :n][some] for array in (theta, s2, iterations)))
 
-        end, second, exact = found.end, found.second, found.needs_exact_gram
+        end, second, third, exact = found
         none = np.zeros_like(end.fit.iterations)
         return BlockResult(
             problems=problems.ravel(),
             fit=fit,
             second_minima=starts(second.theta, second.s2, none, np.isfinite(second.objective)),
+            third_minima=starts(third.theta, third.s2, none, np.isfinite(third.objective)),
             unfinished=starts(end.next_theta, end.next_s2, end.fit.iterations, ~end.fit.done & ~exact),
             needs_exact_gram=starts(second.theta, second.s2, none, exact),
             n_minima=second.number[:, :n].ravel(),
@@ -181,13 +182,16 @@ class BlockSolver:
         Problems of all points of the path share blocks.
         """
         unfinished = Starts.joined(result.unfinished for result in rest)
-        second_minima = Starts.joined(result.second_minima for result in rest)
+        second, third = (
+            Starts.joined(getattr(result, name) for result in rest) for name in ("second_minima", "third_minima")
+        )
         exact = Starts.joined(result.needs_exact_gram for result in rest)
-        failed: list[list[Starts]] = [[], []]
-        tasks = ((kind, some) for kind, starts in enumerate((unfinished, second_minima)) for some in self._cut(starts))
+        failed: list[list[Starts]] = [[], [], []]
+        lists = unfinished, second, third
+        tasks = ((kind, some) for kind, starts in enumerate(lists) for some in self._cut(starts))
         for kind, starts, fit in in_parallel(self._search_again, tasks):
             done = np.asarray(fit.done)
-            merge(solution, starts.problems[done], fit.at(done), rivals=kind == SECOND_MINIMA)
+            merge(solution, starts.problems[done], fit.at(done), rivals=kind > UNFINISHED)
             failed[kind].append(starts.at(~done))
         minima = []
         for starts, ranks, number in in_parallel(self._exact_minima, self._cut(exact)):
@@ -209,12 +213,12 @@ class BlockSolver:
         return starts.problems % self.problem.n_pixels, index, self.strengths.ravel()[starts.problems][index]
 
     def _search_again(self, task: tuple[int, Starts]) -> tuple[int, Starts, PixelFit]:
-        """Local optima of unfinished problems, kind 0, or from second minima, kind 1."""
+        """Local optima of unfinished problems, kind 0, or from second or third minima, kinds 1 and 2."""
         kind, starts = task
         with own_jax_settings():
             pixels, index, penalty = self._pixels(starts)
             block, sums = self.sums(pixels)
-            schedule = Schedule(self.tolerances, 0, SETTINGS.interpolated_steps * (kind == SECOND_MINIMA))
+            schedule = Schedule(self.tolerances, 0, SETTINGS.interpolated_steps * (kind > UNFINISHED))
             found = search(
                 self.training, block, sums, sums_on_grid(block, sums), starts.theta[index], starts.s2[index],
                 padded_rows(penalty[None], self.n_rows), schedule,

@@ -24,16 +24,17 @@ class SearchResult(NamedTuple):
     ----------
     end
         Where it ended.
-    second
-        The second minimum of the scan, shape (pixel,) and (pixel, term); its objective is finite where it may be the
-        lower one.
+    second, third
+        The second and third minimum of the scan, shape (pixel,) and (pixel, term); the objective is finite where it may
+        be the lowest one.
     needs_exact_gram
-        Whether the interpolation or the iteration failed, or a third minimum may be the lowest, shape (pixel,).
+        Whether the interpolation or the iteration failed, shape (pixel,).
 
     """
 
     end: JointState
     second: Minima
+    third: Minima
     needs_exact_gram: Array
 
 
@@ -88,10 +89,12 @@ def search(
         end = joint_newton(training, here, sums, lowest.theta, lowest.s2, schedule)
         ahead = jnp.isfinite(end.next_s2) & jnp.isfinite(end.next_theta).all(axis=1)
         failed = ~end.fit.done & ((end.fit.iterations == SETTINGS.max_steps) | ~ahead)
-        misled = (end.mismatch > SETTINGS.largest_mismatch * sums.n_stars) | jnp.isfinite(third.objective)
+        misled = end.mismatch > SETTINGS.largest_mismatch * sums.n_stars
         needs_exact_gram = failed | misled | few | (sums.error > SETTINGS.max_interpolation_error)
-        second = second._replace(objective=jnp.where(needs_exact_gram, jnp.inf, second.objective))
-        return SearchResult(end, second, needs_exact_gram), jnp.asarray(thetas)
+        second, third = (
+            one._replace(objective=jnp.where(needs_exact_gram, jnp.inf, one.objective)) for one in (second, third)
+        )
+        return SearchResult(end, second, third, needs_exact_gram), jnp.asarray(thetas)
 
     def step(carry: _Carry, lam: jax.Array) -> tuple[_Carry, SearchResult]:
         last, thetas, before = carry

@@ -86,8 +86,8 @@ class BlockResult(NamedTuple):
     ----------
     problems, fit
         Numbers of the problems, and where their search ended.
-    second_minima
-        Second minima of the profile, which may be lower.
+    second_minima, third_minima
+        Second and third minima of the profile, which may be lower.
     unfinished
         Stragglers, which the block did not wait for.
     needs_exact_gram
@@ -100,6 +100,7 @@ class BlockResult(NamedTuple):
     problems: np.ndarray
     fit: PixelFit
     second_minima: Starts
+    third_minima: Starts
     unfinished: Starts
     needs_exact_gram: Starts
     n_minima: np.ndarray

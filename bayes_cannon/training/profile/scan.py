@@ -131,10 +131,14 @@ def exact_scan(training: Training, moments: StarMoment, block: Pixels, theta: Pi
         sums = (w @ moments).T, (weighted @ training.design).T
         return *sums, jnp.sum(weighted * flux, axis=1), jnp.sum(jnp.log1p(block.ivar * s2[:, None]), axis=1)
 
-    size = SETTINGS.exact_grid_size
+    few = block.flux.shape[1] <= SETTINGS.few_stars
+    size = SETTINGS.few_grid_size if few else SETTINGS.exact_grid_size
     s2, smallest = _grid(block, jnp.sum(block.ivar > 0, axis=1) / jnp.sum(block.ivar, axis=1), size)
     rounds = jnp.full(size, SETTINGS.exact_rounds)
-    profile, thetas = _along_grid(training, block, jnp.zeros_like(theta.T), s2, sums_at, _lasso, theta, rounds)
+    if not few:
+        rounds = jnp.full(size, SETTINGS.exact_sweeps).at[0].set(SETTINGS.first_sweeps)
+    minimize = _lasso if few else coordinate_descent
+    profile, thetas = _along_grid(training, block, jnp.zeros_like(theta.T), s2, sums_at, minimize, theta, rounds)
     return _minima(profile, thetas, s2, smallest, keep=SETTINGS.exact_minima)
 
 

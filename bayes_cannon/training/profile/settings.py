@@ -74,10 +74,14 @@ class ProfileSettings:
     """Sweeps at the first value."""
     warm_sweeps: int = 2
     """Sweeps at each value where a scan at another penalty is known."""
-    exact_grid_size: int = 96
+    exact_grid_size: int = 64
     """Values of s2 in a scan with exact sums."""
+    exact_sweeps: int = 12
+    """Sweeps at each of them."""
+    few_grid_size: int = 96
+    """Values of s2 where stars are few, ..."""
     exact_rounds: int = 8
-    """Rounds of the lasso at each of them, at most."""
+    """... and rounds of the lasso at each of them, at most."""
     few_stars: int = 64
     """Up to so many stars the minima are looked for by an exact scan if ..."""
     even_noise: float = 10.0
