@@ -266,7 +266,7 @@ def _fitted(trained: TrainedModel, batch: Spectra, batch_size: int) -> LabelFit:
     freedom = out.n_tail - n_labels
     reduced = np.where(freedom > 0, chi_squared / np.where(freedom > 0, freedom, 1), np.nan)
     snr = _medians(out.significance, out.used)
-    misfit = trained.goodness.misfit(reduced, snr, freedom)
+    misfit = np.asarray(trained.goodness.misfit(reduced, snr, freedom))
     is_rival = _is_rival(out)
     return LabelFit(
         labels=np.where(determined, scaling.unscaled(out.x), np.nan),

@@ -68,6 +68,7 @@ class GoodnessOfFit:
             Numbers of terms and of training stars: h is the leverage times the one over the other.
 
         """
+        chi_squared, n_pixels, snr = (np.asarray(values, float) for values in (chi_squared, n_pixels, snr))
         h = np.minimum(leverage * n_terms / n_stars, 0.9)
         with np.errstate(divide="ignore", invalid="ignore"):
             reduced = chi_squared / n_pixels / (1 - h) ** 2
@@ -78,7 +79,7 @@ class GoodnessOfFit:
     def is_unlike(self, misfit: PerStar, snr: PerStar) -> np.ndarray:
         """Whether spectra are of another kind than the training spectra, boolean, shape (star,)."""
         noisy = snr < self.snr.min() / NOISIER if len(self.snr) else np.zeros(len(snr), bool)
-        return (misfit > LIMIT) | ((misfit < -LIMIT) & noisy)
+        return np.asarray((misfit > LIMIT) | ((misfit < -LIMIT) & noisy))
 
     def misfit(self, reduced_chi_squared: PerStar, snr: PerStar, freedom: PerStar) -> PerStar:
         """Z of spectra with these degrees of freedom, shape (star,); NaN where reduced chi^2 is."""

@@ -621,7 +621,9 @@ class CannonModel:
         calibrated = None
         if calibration is not None:
             snr = fit_labels(trained, flux, ivar).snr
-            calibrated = calibration.covariance(posterior.covariance, snr, self._stars.leverage(posterior.mean))
+            calibrated = np.asarray(
+                calibration.covariance(posterior.covariance, snr, self._stars.leverage(posterior.mean))
+            )
         return label_tree(posterior, self.label_names, self.label_units, calibrated)
 
     # The posterior of theta, and calibration.
@@ -967,6 +969,10 @@ class CannonModel:
         """Wavelength of each pixel, shape (pixel,), or None."""
         return self._stars.dispersion
 
+    @dispersion.setter
+    def dispersion(self, dispersion: Any) -> None:
+        self._stars = self._stars.with_dispersion(dispersion)
+
     @property
     def dispersion_unit(self) -> str | None:
         """Unit of the wavelengths as text, None where it is not known."""
@@ -976,10 +982,6 @@ class CannonModel:
     def flux_unit(self) -> str | None:
         """Unit of the flux as text, empty for one without dimension, None where it is not known."""
         return self._stars.flux_unit
-
-    @dispersion.setter
-    def dispersion(self, dispersion: Any) -> None:
-        self._stars = self._stars.with_dispersion(dispersion)
 
     @property
     def regularization(self) -> float | np.ndarray | None:

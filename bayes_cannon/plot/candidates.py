@@ -55,7 +55,8 @@ def _name(candidate: Scatter | None) -> str:
     if candidate is None:
         return "independent"
     words = [type(candidate).__name__]
-    for one in fields(candidate) if is_dataclass(candidate) else ():
+    described: tuple[Any, ...] = fields(candidate) if is_dataclass(candidate) else ()
+    for one in described:
         value, name = getattr(candidate, one.name), one.name.replace("_", " ")
         if value is True:
             words.append(name)

@@ -96,7 +96,7 @@ def one_to_one(
 def _point_words(scatter_kwds: Mapping[str, Any] | None) -> dict[str, Any]:
     """Keywords of ``scatter`` as those of ``plot``, which draws thousands of stars faster."""
     area: Any = (scatter_kwds or {}).get("s")
-    if np.size(area) > 1 or "cmap" in (scatter_kwds or {}):
+    if (area is not None and np.size(area) > 1) or "cmap" in (scatter_kwds or {}):
         raise ValueError("scatter_kwds must give all stars one size and colour: leave out s with many values, and cmap")
     words = own_words(scatter_kwds, _POINT_WORDS)
     return words if area is None else words | {"ms": float(np.sqrt(area))}

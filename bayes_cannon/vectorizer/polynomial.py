@@ -4,6 +4,7 @@ A structured term is a list of pairs (label, power), in which a label is a name 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, parse_terms, readable_term
 
@@ -123,4 +124,5 @@ def human_readable_label_vector(
     """
     if isinstance(terms, str) or not isinstance(terms, Sequence):
         raise TypeError(f"terms must be a list of lists of pairs (label, power), got {terms!r:.80}")
-    return " + ".join(["1", *(human_readable_label_term(term, label_names, mul, pow, bracket) for term in terms)])
+    listed: Sequence[Any] = terms
+    return " + ".join(["1", *(human_readable_label_term(term, label_names, mul, pow, bracket) for term in listed)])

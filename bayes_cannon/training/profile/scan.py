@@ -190,7 +190,8 @@ def _along_grid[T](
         moments, right, square, log_variances = sums(place)
         gram = moments[training.pairs]
         gradient = right - symmetric_product(lambda e: gram[e], theta - reference)
-        theta, gradient = minimize(gram, gradient, lam, lower, upper, theta, sweeps=n_sweeps)
+        found, gradient = minimize(gram, gradient, lam, lower, upper, theta, sweeps=n_sweeps)
+        theta = jnp.asarray(found)
         # chi^2 = r'Wr - (b + g) . (theta - reference), since g = b - G (theta - reference).
         chi_squared = square - jnp.sum((right + gradient) * (theta - reference), axis=0)
         return theta, (chi_squared + 2 * jnp.sum(lam * jnp.abs(theta), axis=0) + log_variances, theta)
