@@ -145,7 +145,7 @@ def contents(path: Path) -> str:
         parts += [part for name in sorted(one.labels) for part in (name, one.labels[name])]
     digest = sha256()
     for part in parts:
-        plain = isinstance(part, np.ndarray) and part.dtype != object
+        plain = isinstance(part, np.ndarray) and part.dtype.kind in "biuf"
         digest.update(part.tobytes() if plain else repr(part.tolist() if hasattr(part, "tolist") else part).encode())
     return digest.hexdigest()
 
