@@ -136,8 +136,8 @@ def contents(path: Path) -> str:
         with read_posterior(path) as tree:
             tree.load()
             parts = [repr(tree.attrs), theta_posterior(tree, N_PIXELS).mean]
-            for node in tree.subtree:
-                for name, values in node.to_dataset(inherit=False).variables.items():
+            for node in sorted(tree.subtree, key=lambda node: node.path):
+                for name, values in sorted(node.to_dataset(inherit=False).variables.items()):
                     parts += [node.path, name, values.to_numpy(), sorted(map(str, values.attrs.items()))]
     else:
         one = read_spectra(path)
