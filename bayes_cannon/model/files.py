@@ -9,7 +9,7 @@ from bayes_cannon.core.warnings import warn_user
 from bayes_cannon.io import model_file
 from bayes_cannon.io.record_file import Groups, from_groups, to_groups
 from bayes_cannon.model.result import TrainingResult
-from bayes_cannon.model.settings import Settings
+from bayes_cannon.model.settings import Settings, checked_theta_bounds
 from bayes_cannon.model.stars import TrainingSet
 from bayes_cannon.training.train import TrainingWarning
 
@@ -37,8 +37,10 @@ class StoredModel:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise ValueError if two of its arrays contradict each other, naming both."""
+        """Raise ValueError if two of its arrays contradict each other, naming both, or hold what no model can."""
         check_dims(self, {"term": (self.stars.vectorizer.n_terms, "the terms")})
+        self.stars.check_values()
+        checked_theta_bounds(self.settings.theta_bounds, self.stars.vectorizer)
 
 
 def write_model(path: str | os.PathLike[str], model: StoredModel, *, overwrite: bool = False) -> None:

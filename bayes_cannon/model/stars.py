@@ -130,6 +130,22 @@ class TrainingSet:
         """The labels alone."""
         return replace(self, flux=None, ivar=None)
 
+    def check_values(self) -> None:
+        """Raise ValueError where a file holds numbers that `from_user` would not let in, naming them."""
+        wanted = {
+            "the scale factor": (self.scaling.factor, "positive", lambda a: np.isfinite(a) & (a > 0)),
+            "the scale of the labels": (self.scaling.scale, "positive", lambda a: np.isfinite(a) & (a > 0)),
+            "the fiducial labels": (self.scaling.fiducial, "finite", np.isfinite),
+            "training_set_labels": (self.labels, "finite", np.isfinite),
+            "training_set_ivar": (self.ivar, "finite and not negative", lambda a: np.isfinite(a) & (a >= 0)),
+            "dispersion": (self.dispersion, "finite", np.isfinite),
+        }
+        for name, (values, what, good) in wanted.items():
+            if values is not None and not np.all(good(np.asarray(values, float))):
+                raise ValueError(f"{name} must be {what}")
+        if self.dispersion is not None and len(self.dispersion) > 1 and not np.ptp(self.dispersion) > 0:
+            raise ValueError("dispersion must not be the same for all pixels")
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the labels."""
