@@ -9,6 +9,7 @@ from scipy.stats import norm
 import bayes_cannon as tc
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.scaling import LabelScaling
+from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.labelling.compressed import compressed_batch
@@ -102,7 +103,7 @@ def weak_second_order(seed=3):
 def test_terms_that_are_mostly_noise_cost_no_labels():
     plug_in, integrated, truth, flux, ivar = weak_second_order()
     known, found = (fit_labels(model, flux, ivar) for model in (plug_in, integrated))
-    assert np.isin(found.status, [0, 1]).all()
+    assert np.isin(found.status, [0, 1, StarStatus.SEVERAL_MINIMA]).all()
     bright = slice(32, None)
     rms = [np.sqrt(np.mean((fit.labels - truth)[bright] ** 2, axis=0)) for fit in (known, found)]
     assert (rms[1] < 1.15 * rms[0]).all()

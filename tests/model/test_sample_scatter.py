@@ -117,8 +117,8 @@ def test_groups_on_demand_know_the_weights(model, tree):
         tc.scatter.LowRank(1, heavy_tails=True),
         tc.scatter.Full(shrinkage=0.1),
         tc.scatter.Full(shrinkage=0.1, heavy_tails=True),
-        tc.scatter.Given(3 * SIGMA**2 * np.eye(N_PIXELS)),
-        tc.scatter.Given(3 * SIGMA**2 * np.eye(N_PIXELS), heavy_tails=True),
+        tc.scatter.Given(SIGMA**2 * np.eye(N_PIXELS)),
+        tc.scatter.Given(SIGMA**2 * np.eye(N_PIXELS), heavy_tails=True),
     ],
     ids=str,
 )
