@@ -83,8 +83,8 @@ class CannonModel:
     training_set_flux, training_set_ivar
         Normalized flux and its inverse variance, shape (star, pixel). Where ivar is zero the flux is not used and may
         be NaN; what is masked, of masked arrays, NDData or pandas, has ivar zero. The unit of a Quantity is kept, and
-        later spectra are converted to it. The model has copies, which are read-only. Both may be None for a model that
-        is only used, not trained.
+        later spectra are converted to it. The model has copies. Both may be None for a model that is only used, not
+        trained.
     vectorizer
         The terms, usually a `vectorizer.PolynomialVectorizer`.
     dispersion

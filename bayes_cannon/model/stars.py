@@ -215,8 +215,6 @@ def _units(labels: Any, names: Sequence[str], given: Mapping[str, str] | None) -
 
 
 def _own(array: np.ndarray, given: Any) -> np.ndarray:
-    """The array, read-only, and a copy where it is the user's, which may change; a read-only file stays mapped."""
-    if array.flags.writeable and (array is given or not array.flags.owndata):
-        array = array.copy()
-    array.flags.writeable = False
-    return array
+    """The array, copied where it is the user's, which may change; a file that is mapped read-only stays mapped."""
+    users = array.flags.writeable and (array is given or not array.flags.owndata)
+    return array.copy() if users else array

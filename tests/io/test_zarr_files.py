@@ -76,7 +76,8 @@ def test_codecs_of_format_3_inside_others_are_looked_at(tmp_path):
 @pytest.mark.parametrize("how", ["lost", "changed"])
 def test_files_that_are_lost_or_damaged_are_named(name, how, tmp_path):
     store = tmp_path / "s.zarr"
-    write_spectra(store, Spectra(np.ones((2, 3)), np.ones((2, 3)), labels={"TEFF": np.array([5e3, 6e3])}))
+    labels = {"TEFF": np.array([5e3, 6e3])}
+    write_spectra(store, Spectra(np.ones((2, 3)), np.ones((2, 3)), star_id=["a", "b"], labels=labels))
     if how == "lost":
         (store / name).unlink()
     else:
