@@ -147,10 +147,7 @@ def _what_differs(given: np.ndarray, expected: np.ndarray) -> str:
         )
     if spread < 1e-6 and abs(middle - 1) < 0.02:
         velocity = 299792.458 * (middle - 1)
-        return (
-            f"They are shifted by {velocity:+.1f} km/s: bring the spectra to rest, and resample them to the model's "
-            "wavelengths"
-        )
+        return f"They are shifted by {velocity:+.1f} km/s. Resample the spectra, at rest, to the model's wavelengths"
     return "Resample the spectra to the model's wavelengths"
 
 

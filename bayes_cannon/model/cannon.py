@@ -15,6 +15,7 @@ import numpy as np
 from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.censoring import Censors
 from bayes_cannon.core.checks import CORRELATION_WARNING, check_regularization, check_same_dispersion, check_spectra
+from bayes_cannon.core.intake import is_plain
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.records import equal
 from bayes_cannon.core.scaling import LabelScaling
@@ -1135,11 +1136,8 @@ class CannonModel:
 
     def _starts(self, initial_labels: Any) -> Any:
         """Further starting points: by name where they have names; arrays of any number of starts stay."""
-        return (
-            initial_labels
-            if np.ndim(initial_labels) == 3 or initial_labels is None
-            else self._stars.rows(initial_labels, "initial_labels")
-        )
+        plain = initial_labels is None or isinstance(initial_labels, list | tuple) or is_plain(initial_labels)
+        return initial_labels if plain else self._stars.rows(initial_labels, "initial_labels")
 
     def _problem(self) -> PixelProblem:
         return self._settings.problem(self._stars)

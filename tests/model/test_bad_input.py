@@ -204,11 +204,12 @@ def test_spectra_of_the_test_step(training, trained):
         trained.test(flux[:, 1:], ivar[:, 1:])
     with pytest.raises(ValueError, match=r"got \(8, 60\) and \(7, 60\)"):
         trained.test(flux, ivar[1:])
-    for value in (-1.0, np.nan, np.inf):
-        with pytest.raises(ValueError, match=rf"ivar is {value} for star 5 at pixel 7.*set it to 0"):
-            trained.test(flux, changed(ivar, 5, 7, value))
-    with pytest.raises(ValueError, match=r"flux is nan for star 5 at pixel 7.*set ivar to 0"):
-        trained.test(changed(flux, 5, 7, np.nan), ivar)
+    bad = [(flux, changed(ivar, 5, 7, value)) for value in (-1.0, np.nan, np.inf)]
+    for spectra in [*bad, (changed(flux, 5, 7, np.nan), ivar)]:
+        labels, _, records = trained.test(*spectra)
+        assert np.flatnonzero(np.isnan(labels).any(axis=1)).tolist() == [5]
+        assert records[5]["status"].name == "BAD_SPECTRUM"
+        assert "set ivar to 0" in records[5]["fail_message"]
     expected = trained.test(flux, changed(ivar, 5, 7, 0.0))[0]
     assert_allclose(trained.test(changed(flux, 5, 7, np.nan), changed(ivar, 5, 7, 0.0))[0], expected)
 
