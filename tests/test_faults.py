@@ -76,12 +76,14 @@ def test_a_fit_that_ends_where_it_started_is_a_result(training, trained):
 
 
 def test_no_covariance_is_invented(training):
-    """A label that the spectrum does not know has covariance NaN, not ones."""
+    """A label that the spectrum does not know has covariance NaN, not ones; the others keep theirs."""
     model = training.model(censors={"FE_H": np.ones(60, bool)})
     model.train()
     labels, covariance, metadata = model.test(training.flux[:8], training.ivar[:8])
     assert {record["status"] for record in metadata} == {StarStatus.SINGULAR}
-    assert np.isnan(covariance).all()
+    assert np.isnan(covariance[:, 2]).all()
+    assert np.isnan(labels[:, 2]).all()
+    assert np.isfinite(covariance[:, :2, :2]).all()
     assert np.isfinite(labels[:, :2]).all()
     blind = np.zeros((8, 60))
     labels, covariance, _ = model.test(training.flux[:8], blind)
