@@ -132,17 +132,22 @@ class TrainingSet:
 
     def check_values(self) -> None:
         """Raise ValueError where a file holds numbers that `from_user` would not let in, naming them."""
-        wanted = {
-            "the scale factor": (self.scaling.factor, "positive", lambda a: np.isfinite(a) & (a > 0)),
-            "the scale of the labels": (self.scaling.scale, "positive", lambda a: np.isfinite(a) & (a > 0)),
-            "the fiducial labels": (self.scaling.fiducial, "finite", np.isfinite),
-            "training_set_labels": (self.labels, "finite", np.isfinite),
-            "training_set_ivar": (self.ivar, "finite and not negative", lambda a: np.isfinite(a) & (a >= 0)),
-            "dispersion": (self.dispersion, "finite", np.isfinite),
+        positive: dict[str, Any] = {
+            "the scale factor": self.scaling.factor,
+            "the scale of the labels": self.scaling.scale,
         }
-        for name, (values, what, good) in wanted.items():
-            if values is not None and not np.all(good(np.asarray(values, float))):
-                raise ValueError(f"{name} must be {what}")
+        others: dict[str, Any] = {
+            "the fiducial labels": self.scaling.fiducial, "training_set_labels": self.labels,
+            "training_set_ivar": self.ivar, "dispersion": self.dispersion,
+        }  # fmt: skip
+        for name, values in (positive | others).items():
+            if values is not None and not np.isfinite(values).all():
+                raise ValueError(f"{name} must be finite")
+        for name, values in positive.items():
+            if not np.all(np.asarray(values) > 0):
+                raise ValueError(f"{name} must be positive")
+        if self.ivar is not None and (self.ivar < 0).any():
+            raise ValueError("training_set_ivar must not be negative")
         if self.dispersion is not None and len(self.dispersion) > 1 and not np.ptp(self.dispersion) > 0:
             raise ValueError("dispersion must not be the same for all pixels")
 
