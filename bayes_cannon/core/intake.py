@@ -64,7 +64,7 @@ def values_of(values: Any, what: str) -> Values:
             mask = None
         array = getattr(values, "unmasked", np.ma.getdata(values) if mask is not None else values)
         array = np.asarray(getattr(array, "value", array) if unit is not None else array)
-    return Values(_real(array, what), _as_mask(mask, np.shape(array), what), unit)
+    return Values(_real(array, what), as_mask(mask, np.shape(array), what), unit)
 
 
 def _from_pandas(values: Any) -> tuple[np.ndarray, np.ndarray | None]:
@@ -91,7 +91,7 @@ def _real(array: np.ndarray, what: str) -> np.ndarray:
         raise ValueError(f"{what} must be real numbers: {error}") from None
 
 
-def _as_mask(mask: Any, shape: tuple[int, ...], what: str) -> np.ndarray | None:
+def as_mask(mask: Any, shape: tuple[int, ...], what: str) -> np.ndarray | None:
     """The mask as truth values of this shape, or None where nothing is masked."""
     if mask is None:
         return None
@@ -161,8 +161,6 @@ def flux_and_ivar(flux: Any, ivar: Any, *, unit: str | None = None, what: str = 
     array, weight, found = _in_unit(y, w, unit, what)
     for mask in (y.mask, w.mask):
         if mask is not None:
-            if mask.shape != weight.shape:
-                mask = np.broadcast_to(mask, weight.shape) if mask.ndim < weight.ndim else mask
             weight = np.where(mask, weight.dtype.type(0), weight)
     return array, weight, found
 
@@ -172,13 +170,11 @@ def _in_unit(y: Values, w: Values, unit: str | None, what: str) -> tuple[np.ndar
     if y.unit is None:
         factor = 1.0
         if w.unit is not None:
-            factor = unit_factor(
-                w.unit, _dimensionless(w.unit) if not unit else _power(w.unit, unit, -2), f"{what}ivar"
-            )
+            factor = unit_factor(w.unit, _parsed(w.unit, unit or "") ** -2, f"{what}ivar")
         return y.array, _times(w.array, factor), unit
     target, found = unit, unit
     if unit is None:
-        bare = _dimensionless(y.unit)
+        bare = y.unit**0
         target, found = (bare, "") if y.unit.is_equivalent(bare) else (y.unit, str(y.unit))
     factor = unit_factor(y.unit, target, f"{what}flux")
     own = y.unit**-2
@@ -194,16 +190,6 @@ def _in_unit(y: Values, w: Values, unit: str | None, what: str) -> tuple[np.ndar
 def _times(array: np.ndarray, factor: float) -> np.ndarray:
     """The array itself where the factor is one, so that no digit changes."""
     return array if factor == 1 else array * array.dtype.type(factor)
-
-
-def _dimensionless(unit: Any) -> Any:
-    """The unit one, made from the unit at hand."""
-    return unit**0
-
-
-def _power(unit: Any, text: str, power: int) -> Any:
-    """A unit given as text, to a power, parsed by the class of the unit at hand."""
-    return _parsed(unit, text) ** power
 
 
 def _parsed(unit: Any, text: Any) -> Any:

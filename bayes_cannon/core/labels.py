@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.intake import unit_factor, values_of
+from bayes_cannon.core.warnings import stars_text
 
 SENTINELS = (-32768.0, -9999.99, -9999.9, -9999.0, -999.99, -999.9, -999.0, -99.99, -99.9, -99.0,
              99.0, 99.9, 99.99, 999.0, 999.9, 999.99, 9999.0, 9999.9, 9999.99, 32767.0)  # fmt: skip
@@ -262,10 +263,9 @@ def _refuse_non_finite(array: np.ndarray, names: tuple[str, ...]) -> None:
 
 def _refuse_sentinels(array: np.ndarray, names: tuple[str, ...]) -> None:
     for name, column in zip(names, array.T, strict=True):
-        rows = np.flatnonzero(sentinels(column))
-        if rows.size:
-            shown = ", ".join(str(row) for row in rows[:5]) + (", ..." if rows.size > 5 else "")
+        missing = sentinels(column)
+        if missing.any():
             raise ValueError(
-                f"label {name!r} is {column[rows[0]]:g} at {rows.size} of {len(array)} stars (rows {shown}), far from "
-                "all others: surveys write that for a value that is not known. Remove these stars"
+                f"label {name!r} is {column[missing][0]:g} at {stars_text(missing)}, far from all others: surveys "
+                "write that for a value that is not known. Remove these stars"
             )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.core.intake import as_mask
 from bayes_cannon.core.typing import PerPixel, StarPixel
 from bayes_cannon.io.atomic import atomic_path, recover
 from bayes_cannon.io.damage import check, check_fits, reading
@@ -351,12 +352,8 @@ def _from_arrays(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> Spectr
 
 def _unmasked(ivar: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Ivar with zero where the mask of the same file is True."""
-    if mask.dtype != bool and not (mask.dtype.kind in "iu" and np.isin(mask, (0, 1)).all()):
-        raise ValueError(
-            f"'mask' must be True where a pixel is bad, got {mask.dtype} up to {mask.max()}: which of its bits make a "
-            "pixel bad is for you to say; write mask & bits != 0 in its place"
-        )
-    return np.where(mask.astype(bool), 0.0, ivar)
+    masked = as_mask(mask, ivar.shape, "flux")
+    return ivar if masked is None else np.where(masked, 0.0, ivar)
 
 
 def _columns(arrays: dict[str, np.ndarray], name: str, suffix: str) -> dict[str, np.ndarray]:

@@ -14,13 +14,15 @@ too large, such as errors in place of ivar.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
-from scipy.stats import median_abs_deviation
 
 from bayes_cannon.core.records import dims
 from bayes_cannon.core.typing import PerStar
 
+NORMAL = 1.482602218505602
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 NEIGHBORS = 100
 """Training stars of the nearest S/N that a spectrum is compared with."""
 SMALLEST_SPREAD = 0.1
@@ -76,6 +78,14 @@ class GoodnessOfFit:
         order = np.argsort(snr[known], kind="stable")
         return cls(snr[known][order], reduced[known][order])
 
+    @cached_property
+    def _neighbors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Median and robust standard deviation of ln r of every run of neighbours, in the order of S/N."""
+        log_r = np.log(self.reduced_chi_squared)
+        near = np.lib.stride_tricks.sliding_window_view(log_r, min(NEIGHBORS, len(log_r)))
+        middle = np.median(near, axis=1)
+        return middle, NORMAL * np.median(np.abs(near - middle[:, None]), axis=1)
+
     def is_unlike(self, misfit: PerStar, snr: PerStar) -> np.ndarray:
         """Whether spectra are of another kind than the training spectra, boolean, shape (star,)."""
         noisy = snr < self.snr.min() / NOISIER if len(self.snr) else np.zeros(len(snr), bool)
@@ -84,14 +94,12 @@ class GoodnessOfFit:
     def misfit(self, reduced_chi_squared: PerStar, snr: PerStar, freedom: PerStar) -> PerStar:
         """Z of spectra with these degrees of freedom, shape (star,); NaN where reduced chi^2 is."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            log_r, log_snr = np.log(reduced_chi_squared), np.log(snr)
+            log_r = np.log(reduced_chi_squared)
             least = np.sqrt(2 / np.maximum(freedom, 1))
         if not len(self.snr):
             return log_r / np.maximum(least, DEFAULT_SPREAD)
-        width = min(NEIGHBORS, len(self.snr))
-        first = np.searchsorted(np.log(self.snr), log_snr) - width // 2
-        rows = np.clip(first, 0, len(self.snr) - width)[:, None] + np.arange(width)
-        near = np.log(self.reduced_chi_squared)[rows]
-        middle = np.median(near, axis=1)
-        spread = np.maximum(median_abs_deviation(near, axis=1, scale="normal"), np.maximum(least, SMALLEST_SPREAD))
+        middles, spreads = self._neighbors
+        first = np.searchsorted(self.snr, snr) - min(NEIGHBORS, len(self.snr)) // 2
+        place = np.clip(first, 0, len(middles) - 1)
+        middle, spread = middles[place], np.maximum(spreads[place], np.maximum(least, SMALLEST_SPREAD))
         return (log_r - np.clip(log_r, np.minimum(middle, 0), np.maximum(middle, 0))) / spread

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy import stats
+from scipy.special import chdtri, fdtri
 
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import monomials
@@ -151,9 +151,9 @@ class HeldOutLabels:
 
 def _median_square(n: np.ndarray, freedom: np.ndarray | float) -> np.ndarray:
     """Median of chi^2 over its degrees of freedom, or of Fisher's F where those of its scale are finite."""
-    normal = stats.chi2.ppf(0.5, n) / n
+    normal = chdtri(n, 0.5) / n
     heavy = np.isfinite(freedom)
-    return np.where(heavy, stats.f.ppf(0.5, n, np.where(heavy, freedom, 1.0)), normal)
+    return np.where(heavy, fdtri(n, np.where(heavy, freedom, 1.0), 0.5), normal)
 
 
 def term_gradients(terms: Terms) -> np.ndarray:
