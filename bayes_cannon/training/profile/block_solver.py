@@ -97,8 +97,7 @@ class BlockSolver:
             rest = []
             for result in in_parallel(self.first_search, self._blocks(todo)):
                 solution.n_minima[result.problems], solution.margin[result.problems] = result.n_minima, result.margin
-                certain = ~np.isin(result.problems, result.needs_exact_gram.problems)
-                merge(solution, result.problems[certain], result.fit.at(certain))
+                merge(solution, *result.certain(True))
                 rest.append(result)
                 report(len(result.problems) // n_points)
             self._search_rest(solution, rest)
@@ -201,7 +200,7 @@ class BlockSolver:
         for problems, fit in in_parallel(self._bracketed, chain.from_iterable(map(self._cut, again))):
             merge(solution, problems, fit, rivals=True)
         for result in rest:
-            merge(solution, result.problems, result.fit)
+            merge(solution, *result.certain(False))
 
     def _cut(self, starts: Starts) -> Iterator[Starts]:
         """The problems in blocks of at most the fixed size."""

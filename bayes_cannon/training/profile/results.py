@@ -12,6 +12,8 @@ from bayes_cannon.training.profile.settings import SETTINGS
 
 SAME_MINIMUM = 1e-3
 """Two minima are the same if their s2 differ by less, relatively."""
+ROUNDING = 1e-9
+"""Relative difference of two objectives that may be one of rounding."""
 SOLVED = (PixelStatus.CONVERGED, PixelStatus.ZERO_SCATTER, PixelStatus.DEGENERATE)
 
 
@@ -106,9 +108,16 @@ class BlockResult(NamedTuple):
     n_minima: np.ndarray
     margin: np.ndarray
 
+    def certain(self, wanted: bool) -> tuple[np.ndarray, PixelFit]:
+        """Problems that need no exact Gram matrices, or with False those that do, and their fits."""
+        chosen = np.isin(self.problems, self.needs_exact_gram.problems) != wanted
+        return self.problems[chosen], self.fit.at(chosen)
+
 
 def merge(solution: PixelSolution, problems: np.ndarray, fit: PixelFit, *, rivals: bool = False) -> None:
     """Write those fits into the solution that are lower than what it has, or as low and the first to converge.
+
+    Between a converged fit and one that is not, a difference of rounding decides nothing.
 
     Those of ``rivals`` started from other minima: they count for the margin, or, where they ended at the known minimum,
     there is one minimum less.
@@ -126,7 +135,9 @@ def merge(solution: PixelSolution, problems: np.ndarray, fit: PixelFit, *, rival
         )
         solution.n_minima[problems[both & ~apart]] -= 1
     first = (solution.status[problems] == PixelStatus.MAX_ITERATIONS) & fit.done
-    better = np.isnan(known) | (fit.objective < known) | (first & (fit.objective <= known + 1e-9 * np.abs(known)))
+    late = np.isin(solution.status[problems], SOLVED) & ~fit.done
+    rounding = ROUNDING * np.abs(known)
+    better = np.isnan(known) | (fit.objective < known - late * rounding) | (first & (fit.objective <= known + rounding))
     status = np.where(fit.s2 == 0, PixelStatus.ZERO_SCATTER, PixelStatus.CONVERGED)
     status = np.where(fit.pivot < SETTINGS.dependent_pivot, PixelStatus.DEGENERATE, status)
     solution.status[problems[better]] = np.where(fit.done, status, PixelStatus.MAX_ITERATIONS)[better]

@@ -30,6 +30,14 @@ def test_the_lowest_fit_stays_and_a_converged_one_replaces_one_that_is_not():
     assert_array_equal(solution.status[2:], [PixelStatus.CONVERGED, PixelStatus.MAX_ITERATIONS])
 
 
+def test_rounding_does_not_put_an_unfinished_fit_in_the_place_of_a_converged_one():
+    solution = PixelSolution.empty(2, 2)
+    merge(solution, np.arange(2), fit([5.0, 5.0], [True, True]))
+    merge(solution, np.arange(2), fit([5.0 - 1e-12, 4.0], [False, False]))
+    assert_array_equal(solution.objective, [5, 4])
+    assert_array_equal(solution.status, [PixelStatus.CONVERGED, PixelStatus.MAX_ITERATIONS])
+
+
 def test_status_of_a_fit():
     solution = PixelSolution.empty(4, 2)
     solution.status[3] = PixelStatus.TOO_FEW_STARS
