@@ -38,9 +38,6 @@ from bayes_cannon.scatter.label_tables import LabelTables, Response
 STARS_IN_CACHE = 8
 """Number of stars searched together on a CPU: their Hessians stay in the cache, and few wait for the slowest."""
 
-RANGE_SLACK = 1e-9
-"""Scaled labels beyond the training range by no more than this are roundoff, not extrapolation."""
-
 CERTIFIED = 1e-9
 """A star whose decrement exceeds this times ``1 + chi^2`` is not called converged."""
 
@@ -284,7 +281,7 @@ def status_of(
 ) -> Array:
     """Status of each star with the scaled labels x, shape (star, label)."""
     converged = converged & ~(decrement > CERTIFIED * (1 + chi_squared))
-    outside = jnp.any((x < starts.low - RANGE_SLACK) | (x > starts.high + RANGE_SLACK), axis=1)
+    outside = starts.outside(x)
     return jnp.select(
         [used == 0, used < x.shape[1], ~converged, singular, outside],
         [

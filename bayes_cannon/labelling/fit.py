@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from bayes_cannon.core.status import StarStatus
+from bayes_cannon.core.typing import PerPixelMask, PerStar, StarPixel
 from bayes_cannon.execution.compiled_programs import make_room
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
@@ -302,6 +303,12 @@ def _judged(ended: np.ndarray, is_rival: np.ndarray, is_unlike: np.ndarray) -> n
     good = np.isin(ended, [StarStatus.CONVERGED, StarStatus.OUTSIDE_TRAINING_SET])
     status = np.where(good & is_rival, StarStatus.SEVERAL_MINIMA, ended)
     return np.where(good & is_unlike, StarStatus.UNLIKE_TRAINING_SPECTRA, status)
+
+
+def signal_to_noise(ivar: StarPixel, solved: PerPixelMask) -> PerStar:
+    """S/N of spectra as `LabelFit` has it, without a fit: ivar (star, pixel), and which pixels have a solution."""
+    used = np.asarray((ivar > 0) & np.isfinite(ivar) & solved)
+    return _medians(np.where(used, np.sqrt(np.where(used, ivar, 1.0)), np.inf), used.sum(axis=1))
 
 
 def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:

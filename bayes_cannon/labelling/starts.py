@@ -11,6 +11,9 @@ from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.labelling.polynomial import PolynomialTables
 
+RANGE_SLACK = 1e-9
+"""Scaled labels beyond the training range by no more than this are roundoff, not extrapolation."""
+
 MAX_ANCHORS = 512
 """Largest number of training stars that are tried as starting points."""
 
@@ -40,6 +43,10 @@ class LabelStarts:
     far: Array
     low: Array
     high: Array
+
+    def outside(self, x: Array) -> Array:
+        """Whether scaled labels (star, label) are outside the range of the training labels, shape (star,)."""
+        return ((x < self.low - RANGE_SLACK) | (x > self.high + RANGE_SLACK)).any(axis=1)
 
     @classmethod
     def from_terms(cls, terms: Terms) -> "LabelStarts":

@@ -6,6 +6,7 @@ from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.typing import StarPixel
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.compressed import compare, compressed_batch
+from bayes_cannon.labelling.fit import signal_to_noise
 from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.leverage import leverage, leverage_root
 from bayes_cannon.labelling.trained import TrainedModel
@@ -43,9 +44,6 @@ def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -
         w = weights(np.where(used, known, 0.0), np.where(trained.solved, trained.s2, 0.0))
         residual = np.where(used, y, 0.0) - np.where(used, design @ theta.T, 0.0)
         chi_squared = np.einsum("np,np,np->n", w, residual, residual)
-    errors = np.sqrt(np.where(used, known, np.nan))
-    rows = used.any(axis=1)
-    snr = np.full(len(chosen), np.nan)
-    snr[rows] = np.nanmedian(errors[rows], axis=1)
+    snr = signal_to_noise(known, trained.solved)
     reach = leverage(leverage_root(trained.terms.design), design)
     return GoodnessOfFit.of_training(chi_squared, counted, snr, reach, n_terms, n_stars)

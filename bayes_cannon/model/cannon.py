@@ -24,7 +24,7 @@ from bayes_cannon.core.vectorizer import BaseVectorizer
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
 from bayes_cannon.labelling.batches import check_batch, spectra_rows
 from bayes_cannon.labelling.error_budget import ErrorBudget, error_budget
-from bayes_cannon.labelling.fit import fit_label_stream, fit_labels
+from bayes_cannon.labelling.fit import fit_label_stream, fit_labels, signal_to_noise
 from bayes_cannon.labelling.hull import in_convex_hull
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.labelling.training_fit import training_goodness
@@ -621,7 +621,7 @@ class CannonModel:
         calibration = self._trained().calibration
         calibrated = None
         if calibration is not None:
-            snr = fit_labels(trained, flux, ivar).snr
+            snr = signal_to_noise(np.asarray(ivar, float), trained.solved)
             calibrated = np.asarray(
                 calibration.covariance(posterior.covariance, snr, self._stars.leverage(posterior.mean))
             )

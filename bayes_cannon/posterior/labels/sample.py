@@ -19,7 +19,7 @@ from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
-from bayes_cannon.labelling.compressed import RANGE_SLACK, compressed_batch
+from bayes_cannon.labelling.compressed import compressed_batch
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.chains import whitened_again
 from bayes_cannon.posterior.diagnostics import convergence
@@ -285,8 +285,8 @@ def _flag(posterior: LabelPosterior, excluded: np.ndarray, trained: TrainedModel
     several = (posterior.mode_excess[:, 1:] < COMPETING_DEVIANCE).any(axis=1)
     posterior.status[good & several] = PosteriorStatus.SEVERAL_MODES
     posterior.status[good & excluded] = PosteriorStatus.MODE_EXCLUDED
-    x, known = trained.scaling.scaled(posterior.mean), trained.terms.x
-    outside = ((x < known.min(axis=0) - RANGE_SLACK) | (x > known.max(axis=0) + RANGE_SLACK)).any(axis=1)
+    with own_jax_settings():
+        outside = np.asarray(trained.tables.starts.outside(trained.scaling.scaled(posterior.mean)))
     posterior.status[good & ~several & ~excluded & outside] = PosteriorStatus.OUTSIDE_TRAINING_SET
 
 
