@@ -1,0 +1,74 @@
+"""A FITS file, opened once: its structure for readers that look, its HDUs for the one that reads."""
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from astropy.io import fits
+
+from bayes_cannon.io.damage import reading
+
+_FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz", ".fz")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Headers of all HDUs of a FITS file, none where it is not FITS."""
+
+    headers: tuple[fits.Header, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """EXTNAME of each HDU, in capitals, empty where it has none."""
+        return tuple(str(header.get("EXTNAME", "")).strip().upper() for header in self.headers)
+
+    def columns(self, hdu: int) -> tuple[str, ...]:
+        """Names of the columns of a table, in capitals; none if there is no table."""
+        if hdu >= len(self.headers):
+            return ()
+        header = self.headers[hdu]
+        return tuple(str(header.get(f"TTYPE{k}", "")).upper() for k in range(1, int(header.get("TFIELDS", 0)) + 1))
+
+
+def layout(path: Path) -> Layout:
+    """Headers of all HDUs; none if it is no FITS file, by its first bytes.
+
+    Raises
+    ------
+    ValueError
+        If it begins as a FITS file, or is called so, and cannot be read as one.
+
+    """
+    stat = path.stat()
+    return _layout(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4)
+def _layout(path: Path, changed: int, size: int) -> Layout:
+    del changed, size  # They tell a file from one that was written in its place.
+    with reading(path, "the FITS file", "is it damaged, or was it not wholly copied?"):
+        if not _begins_as_fits(path):
+            if path.name.lower().endswith(_FITS_SUFFIXES):
+                raise ValueError("it does not begin as a FITS file does")
+            return Layout(())
+        with fits.open(path, memmap=False) as hdus:
+            return Layout(tuple(hdu.header.copy() for hdu in hdus))
+
+
+def _begins_as_fits(path: Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(6)
+    if start[:2] == b"\x1f\x8b":
+        with gzip.open(path) as unpacked:
+            start = unpacked.read(6)
+    return start == b"SIMPLE"
+
+
+@contextmanager
+def opened(path: Path, wanted: str) -> Iterator[fits.HDUList]:
+    """The HDUs of a file; whatever goes wrong inside is a ValueError that names the file and what was expected."""
+    with reading(path, "spectra", wanted), fits.open(path, memmap=False) as hdus:
+        yield hdus
