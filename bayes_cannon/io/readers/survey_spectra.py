@@ -70,7 +70,7 @@ class Segment:
             values = np.atleast_2d(values)
             if values.shape != flux.shape or values.shape[1] != wavelength.size:
                 raise ValueError(
-                    f"{what} has shape {values.shape} where {len(flux)} spectra of {wavelength.size} pixels are expected"
+                    f"{what} has shape {values.shape}: expected {len(flux)} spectra of {wavelength.size} pixels"
                 )
             object.__setattr__(self, what, values)
 
