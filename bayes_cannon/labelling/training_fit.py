@@ -3,8 +3,9 @@
 import numpy as np
 
 from bayes_cannon.core.likelihood import weights
-from bayes_cannon.core.typing import StarPixel
+from bayes_cannon.core.typing import PerStar, StarPixel, StarTerm
 from bayes_cannon.execution.jax_settings import own_jax_settings
+from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.compressed import compare, compressed_batch
 from bayes_cannon.labelling.fit import signal_to_noise
 from bayes_cannon.labelling.goodness import GoodnessOfFit
@@ -13,6 +14,7 @@ from bayes_cannon.labelling.trained import TrainedModel
 
 MAX_STARS = 500
 """Training stars that are compared with, evenly spread over the table."""
+STARS_AT_ONCE = 16
 
 
 def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -> GoodnessOfFit:
@@ -40,10 +42,20 @@ def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -
                 compare(trained.tables, found.root, found.w, found.y, trained.terms.x[chosen][:, None])[0]
             )
     else:
-        theta = np.where(trained.solved[:, None], trained.theta, 0.0)
-        w = weights(np.where(used, known, 0.0), np.where(trained.solved, trained.s2, 0.0))
-        residual = np.where(used, y, 0.0) - np.where(used, design @ theta.T, 0.0)
-        chi_squared = np.einsum("np,np,np->n", w, residual, residual)
+        chi_squared = _chi_squared(trained, design, y, np.where(used, known, 0.0))
     snr = signal_to_noise(known, trained.solved)
     reach = leverage(leverage_root(trained.terms.design), design)
     return GoodnessOfFit.of_training(chi_squared, counted, snr, reach, n_terms, n_stars)
+
+
+def _chi_squared(trained: TrainedModel, design: StarTerm, flux: StarPixel, ivar: StarPixel) -> PerStar:
+    """Weighted sum of squared residuals at known labels; a few stars at a time, which stay in the cache."""
+    theta = np.where(trained.solved[:, None], trained.theta, 0.0)
+    s2 = np.where(trained.solved, trained.s2, 0.0)
+
+    def of(some: slice) -> PerStar:
+        residual = np.where(ivar[some] > 0, flux[some], 0.0) - design[some] @ theta.T
+        return np.asarray(np.sum(weights(ivar[some], s2) * residual**2, axis=1))
+
+    parts = (slice(first, first + STARS_AT_ONCE) for first in range(0, len(flux), STARS_AT_ONCE))
+    return np.concatenate(list(in_parallel(of, parts)))

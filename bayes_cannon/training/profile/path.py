@@ -69,8 +69,8 @@ def search(
         As for `training.profile.joint_newton.joint_newton`.
 
     """
-    noise = jnp.where(block.ivar > 0, block.ivar, jnp.nan)
-    uneven = jnp.nanmax(noise, axis=1) > SETTINGS.even_noise * jnp.nanmin(noise, axis=1)
+    least = jnp.min(jnp.where(block.ivar > 0, block.ivar, jnp.inf), axis=1)
+    uneven = jnp.max(block.ivar, axis=1) > SETTINGS.even_noise * least
     few = uneven & (sums.n_stars <= SETTINGS.few_stars)
 
     def scanned(here: Pixels, theta: Array, warm: Array) -> tuple[Minima, Array]:
