@@ -98,7 +98,8 @@ def error_budget(trained: TrainedModel, fit: LabelFit, ivar: np.ndarray) -> Erro
         ahead, behind = (monomials(x[star] + step * np.eye(n_labels), exponents) for step in (_STEP, -_STEP))
         gradients = (ahead - behind) / (2 * _STEP)
         of_theta = np.zeros(len(used)) if own is None else own[used] @ (v[rows] * v[columns])
-        noise = parts_of_star(used, ivar[star, used], of_theta, 0.0 if common is None else float(v @ common @ v))
+        h = 0.0 if errors is None else (1 + float(v @ common @ v)) / float(errors.included) - 1
+        noise = parts_of_star(used, ivar[star, used], of_theta, h)
         jacobian = trained.theta[used] @ gradients.T
         pulled = noise.solved(jacobian)
         information = jacobian.T @ pulled

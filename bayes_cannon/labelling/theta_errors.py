@@ -39,7 +39,9 @@ the right coverage. The dependence of the variance and of its determinant on the
 With correlated scatter the errors of theta are correlated between pixels like the residuals that they come from: with
 the same terms and weights at all pixels :math:`\mathrm{cov}(\theta_{jd}, \theta_{ke}) = C_{jk} A_{de}` with
 :math:`A = (V^T V)^{-1}` of the training stars (Zellner 1962). The shared part of the covariance of a spectrum then
-gains the factor 1 + h, ``h = v' A v``, and only the rest of each pixel's Sigma is its own.
+gains the factor 1 + h, ``h = v' A v``, and only the rest of each pixel's Sigma is its own. A covariance whose scale is
+that of stars that took no part in theta, as `scatter.Full` learns it, holds the mean 1 + h of those already: the factor
+is then the ratio to it, so that errors of theta count once.
 """
 
 from dataclasses import dataclass
@@ -79,6 +81,8 @@ class ThetaErrors:
         A, shape (term, term); zero where the scatter is independent.
     pairs
         Index of the moment that two terms multiply to, shape (term, term).
+    included
+        1 + h of the stars that the scatter was learned from, if errors of theta are part of it.
     response
         As `ModelTables.response`, but each pair of terms is a moment of its own: chi^2 as a form of the terms.
 
@@ -88,6 +92,7 @@ class ThetaErrors:
     common: Array
     pairs: Array
     response: Response
+    included: Array | float = 1.0
 
     @classmethod
     def from_covariance(
@@ -117,7 +122,7 @@ class ThetaErrors:
         each[rows, columns] = each[columns, rows] = np.arange(len(rows))
         response = Response.from_theta(theta, solved, MomentBasis(np.zeros((len(rows), 0), int), each))
         own = own[:, rows, columns] * np.where(rows == columns, 1.0, 2.0)
-        return cls(own, common, terms.moments.pairs, response)
+        return cls(own, common, terms.moments.pairs, response, scatter.theta_included)
 
 
 def terms_and_gradients(term_labels: Array, x: StarLabel) -> tuple[StarTerm, Array]:
@@ -132,10 +137,10 @@ def terms_and_gradients(term_labels: Array, x: StarLabel) -> tuple[StarTerm, Arr
 
 @jax.jit
 def variances(errors: ThetaErrors, v: StarTerm) -> tuple[StarPixel, PerStar]:
-    """The q of each pixel, shape (star, pixel), and the growth 1 + h, shape (star,)."""
+    """The q of each pixel, shape (star, pixel), and the growth 1 + h, over that which is included, shape (star,)."""
     rows, columns = np.tril_indices(v.shape[1])
     own = (v[:, rows] * v[:, columns]) @ errors.own.T
-    return own, 1.0 + jnp.einsum("nd,de,ne->n", v, errors.common, v)
+    return own, (1.0 + jnp.einsum("nd,de,ne->n", v, errors.common, v)) / errors.included
 
 
 @jax.jit

@@ -110,11 +110,15 @@ class LearnedScatter(ABC):
         Degrees of freedom of the Student-t distribution of a spectrum; infinite where it is normal.
     factors
         Factors in flux, shape (pixel, factor), the strongest first; None where there are none.
+    theta_included
+        1 + h of the stars that it was learned from: what errors of theta added to their scatter, where they had no
+        part in theta. One where it holds no errors of theta.
 
     """
 
     nu: float = np.inf
     factors: np.ndarray | None = None
+    theta_included: float = 1.0
     is_correlated: ClassVar[bool] = True
     """Whether pixels share anything; where they do not, s2 is all the scatter of a pixel."""
 

@@ -40,6 +40,8 @@ class CommonCovariance(LearnedScatter):
         s^2 of the model, shape (pixel,), which its weights hold beside the quoted noise; None with ``quoted``.
     constant, slope
         The b0 and b1 of the scale of a star.
+    theta_included
+        As `LearnedScatter` has it: the scale of C is that of held-out stars.
 
     """
 
@@ -52,6 +54,7 @@ class CommonCovariance(LearnedScatter):
     own: np.ndarray | None = field(default=None, metadata={"dims": ("pixel",)})
     constant: float = 1.0
     slope: float = 0.0
+    theta_included: float = 1.0
 
     @property
     def rank(self) -> int:

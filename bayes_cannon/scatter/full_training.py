@@ -217,9 +217,11 @@ def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter
     across = noise[solved] ** 2 * (1 - np.sum(fit.basis**2, axis=1))
     own[solved] = np.maximum(np.sum(factors[solved] ** 2, axis=1) + across - fit.noise**2, 0.0)
     s2 = np.where(np.isfinite(own), own, np.inf)
+    n_stars, n_terms = problem.design.shape
     learned = CommonCovariance(
-        factors, noise, fit.nu, held_out.floor / scale, held_out.typical(fit.nu) / scale, quoted, own, *fit.growth
-    )
+        factors, noise, fit.nu, held_out.floor / scale, held_out.typical(fit.nu) / scale, quoted, own, *fit.growth,
+        theta_included=1 + n_terms / (n_stars * (1 - 1 / N_FOLDS)),
+    )  # fmt: skip
     return FullSolution(theta, s2, learned, gradient, fit.weight, shrinkage, scale, fit.rounds, fit.converged)
 
 

@@ -11,7 +11,9 @@ from scipy.stats import multivariate_normal, multivariate_t
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, monomials
+from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.fit import fit_labels
+from bayes_cannon.labelling.theta_errors import variances
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.scatter import CommonCovariance, Full, IndependentScatter
 from bayes_cannon.scatter.full_training import train_full
@@ -313,6 +315,21 @@ def test_errors_of_labels_are_right_with_few_stars(scatter, others):
     robust = 1.4826 * np.median(np.abs(pulls), axis=0)
     assert_allclose(np.sqrt(robust.prod()), 1, atol=0.25)
     assert (robust < 1.4).all()
+
+
+def test_errors_of_theta_count_once(others):
+    few = Case(60, seed=3)
+    fit = few.trained(Full())
+    covariance = np.zeros((N_PIXELS, VECTORIZER.n_terms, VECTORIZER.n_terms))
+    model = TrainedModel(fit.theta, fit.s2, fit.learned, few.problem.terms, few.scaling, covariance)
+    with own_jax_settings():
+        _, growth = variances(model.theta_errors, others.design)
+    leverage = np.einsum("nd,de,ne->n", others.design, np.linalg.inv(few.design.T @ few.design), others.design)
+    assert leverage.mean() > 0.1
+    # The scale of the covariance is that of held-out stars, whose spectra are off by the errors of theta, too.
+    growth = np.asarray(growth)
+    assert_allclose(growth.mean(), 1, atol=0.03)
+    assert_allclose(growth * fit.learned.theta_included, 1 + leverage, rtol=1e-9)
 
 
 def test_reduced_chi_squared_is_about_one(case, heavy, others):
