@@ -35,9 +35,9 @@ NAMED: dict[str, tuple[float, float, int, bool]] = {
     "gaia-xp": (3360.0, 20.0, 343, False),
     "lamost": (3.5682, 1e-4, 3909, True),
 }
-"""Grids that surveys publish spectra on, all in vacuum: start and step in Angstrom or log10(Angstrom), pixels, whether it
-is the logarithm. Of the files apStar, aspcapStar and mwmStar; mwmStar of BOSS; the arms of coadd together; RVS and XP
-sampled mean spectra of Gaia DR3; LAMOST low resolution since DR6."""
+"""Grids that surveys publish spectra on, all in vacuum: start and step in Angstrom or log10(Angstrom), pixels, whether
+it is the logarithm. Of the files apStar, aspcapStar and mwmStar; mwmStar of BOSS; the arms of coadd together; RVS and
+XP sampled mean spectra of Gaia DR3; LAMOST low resolution since DR6."""
 
 
 @dataclass(frozen=True, eq=False)

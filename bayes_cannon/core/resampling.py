@@ -10,10 +10,10 @@ those with ivar > 0,
 integral of the flux density is conserved). Neighbouring new pixels share old ones, so that their noise is correlated:
 :math:`C'` is banded.
 
-A bad pixel takes no part, whatever its flux. A new pixel has ivar = 0 where less than `GOOD_SHARE` of its width is good:
-what is left is an average over the rest of the pixel, whose centre is off by up to half of what is missing. Nor is
-anything made up at the ends: it has ivar = 0 where less than `INSIDE` of it lies within the pixels of the spectrum. The
-flux there is 0.
+A bad pixel takes no part, whatever its flux. A new pixel has ivar = 0 where less than `GOOD_SHARE` of its width is
+good: what is left is an average over the rest of the pixel, whose centre is off by up to half of what is missing. Nor
+is anything made up at the ends: it has ivar = 0 where less than `INSIDE` of it lies within the pixels of the spectrum.
+The flux there is 0.
 
 A shift to rest is this matrix at shifted edges. A flux density is not multiplied by the Doppler factor.
 """
@@ -108,8 +108,8 @@ def resample(
 
     Examples
     --------
-    >>> flux, ivar = tc.io.resample([1.0, 3.0, 5.0, 7.0], np.full(4, 4.0), [5000, 5001, 5002, 5003], (5000.5, 5002.5, 2))
-    >>> flux, ivar
+    >>> wavelength, flux = 5000.0 + np.arange(4), np.array([1.0, 3.0, 5.0, 7.0])
+    >>> tc.io.resample(flux, np.full(4, 4.0), wavelength, (5000.5, 5002.5, 2))
     (array([2., 6.]), array([8., 8.]))
 
     """
