@@ -20,7 +20,7 @@ WAVELENGTHS = {
 @pytest.mark.parametrize("kind", WAVELENGTHS)
 @pytest.mark.parametrize("step", [0.15, 0.4, 1.3, 9.0])
 def test_equals_specutils(kind, step):
-    """Of good spectra the flux is the same to rounding, and so is ivar, wherever a new pixel lies within the old ones."""
+    """Of good spectra flux and ivar are the same to rounding, wherever a new pixel lies within the old ones."""
     rng = np.random.default_rng(0)
     flux, ivar, wavelength = rng.normal(1, 0.2, 300), rng.uniform(1, 9, 300), WAVELENGTHS[kind]
     grid = grid_of((4999, 5100, step))

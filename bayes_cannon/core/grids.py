@@ -12,14 +12,16 @@ the pixels beside it are as wide as those next to them, and the gap belongs to n
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from bayes_cannon.core.intake import in_unit
-from bayes_cannon.core.typing import PerPixel
 from bayes_cannon.core.wavelengths import Medium
+
+if TYPE_CHECKING:  # What reads survey files must not load JAX.
+    from bayes_cannon.core.typing import PerPixel
 
 GAP = 1.5
 """Steps longer than the usual ones, the median of `REACH` on either side, by this factor are gaps."""
@@ -91,11 +93,11 @@ class Grid:
 
     """
 
-    wavelength: PerPixel
-    edges: PerPixel
+    wavelength: "PerPixel"
+    edges: "PerPixel"
     name: str = ""
     medium: Medium | None = None
-    upper: PerPixel = field(default=None)  # type: ignore[assignment]
+    upper: "PerPixel" = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         wavelength = checked_wavelength(self.wavelength)
@@ -121,7 +123,7 @@ class Grid:
         return self.wavelength.size
 
     @cached_property
-    def width(self) -> PerPixel:
+    def width(self) -> "PerPixel":
         """Width of each pixel, Angstrom, shape (pixel,)."""
         return self.upper - self.edges[:-1]
 
@@ -203,7 +205,7 @@ def checked_wavelength(values: Any) -> np.ndarray:
     return wavelength
 
 
-def pixel_bounds(wavelength: PerPixel, *, log_linear: bool = False) -> tuple[PerPixel, PerPixel]:
+def pixel_bounds(wavelength: "PerPixel", *, log_linear: bool = False) -> "tuple[PerPixel, PerPixel]":
     """Lower and upper edge of each pixel, as `bayes_cannon.core.grids` says, each of shape (pixel,).
 
     Parameters
@@ -228,7 +230,7 @@ def pixel_bounds(wavelength: PerPixel, *, log_linear: bool = False) -> tuple[Per
     return np.append(wavelength_at(x[0] - first / 2), above), np.append(below, wavelength_at(x[-1] + last / 2))
 
 
-def cells(lower: PerPixel, upper: PerPixel) -> Cells:
+def cells(lower: "PerPixel", upper: "PerPixel") -> Cells:
     """Pixels and the gaps between them, one after the other."""
     gaps = np.flatnonzero(upper[:-1] < lower[1:])
     edges = np.insert(np.append(lower, upper[-1]), gaps + 1, upper[gaps])
