@@ -158,7 +158,7 @@ def grid_of(what: Any) -> Grid:
     --------
     >>> from bayes_cannon.core.grids import grid_of
     >>> grid_of("apogee")
-    Grid('apogee', 8575 pixels from 15100.802 to 16999.808 Angstrom, medium='vacuum')
+    Grid('apogee', 8575 pixels from 15100.802 to 16999.807 Angstrom, medium='vacuum')
     >>> grid_of((5000, 5003, 1)).edges
     array([4999.5, 5000.5, 5001.5, 5002.5, 5003.5])
     >>> grid_of((4000, 5000, 1e-4, "log")).n_pixels

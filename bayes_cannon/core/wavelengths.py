@@ -51,7 +51,7 @@ def vacuum_to_air(wavelength: Any) -> np.ndarray:
     Examples
     --------
     >>> tc.io.vacuum_to_air(np.array([5000.0, 16000.0])).round(4)
-    array([ 4998.6055, 15995.6299])
+    array([ 4998.6055, 15995.6297])
 
     """
     vacuum = _checked(wavelength)
