@@ -8,6 +8,7 @@ from bayes_cannon.core.grids import Grid, grid_of
 from bayes_cannon.core.resampling import resample
 from bayes_cannon.core.wavelengths import LIGHT, vacuum_to_air
 from bayes_cannon.io.gridding import find_grid, noise_covariance, on_grid
+from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.readers.survey_spectra import DecodedSegment, DecodedSpectra, Segment, SurveySpectra
 from bayes_cannon.io.spectra import read_spectra, write_spectra
 
@@ -172,7 +173,7 @@ def test_covariance_for_the_scatter(tmp_path):
     for name in ("a.nc", "a.npz"):
         write_spectra(tmp_path / name, spectra)
         np.testing.assert_array_equal(read_spectra(tmp_path / name).noise_correlation, spectra.noise_correlation)
-    preparation = tc.io.preparation.Preparation(wavelength_range=(5005.0, 5010.0))
+    preparation = Preparation(wavelength_range=(5005.0, 5010.0))
     chosen = preparation.apply(spectra)
     some = (spectra.wavelength >= 5005) & (spectra.wavelength <= 5010)
     np.testing.assert_array_equal(chosen.noise_correlation, spectra.noise_correlation[np.ix_(some, some)])
