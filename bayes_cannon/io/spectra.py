@@ -15,18 +15,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.intake import as_mask
 from bayes_cannon.core.typing import PerPixel, StarPixel
 from bayes_cannon.io.atomic import atomic_path, recover
-from bayes_cannon.io.damage import check, check_fits, reading
+from bayes_cannon.io.damage import check, reading
 from bayes_cannon.io.npz import read_npz, write_npz
-from bayes_cannon.io.packing import masked_flux, numbers, whole_numbers
 from bayes_cannon.io.record_file import write_groups
+from bayes_cannon.io.spectra_variables import RESERVED, USED, beyond_float, from_arrays, from_dataset, texts
 from bayes_cannon.io.zarr_files import check_store, checked_codecs, refused_arrays, seal_store
 
 _HDF5_SUFFIXES = (".nc", ".h5", ".hdf5")
-_RESERVED = ("flux", "ivar", "wavelength", "dispersion", "star", "star_id", "pixel", "labels", "label_names", "attrs")
-_USED = ("flux", "ivar", "wavelength", "dispersion", "star", "star_id", "labels", "label_names", "label_errors")
 _WANTED = "expected flux and ivar of shape (star, pixel), wavelength of shape (pixel,) and one value a star for a label"
 
 
@@ -44,17 +41,23 @@ class Spectra:
         Name of each star, shape (star,), texts. By default the row numbers.
     labels
         Numbers of each star by name, each of shape (star,): labels, their errors, magnitudes. NaN is not known.
+        Integers that float64 does not hold, of more than 53 bits such as Gaia source ids, become ``identifiers``.
+    identifiers
+        Texts of each star by name, each of shape (star,): further names of it, the field, the telescope. Empty is not
+        known.
     units
         Unit by name, of labels and of ``flux`` and ``wavelength``.
     attrs
         Texts and numbers about the whole set.
     numbered
         Whether ``star_id`` are row numbers, because no names were given.
+    noise_correlation
+        Correlation of the noise between pixels, mean over the stars, shape (pixel, other pixel); None is not known.
 
     Raises
     ------
     ValueError
-        If a shape does not fit the others, or a label has the name of another variable.
+        If a shape does not fit the others, or a label or identifier has the name of another variable.
 
     Examples
     --------
@@ -72,6 +75,8 @@ class Spectra:
     units: Mapping[str, str] = field(default_factory=dict)
     attrs: Mapping[str, str | float | int] = field(default_factory=dict)
     numbered: bool = False
+    identifiers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    noise_correlation: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _set(self, "flux", _numbers("flux", self.flux))
@@ -81,14 +86,25 @@ class Spectra:
         _set(self, "ivar", _of_shape("ivar", _numbers("ivar", self.ivar), (n_stars, n_pixels)))
         if self.wavelength is not None:
             _set(self, "wavelength", _of_shape("wavelength", _numbers("wavelength", self.wavelength), (n_pixels,)))
+        if self.noise_correlation is not None:
+            correlation = _numbers("noise_correlation", self.noise_correlation)
+            _set(self, "noise_correlation", _of_shape("noise_correlation", correlation, (n_pixels, n_pixels)))
         _set(self, "numbered", self.numbered or self.star_id is None)
-        ids = _row_numbers(n_stars) if self.star_id is None else _texts(self.star_id)
+        ids = _row_numbers(n_stars) if self.star_id is None else texts(self.star_id)
         _set(self, "star_id", _of_shape("star_id", ids, (n_stars,)))
-        taken = [name for name in self.labels if name in _RESERVED]
-        if taken:
-            raise ValueError(f"a label cannot be called {taken[0]!r}: the name stands for another variable")
-        labels = {name: _of_shape(name, _numbers(name, values), (n_stars,)) for name, values in self.labels.items()}
+        long = {name: values for name, values in self.labels.items() if beyond_float(values)}
+        numeric = {name: values for name, values in self.labels.items() if name not in long}
+        identifiers = {name: texts(values) for name, values in {**self.identifiers, **long}.items()}
+        for name in (*numeric, *identifiers):
+            if name in RESERVED:
+                raise ValueError(f"a label cannot be called {name!r}: the name stands for another variable")
+            if name in numeric and name in identifiers:
+                raise ValueError(f"{name!r} is a label and an identifier: give one of them another name")
+        for name, values in identifiers.items():
+            identifiers[name] = _of_shape(name, values, (n_stars,))
+        labels = {name: _of_shape(name, _numbers(name, values), (n_stars,)) for name, values in numeric.items()}
         _set(self, "labels", labels)
+        _set(self, "identifiers", identifiers)
 
     @property
     def n_stars(self) -> int:
@@ -118,6 +134,7 @@ class Spectra:
             ivar=self.ivar[stars],
             star_id=self.ids[stars],
             labels={name: values[stars] for name, values in self.labels.items()},
+            identifiers={name: values[stars] for name, values in self.identifiers.items()},
         )
 
     def label_array(self, label_names: list[str] | tuple[str, ...]) -> np.ndarray:
@@ -143,16 +160,16 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
     path
         A ``.nc``, ``.h5``, ``.hdf5`` or ``.zarr`` Dataset with variables ``flux`` and ``ivar`` over ``star`` and
         ``pixel``, coordinates ``wavelength`` and ``star``, a ``mask`` like flux that is True where ivar is to be zero,
-        and any number of numeric variables over ``star``, taken as labels. Or an ``.npz``, or an HDF5 file whose
-        dimensions have no names, with arrays ``flux`` and ``ivar``, ``mask``, ``wavelength`` or ``dispersion``,
-        ``star_id``, and either one array a label or ``labels`` of shape (star, label) with ``label_names``. Others are
-        ignored.
+        and any number of variables over ``star``: numbers are taken as labels, texts as identifiers. Or an ``.npz``, or
+        an HDF5 file whose dimensions have no names, with arrays ``flux`` and ``ivar``, ``mask``, ``wavelength`` or
+        ``dispersion``, ``star_id``, and either one array a label or ``labels`` of shape (star, label) with
+        ``label_names``; texts of shape (star,) are identifiers. Others are ignored.
 
     Returns
     -------
     spectra
-        Every array as float64. Numbers that are packed by the CF conventions are unpacked (`io.packing`). Where flux
-        or ivar are missing by them ivar is 0; labels are NaN there.
+        Every array of numbers as float64. Numbers that are packed by the CF conventions are unpacked (`io.packing`).
+        Where flux or ivar are missing by them ivar is 0; labels are NaN there.
 
     Raises
     ------
@@ -178,9 +195,9 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
         raise FileNotFoundError(f"there is no file {path} with spectra")
     with reading(path, "spectra", _WANTED):
         if suffix == ".npz":
-            return _from_arrays(*read_npz(path))
+            return Spectra(**from_arrays(*read_npz(path)))
         with _open_dataset(path, suffix) as dataset:
-            return _from_dataset(dataset)
+            return Spectra(**from_dataset(dataset))
 
 
 def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool = False) -> None:
@@ -215,11 +232,13 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
     suffix = _known_suffix(Path(path))
     with atomic_path(path, overwrite=overwrite) as temporary:
         if suffix == ".npz":
-            arrays: dict[str, Any] = {"flux": spectra.flux, "ivar": spectra.ivar, **spectra.labels}
+            arrays: dict[str, Any] = {"flux": spectra.flux, "ivar": spectra.ivar}
+            arrays |= {**spectra.labels, **spectra.identifiers}
             if spectra.has_own_ids:
                 arrays["star_id"] = spectra.ids
-            if spectra.wavelength is not None:
-                arrays["wavelength"] = spectra.wavelength
+            for name in ("wavelength", "noise_correlation"):
+                if getattr(spectra, name) is not None:
+                    arrays[name] = getattr(spectra, name)
             write_npz(temporary, arrays, {"units": dict(spectra.units), "attrs": dict(spectra.attrs)})
         elif suffix == ".zarr":
             dataset, packing = _to_dataset(spectra), {"compressors": checked_codecs()}
@@ -253,67 +272,18 @@ def _open_dataset(path: Path, suffix: str) -> xr.Dataset:
         return xr.open_dataset(path, engine="h5netcdf", phony_dims="sort", **plain)
     check_store(path)
     refused = refused_arrays(path)
-    for name in _USED:
+    for name in USED:
         if name in refused:
             raise ValueError(f"{name!r} is not read: {refused[name]}")
     return xr.open_dataset(path, engine="zarr", consolidated=False, drop_variables=list(refused), **plain)
 
 
-def _from_dataset(dataset: xr.Dataset) -> Spectra:
-    for name in ("flux", "ivar"):
-        if name not in dataset:
-            raise ValueError(f"there is no variable {name!r} in it, but {', '.join(map(str, dataset.variables))}")
-        check_fits(name, dataset[name].nbytes)
-    if all(str(dim).startswith("phony_dim_") for dim in dataset["flux"].dims):
-        return _from_arrays(*_arrays_without_dimensions(dataset))
-    for name in ("flux", "ivar"):
-        if set(dataset[name].dims) != {"star", "pixel"}:
-            raise ValueError(f"the dimensions of {name!r} must be star and pixel, got {dataset[name].dims}")
-    wavelength = next((dataset[name] for name in ("wavelength", "dispersion") if name in dataset.variables), None)
-    if wavelength is not None and wavelength.dims != ("pixel",):
-        raise ValueError(f"the dimension of {wavelength.name!r} must be pixel, got {wavelength.dims}")
-    per_star = {
-        str(name): variable
-        for name, variable in dataset.variables.items()
-        if variable.dims == ("star",) and variable.dtype.kind in "fiu" and name not in _RESERVED
-    }
-    ids = next((dataset[name].to_numpy() for name in ("star", "star_id") if name in dataset.variables), None)
-    flux, ivar = masked_flux(*(dataset[name].variable.transpose("star", "pixel") for name in ("flux", "ivar")))
-    if "mask" in dataset and set(dataset["mask"].dims) == {"star", "pixel"}:
-        ivar = _unmasked(ivar, dataset["mask"].transpose("star", "pixel").to_numpy())
-    return Spectra(
-        flux=flux,
-        ivar=ivar,
-        wavelength=None if wavelength is None else whole_numbers(str(wavelength.name), wavelength.variable),
-        star_id=ids,
-        labels={name: numbers(variable)[0] for name, variable in per_star.items()},
-        **_about(dataset),
-    )
-
-
-def _arrays_without_dimensions(dataset: xr.Dataset) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of an HDF5 file that says nothing about their axes, which `_from_arrays` tells by their shapes."""
-    n_stars = len(dataset["flux"]) if dataset["flux"].ndim else 0
-    arrays: dict[str, np.ndarray] = {}
-    for name, variable in dataset.variables.items():
-        if name in ("flux", "ivar") or not (name in _USED or variable.shape == (n_stars,)):
-            continue
-        is_wavelength = name in ("wavelength", "dispersion")
-        arrays[str(name)] = whole_numbers(str(name), variable) if is_wavelength else numbers(variable)[0]
-    arrays["flux"], arrays["ivar"] = masked_flux(dataset["flux"].variable, dataset["ivar"].variable)
-    if "star" in arrays:
-        arrays.setdefault("star_id", arrays.pop("star"))
-    return arrays, _about(dataset)
-
-
-def _about(dataset: xr.Dataset) -> dict[str, Any]:
-    units = {str(name): str(v.attrs["units"]) for name, v in dataset.variables.items() if "units" in v.attrs}
-    return {"units": units, "attrs": _plain_attributes(dataset.attrs)}
-
-
 def _to_dataset(spectra: Spectra) -> xr.Dataset:
     variables: dict[str, Any] = {"flux": (("star", "pixel"), spectra.flux), "ivar": (("star", "pixel"), spectra.ivar)}
     variables |= {name: ("star", values) for name, values in spectra.labels.items()}
+    variables |= {name: ("star", values.astype(object)) for name, values in spectra.identifiers.items()}
+    if spectra.noise_correlation is not None:
+        variables["noise_correlation"] = ("pixel", "other_pixel"), spectra.noise_correlation
     coords: dict[str, Any] = {"star": spectra.ids.astype(object)} if spectra.has_own_ids else {}
     if spectra.wavelength is not None:
         coords["wavelength"] = ("pixel", spectra.wavelength)
@@ -322,64 +292,6 @@ def _to_dataset(spectra: Spectra) -> xr.Dataset:
         if name in dataset.variables:
             dataset[name].attrs["units"] = unit
     return dataset
-
-
-def _from_arrays(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> Spectra:
-    for name in ("flux", "ivar"):
-        if name not in arrays:
-            raise ValueError(f"there is no array {name!r} in it, but {', '.join(arrays) or 'nothing'}")
-    named: list[str] = [name for name in ("wavelength", "dispersion") if name in arrays]
-    wavelengths = named or [name for name in arrays if name.startswith("wave")]
-    n_stars = len(arrays["flux"]) if arrays["flux"].ndim else 0
-    labels = {
-        name: values
-        for name, values in arrays.items()
-        if values.shape == (n_stars,) and values.dtype.kind in "fiu" and name not in {*_RESERVED, *wavelengths}
-    }
-    ivar = arrays["ivar"]
-    if arrays.get("mask") is not None and arrays["mask"].shape == arrays["flux"].shape:
-        ivar = _unmasked(ivar, arrays["mask"])
-    return Spectra(
-        flux=arrays["flux"],
-        ivar=ivar,
-        wavelength=arrays[wavelengths[0]] if wavelengths else None,
-        star_id=arrays.get("star_id"),
-        labels=labels | _columns(arrays, "labels", "") | _columns(arrays, "label_errors", "_ERR"),
-        units=about.get("units", {}),
-        attrs=about.get("attrs", {}),
-    )
-
-
-def _unmasked(ivar: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Ivar with zero where the mask of the same file is True."""
-    masked = as_mask(mask, ivar.shape, "flux")
-    return ivar if masked is None else np.where(masked, 0.0, ivar)
-
-
-def _columns(arrays: dict[str, np.ndarray], name: str, suffix: str) -> dict[str, np.ndarray]:
-    """Columns of a (star, label) array under the names in ``label_names``, none where there is no such array."""
-    if name not in arrays:
-        return {}
-    names = arrays.get("label_names")
-    if names is None:
-        raise ValueError(f"the array {name!r} needs an array 'label_names' in the same file")
-    if arrays[name].ndim != 2 or names.shape != (arrays[name].shape[1],):
-        raise ValueError(
-            f"{name!r} must have shape (star, {names.size}) for the {names.size} label_names, "
-            f"got shape {arrays[name].shape}"
-        )
-    return {f"{label}{suffix}": arrays[name][:, k] for k, label in enumerate(_texts(names))}
-
-
-def _plain_attributes(attributes: Mapping[Any, Any]) -> dict[str, str | float | int]:
-    plain = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in attributes.items()}
-    return {name: value for name, value in plain.items() if isinstance(value, str | float | int)}
-
-
-def _texts(values: Any) -> np.ndarray:
-    """Texts of a fixed width from texts, bytes or numbers of any kind."""
-    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in np.asarray(values).ravel()]
-    return np.array(texts, dtype=str).reshape(np.shape(values))
 
 
 def _row_numbers(n_stars: int) -> np.ndarray:
