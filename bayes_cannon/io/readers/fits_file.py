@@ -15,6 +15,10 @@ from bayes_cannon.io.damage import reading
 
 _FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz", ".fz")
 
+_PIECE = 1 << 20
+_CUT = "File may have been truncated|Error validating header"
+"""What Astropy warns of, and then goes on without what is missing."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -66,6 +70,10 @@ def _begins_as_fits(path: Path) -> bool:
     if start[:2] == b"\x1f\x8b":
         with gzip.open(path) as unpacked:
             start = unpacked.read(6)
+            while unpacked.read(
+                _PIECE
+            ):  # To its checksum at the end: Astropy takes a lost end for the end of the file.
+                pass
     return start == b"SIMPLE"
 
 
@@ -78,11 +86,11 @@ def opened(path: Path, wanted: str) -> Iterator[fits.HDUList]:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[fits.HDUList]:
-    """The HDUs of a file that must not end too early, of which Astropy only warns."""
+    """The HDUs of a file that must not end too early."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
+        warnings.filterwarnings("error", _CUT, AstropyUserWarning)
         try:
-            with fits.open(path, memmap=False) as hdus:
+            with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
                 yield hdus
         except AstropyUserWarning as warning:
             raise ValueError(str(warning)) from warning
