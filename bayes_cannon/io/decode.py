@@ -172,7 +172,7 @@ def _doppler(spectra: SurveySpectra, velocity: str | np.ndarray) -> tuple[np.nda
             raise ValueError(f"velocity has shape {values.shape}: expected {rest.shape}, one for each spectrum")
     doppler = 1 + values / LIGHT
     for k in np.flatnonzero((doppler <= 0) | np.isinf(doppler)):
-        raise ValueError(f"the velocity of {_whose(spectra, k)} is {values[k]} km/s: expected a number above -c")
+        raise ValueError(f"the velocity of {_whose(spectra, int(k))} is {values[k]} km/s: expected a number above -c")
     return doppler, said
 
 

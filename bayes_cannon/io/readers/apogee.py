@@ -15,6 +15,7 @@ No aspcapStar file was at hand: its reader is written, and tested, by the data m
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -107,7 +108,7 @@ class AspcapStar:
             if len(flux) != 1 or len(table) != 1:
                 raise ValueError(f"there are {len(flux)} spectra and {len(table)} rows of results, not one")
             names = {key: column(table, key) for key in ("APOGEE_ID", "FIELD", "TELESCOPE", "LOCATION_ID", "ASPCAP_ID")}
-            identifiers = {key: values for key, values in names.items() if values is not None}
+            identifiers: dict[str, Any] = {key: values for key, values in names.items() if values is not None}
             identifiers.setdefault("APOGEE_ID", [text(header, "OBJID")])
             first = {"APOGEE_ID": identifiers["APOGEE_ID"]}
             return [
@@ -149,9 +150,7 @@ class ApVisit:
             header = hdus[0].header
             flux, error, mask, wavelength = (hdus[k].data for k in (1, 2, 3, 4))
             chips = "abc" if len(flux) == 3 else [str(k + 1) for k in range(len(flux))]
-            segments = [
-                Segment(*arrays, name=chip) for chip, *arrays in zip(chips, wavelength, flux, error, mask, strict=True)
-            ]
+            segments = [Segment(wavelength[k], flux[k], error[k], mask[k], chip) for k, chip in enumerate(chips)]
             identifiers = {
                 "APOGEE_ID": [text(header, "OBJID")],
                 "TELESCOPE": [text(header, "TELESCOP")],

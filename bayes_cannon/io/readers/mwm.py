@@ -12,7 +12,7 @@ p = 1, ..., ``NPIXELS``. What to know of them:
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from astropy.io import fits
@@ -49,6 +49,7 @@ _NAMES = (
 _FROM_HEADER = {
     "sdss4_apogee_id": ("SDSS4_APOGEE_ID", "APOGEEID"), "gaia_dr3_source_id": ("GAIA_DR3_SOURCE_ID", "GAIA3_ID"),
 }  # fmt: skip
+_AT_REST: tuple[Frame, str] = ("rest", "")
 _UNSTACKED: dict[str, tuple[Frame, str]] = {"BOSS": ("heliocentric", "xcsao_v_rad"), "APOGEE": ("observed", "v_rel")}
 """Frame of visits that are not at rest, and the column with their velocity in it."""
 
@@ -99,10 +100,10 @@ class Mwm:
         wavelength = _wavelengths(hdu)
         mask = whole_numbers(table["pixel_flags"], f"pixel_flags of {hdu.name}")
         named = {name: column(table, name) for name in _NAMES}
-        names = {name: values for name, values in named.items() if values is not None}
+        names: dict[str, Any] = {name: values for name, values in named.items() if values is not None}
         for name, cards in _FROM_HEADER.items():
             names[name] = [next(filter(None, (text(primary, card) for card in cards)), "")] * len(rows)
-        frame, in_column = ("rest", "") if at_rest else _UNSTACKED[instrument]
+        frame, in_column = _AT_REST if at_rest else _UNSTACKED[instrument]
         velocity = np.zeros(len(rows)) if at_rest else column(table, in_column)
         is_star = self.kind == "mwmStar"
         return SurveySpectra(
