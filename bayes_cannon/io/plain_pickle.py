@@ -22,7 +22,7 @@ import numpy as np
 MOST_OPCODES = 1_000_000
 MOST_COPIES = 10
 """Bytes of all arrays and texts that are made of others, over those of the file."""
-MOST_VALUES = 1_000_000
+MOST_VALUES = 200_000
 """Of all containers together, each counted as often as it is listed. The largest real files have some thousands."""
 DEEPEST = 20
 """Containers in containers."""
