@@ -182,7 +182,7 @@ def _term(term: Any, n_labels: int) -> tuple[tuple[int, float], ...]:
                 pairs.append((label, power))
             case _:
                 raise ValueError(
-                    f"a term has the factor {factor!r:.60}, and no pair (index from 0 to {n_labels - 1}, power)"
+                    f"a term has the factor {factor!r:.60}, and no pair (index of the label from 0 to {n_labels - 1}, power)"
                 )
     return tuple(pairs)
 

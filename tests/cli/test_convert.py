@@ -54,12 +54,17 @@ def test_prints_what_was_taken_over_and_what_is_missing(old, tmp_path):
     assert CannonModel.read(tmp_path / "new.model").is_trained
 
 
-def test_the_new_file_labels_stars(old, tmp_path, training):
-    assert run("convert", old, tmp_path / "new.model", "--quiet").output == ""
+def test_other_commands_say_how_to_convert(old, tmp_path, training):
     write_spectra(tmp_path / "spectra.nc", Spectra(training.flux[:20], training.ivar[:20], training.dispersion))
     refused = run("infer", old, tmp_path / "spectra.nc", "-o", tmp_path / "labels.ecsv")
     assert refused.exit_code == 1
     assert "bayes-cannon convert OLD NEW" in refused.output
+
+
+@pytest.mark.slow
+def test_the_new_file_labels_stars(old, tmp_path, training):
+    assert run("convert", old, tmp_path / "new.model", "--quiet").output == ""
+    write_spectra(tmp_path / "spectra.nc", Spectra(training.flux[:20], training.ivar[:20], training.dispersion))
     done = run("infer", tmp_path / "new.model", tmp_path / "spectra.nc", "-o", tmp_path / "labels.ecsv")
     assert done.exit_code == 0, done.output
     table = read_table(tmp_path / "labels.ecsv")

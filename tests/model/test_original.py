@@ -212,7 +212,7 @@ def test_bounds_make_a_restricted_model(make, convert, tmp_path):
     assert tc.CannonModel.read(tmp_path / "new.model") == model
 
 
-def test_with_spectra_it_can_be_trained_again_and_calibrated(make, convert, training, trained):
+def test_with_spectra_it_can_be_trained_again(make, convert, training, trained):
     """Theta of the file is near the optimum, and its certificates are not known; trained here they are."""
     spectra = {"training_set_flux": training.flux, "training_set_ivar": training.ivar}
     model = convert(make(theta=trained.theta + 1e-4, s2=trained.s2, **spectra))
@@ -222,11 +222,22 @@ def test_with_spectra_it_can_be_trained_again_and_calibrated(make, convert, trai
     assert {record["status"] for record in records} <= {0, 1}
     assert np.isfinite([record["misfit"] for record in records]).all()
     assert np.isfinite(labels).all()
-    tree = model.sample(pixels=[0, 1], method="psis", n_draws=500, key=0)
-    assert np.isfinite(tree["summary/theta_mean"]).all()
     theta, _, _ = model.train()
     assert_allclose(theta, trained.theta, atol=1e-6)
     assert model.certificates["status"].max() <= 1
+
+
+@pytest.mark.slow
+def test_with_spectra_it_is_sampled_and_calibrated(make, convert, training, trained):
+    spectra = {"training_set_flux": training.flux, "training_set_ivar": training.ivar}
+    model = convert(make(theta=trained.theta, s2=trained.s2, **spectra))
+    tree = model.sample(pixels=[0, 1], method="psis", n_draws=500, key=0)
+    assert_allclose(tree["summary/theta_mean"], trained.theta[:2], atol=0.01)
+    calibration = model.calibrate(n_folds=2, seed=0)
+    assert calibration is model.calibration
+    labels, covariance, _ = model.test(training.flux[:8], training.ivar[:8])
+    assert np.isfinite(labels).all()
+    assert (np.linalg.eigvalsh(covariance) > 0).all()
 
 
 def test_without_spectra_it_says_what_is_missing(make, convert, training):
