@@ -181,9 +181,8 @@ def _term(term: Any, n_labels: int) -> tuple[tuple[int, float], ...]:
             case [int() as label, int() | float() as power] if 0 <= label < n_labels:
                 pairs.append((label, power))
             case _:
-                raise ValueError(
-                    f"a term has the factor {factor!r:.60}, and no pair (index of the label from 0 to {n_labels - 1}, power)"
-                )
+                wanted = f"no pair (index of the label from 0 to {n_labels - 1}, power)"
+                raise ValueError(f"a term has the factor {factor!r:.60}, and {wanted}")
     return tuple(pairs)
 
 
