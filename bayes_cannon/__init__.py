@@ -9,6 +9,7 @@ _PUBLIC = {
     "RestrictedCannonModel": "bayes_cannon.restricted",
     "StarStatus": "bayes_cannon.core.status",
     "load_model": "bayes_cannon.model",
+    "read_original_model": "bayes_cannon.model.original",
 }
 _MODULES = (
     "calibration", "censoring", "cli", "continuum", "core", "execution", "fitting", "io", "labelling", "model", "plot",

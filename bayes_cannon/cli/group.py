@@ -3,6 +3,7 @@
 import click
 
 from bayes_cannon.cli.calibrate import calibrate
+from bayes_cannon.cli.convert import convert
 from bayes_cannon.cli.demo import demo
 from bayes_cannon.cli.diagnose import diagnose
 from bayes_cannon.cli.infer import infer
@@ -19,5 +20,5 @@ def main() -> None:
     """
 
 
-for _command in (train, infer, sample, diagnose, calibrate, demo):
+for _command in (train, infer, sample, diagnose, calibrate, convert, demo):
     main.add_command(_command)

@@ -28,9 +28,14 @@ FORMAT_VERSION, OLDEST_VERSION = 4, 4
 
 _REMEDY = "Give the path of a file that CannonModel.write made"
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_PICKLE = (
+    "a Python pickle, as models of the original package are. Convert it: bayes-cannon convert OLD NEW, or "
+    "bayes_cannon.read_original_model(OLD) in Python, which unpickle nothing"
+)
 _KNOWN_SIGNATURES = {
-    b"\x80": "a Python pickle, such as the original package writes. It is not opened, because unpickling runs whatever "
-    "code the file holds: train the model again and save it with CannonModel.write",
+    b"\x80": _PICKLE,
+    b"}q": _PICKLE,  # A dict in protocol 1, and in protocol 0.
+    b"(dp": _PICKLE,
     b"PK": "a zip archive, such as an .npz file",
     b"SIMPLE": "a FITS file",
     b"CDF": "a netCDF-3 file",

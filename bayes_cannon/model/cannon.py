@@ -329,13 +329,9 @@ class CannonModel:
 
         """
         theta, s2 = np.array(theta, dtype=float), np.array(s2, dtype=float)
-        result = TrainingResult(self._stars, theta, s2, IndependentScatter(), trained_with=self._settings.snapshot())
-        if len(theta) != (self.n_pixels or len(theta)):
-            raise ValueError(f"theta is of {len(theta)} pixels, and the model has {self.n_pixels}")
-        trained = result.plug_in  # Its checks.
-        if self._stars.flux is not None and self._stars.ivar is not None:
-            result = replace(result, goodness=training_goodness(trained, self._stars.flux, self._stars.ivar))
-        self._result = result
+        if len(theta) != (self._stars.n_pixels or len(theta)):
+            raise ValueError(f"theta is of {len(theta)} pixels, and the model has {self._stars.n_pixels}")
+        self._result = TrainingResult.from_elsewhere(self._stars, theta, s2, self._settings)
 
     def reset(self) -> None:
         """Forget what was trained."""
@@ -879,6 +875,8 @@ class CannonModel:
     def read(cls, path: str | os.PathLike[str]) -> "CannonModel":
         """Read a model that `write` made; a restricted model comes back as one.
 
+        Those of the original package are read by `bayes_cannon.read_original_model`.
+
         Raises
         ------
         FileNotFoundError
@@ -962,8 +960,9 @@ class CannonModel:
 
     @property
     def n_pixels(self) -> int | None:
-        """Number of pixels, None where neither spectra nor a dispersion were given."""
-        return self._stars.n_pixels
+        """Number of pixels, None where neither spectra nor a dispersion were given, nor theta is there."""
+        of_stars = self._stars.n_pixels
+        return len(self._result.theta) if of_stars is None and self._result is not None else of_stars
 
     @property
     def dispersion(self) -> np.ndarray | None:
@@ -972,6 +971,8 @@ class CannonModel:
 
     @dispersion.setter
     def dispersion(self, dispersion: Any) -> None:
+        if dispersion is not None and self.n_pixels is not None and np.size(dispersion) != self.n_pixels:
+            raise ValueError(f"dispersion has {np.size(dispersion)} values, and the model {self.n_pixels} pixels")
         self._stars = self._stars.with_dispersion(dispersion)
 
     @property

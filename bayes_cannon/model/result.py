@@ -1,6 +1,6 @@
 """What a training has found, as one record that is replaced as a whole."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,10 +9,12 @@ from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.records import NOT_STORED, dims, encoded, one_of
 from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.trained import TrainedModel
+from bayes_cannon.labelling.training_fit import training_goodness
 from bayes_cannon.model.settings import Settings
 from bayes_cannon.model.stars import TrainingSet
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.scatter.base import LEARNED, LearnedScatter
+from bayes_cannon.scatter.independent import IndependentScatter
 from bayes_cannon.training.problem import PixelSolution
 
 
@@ -108,6 +110,20 @@ class TrainingResult:
     )
     calibration: Calibration | None = None
     goodness: GoodnessOfFit = field(default_factory=GoodnessOfFit.unknown)
+
+    @classmethod
+    def from_elsewhere(
+        cls, stars: TrainingSet, theta: np.ndarray, s2: np.ndarray, settings: Settings
+    ) -> "TrainingResult":
+        """That of another program, with independent scatter and without certificates.
+
+        Raises ValueError for shapes that do not fit, and a negative s2.
+        """
+        result = cls(stars, theta, s2, IndependentScatter(), trained_with=settings.snapshot())
+        trained = result.plug_in  # Its checks.
+        if stars.flux is None or stars.ivar is None:
+            return result
+        return replace(result, goodness=training_goodness(trained, stars.flux, stars.ivar))
 
     @cached_property
     def plug_in(self) -> TrainedModel:
