@@ -78,6 +78,8 @@ class _Product:
         missing = sorted(_SAMPLES - set(table.columns))
         if missing:
             raise ValueError(f"there is no column {missing[0]} in {', '.join(table.columns)}")
+        if not len(table.columns["flux"]):
+            raise ValueError("it has no rows")
         if "wavelength" in table.columns and table.columns["flux"].ndim == 1:
             yield from self._from_samples(table, name)
             return

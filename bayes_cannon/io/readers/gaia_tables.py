@@ -4,11 +4,13 @@ Arrays in a row of a CSV file are texts, ``"(1.0, 2.0)"`` or ``"[1.0, 2.0]"``, m
 ``NaN``. Texts are read a column at a time, so that thousands of spectra take seconds.
 """
 
+import codecs
 import csv
 import gzip
 import io
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -120,8 +122,8 @@ def _look(path: Path, changed: int, size: int) -> Look:
         )
     with _unpacked(path) as file:
         try:
-            text = file.read(_START).decode()
-        except (UnicodeDecodeError, OSError, EOFError):
+            text = codecs.getincrementaldecoder("utf-8")().decode(file.read(_START))  # The last letter may be cut.
+        except (UnicodeDecodeError, OSError, EOFError, zlib.error):
             return Look()
     if "<VOTABLE" in text[:2000]:
         return _look_at_votable(text)
@@ -179,7 +181,7 @@ def _from_text(path: Path) -> GaiaTable:
     with _unpacked(path) as file:
         text = io.TextIOWrapper(cast(BinaryIO, file), encoding="utf-8")
         lines = [line for line in text if line.strip() and not line.startswith("#")][1:]
-    if not seen.arrays:
+    if lines and not seen.arrays:
         try:
             return _numbers(lines, seen)
         except ValueError:  # There is a text among them, or a missing number: each cell is looked at.
@@ -247,7 +249,8 @@ def _from_votable(table: votable.tree.TableElement) -> GaiaTable:
         if lower.endswith("_id") or (values.dtype == object and described.datatype in ("char", "unicodeChar")):
             columns[lower] = np.asarray(values).astype(str)
         else:
-            plain = np.ma.filled(values.astype(float), np.nan) if values.dtype.kind == "f" else np.asarray(values)
+            missing = values.dtype != object and np.ma.is_masked(values)
+            plain = np.ma.filled(values.astype(float), np.nan) if missing else np.asarray(values)
             columns[lower] = stacked(plain, lower)
         if described.unit is not None:
             units[lower] = str(described.unit)

@@ -223,6 +223,9 @@ def test_faulty_files_are_named(tmp_path):
     path.write_text('source_id,flux,flux_error\n1,"(1.0, 2.0)"\n')
     with pytest.raises(ValueError, match=r"s\.csv: row 0 has 2 values for 3 columns"):
         XP_SAMPLED.read(path)
+    path.write_text("source_id,wavelength,flux,flux_error\n")
+    with pytest.raises(ValueError, match=r"s\.csv: it has no rows"):
+        XP_SAMPLED.read(path)
     path = tmp_path / "s.xml"
     path.write_text("<?xml version='1.0'?><VOTABLE><RESOURCE><TABLE><FIELD name='flux'")
     with pytest.raises(ValueError, match=r"s\.xml"):
@@ -232,7 +235,7 @@ def test_faulty_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"\x00\xff\xfe binary", b"\x1f\x8b broken", b"# a comment only\n", b"id,flux,flux_error\n1,2.0,0.1\n",
+        b"", b"\x00\xff\xfe binary", b"# a comment only\n", b"id,flux,flux_error\n1,2.0,0.1\n",
         b"source_id,flux,flux_error\n1,2.0,0.1\n", b"wavelength,flux,flux_error\n5000.0,2.0,0.1\n",
         b"wavelength,flux,flux_error\n", b'wavelength,flux,flux_error\n"33',
     ],
