@@ -25,7 +25,7 @@ import numpy as np
 from bayes_cannon.io.damage import reading
 from bayes_cannon.io.readers.fits_file import opened
 from bayes_cannon.io.readers.gaia_tables import GaiaTable, Look, look, read_tables
-from bayes_cannon.io.readers.survey_spectra import ANGSTROM, Frame, Segment, SurveySpectra
+from bayes_cannon.io.readers.survey_spectra import Frame, Segment, SurveySpectra
 
 _SAMPLES = {"flux", "flux_error"}
 _RVS_ONLY = {"combined_transits", "combined_ccds", "deblended_ccds"}
@@ -129,7 +129,7 @@ class _Product:
             velocity=np.full(len(flux), self.velocity),
             which=np.full(len(flux), "combined"),
             columns=columns,
-            units={name: unit for name, unit in _UNITS.items() if name in columns} | {"wavelength": ANGSTROM},
+            units={name: unit for name, unit in _UNITS.items() if name in columns},
             medium="vacuum",
             frame=self.frame,
             flux_unit=self.flux_unit,

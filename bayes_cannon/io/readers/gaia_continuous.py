@@ -23,7 +23,7 @@ import numpy as np
 
 from bayes_cannon.io.damage import reading
 from bayes_cannon.io.readers.gaia_tables import look, read_tables
-from bayes_cannon.io.readers.survey_spectra import ANGSTROM, Segment, SurveySpectra
+from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
 
 BANDS = ("bp", "rp")
 _ARRAYS = ("coefficients", "coefficient_errors", "coefficient_correlations")
@@ -148,7 +148,7 @@ class _Continuous:
             velocity=np.full(len(flux), np.nan),
             which=np.full(len(flux), "combined"),
             columns=columns,
-            units={name: unit for name, unit in _UNITS.items() if name in columns} | {"wavelength": ANGSTROM},
+            units={name: unit for name, unit in _UNITS.items() if name in columns},
             medium="vacuum",
             flux_unit="W / (m2 nm)",
         )

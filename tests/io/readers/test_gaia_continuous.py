@@ -152,6 +152,7 @@ def test_without_gaiaxpy_the_extra_is_named(monkeypatch):
         gaia_continuous.archive_sampling()
 
 
+@pytest.mark.filterwarnings("ignore:The 'float_precision' argument is deprecated")  # of pandas, by gaiaxpy
 def test_as_gaiaxpy_converts(tmp_path):
     """Flux and errors of its own conversion to the samples of the archive, with and without one photometer."""
     pytest.importorskip("gaiaxpy", reason="gaiaxpy is not installed", exc_type=ImportError)
