@@ -136,7 +136,8 @@ def _record(
         lacking = "no noise in it: add" if not noises else f"noise of {len(noises)} kinds in it: leave only one,"
         raise ValueError(f"there is {lacking} the error, variance or ivar of each pixel")
     unit = flux_unit(said_unit)
-    noise, kind = as_noise(*noises[0], unit)
+    values, said_kind, unit_of_noise = noises[0]
+    noise, kind = as_noise(values, said_kind, unit_of_noise, unit)
     frame = _FRAMES.get(_first(headers, "SPECSYS").upper())
     for header in headers:
         if medium is None and isinstance(header.get("VACUUM"), bool):

@@ -27,8 +27,8 @@ def survey_spectra_of(spectra: Any) -> list[SurveySpectra]:
     -------
     records
         One for each object, in their order. The star is called as ``meta`` or its ``header`` says under OBJECT,
-        object, name or id, otherwise by its number in the list. The velocity is ``radial_velocity``, NaN without one;
-        specutils says nothing of the medium.
+        object, name or id, otherwise by its number in the list. The velocity is ``radial_velocity``, NaN without one
+        and where it is zero, which is what specutils has if nobody set it. Of the medium specutils says nothing.
 
     Raises
     ------
@@ -70,14 +70,15 @@ def _record(spectrum: Any, k: int) -> SurveySpectra:
     noise, noise_kind = as_noise(np.atleast_2d(uncertainty.array), kind, unit, str(spectrum.flux.unit))
     mask = getattr(spectrum, "mask", None)
     velocity = getattr(spectrum, "radial_velocity", None)
-    v = np.nan if velocity is None else velocity.to_value("km/s")
-    name, number = _name(getattr(spectrum, "meta", None) or {}), [str(k)] * len(flux)
+    v = np.asarray(np.nan if velocity is None else velocity.to_value("km/s"), dtype=float)
+    name = _name(getattr(spectrum, "meta", None) or {})
+    number = np.array([str(k)] * len(flux))
     return SurveySpectra(
         READER,
         [Segment(wavelength, flux, noise, None if mask is None else np.atleast_2d(mask).astype(np.uint8))],
-        {"OBJECT": [name] * len(flux), "number": number} if name else {"number": number},
+        {"OBJECT": np.array([name] * len(flux)), "number": number} if name else {"number": number},
         noise_kind,
-        np.broadcast_to(np.asarray(v, dtype=float), (len(flux),)).copy(),
+        np.where(v == 0, np.nan, v) * np.ones(len(flux)),
         np.array(["combined"] + [f"combined {row + 1}" for row in range(1, len(flux))]),
         flux_unit=str(spectrum.flux.unit) or None,
     )

@@ -171,7 +171,7 @@ class DecodedSpectra:
         As many as there.
     doppler
         Number by which the wavelengths of each spectrum are divided to be at rest, shape (spectrum,); one where they
-        are or shall stay as they are.
+        are or shall stay as they are; NaN for a spectrum whose velocity is not known, which has no place on a grid.
     medium
         Of the wavelengths; None is not known.
     decisions

@@ -50,6 +50,7 @@ def test_mask_and_velocity():
     assert decoded.segments[0].ivar.tolist() == [[4, 0, 1]]
     assert decoded.doppler[0] == pytest.approx(1 + 30 / 299792.458, rel=1e-14)
     assert np.isnan(decode(survey_spectra_of(spectrum())[0]).doppler).all()
+    assert np.isnan(survey_spectra_of(spectrum(radial_velocity=0 * u.km / u.s))[0].velocity).all()
     assert survey_spectra_of(spectrum(radial_velocity=1000 * u.m / u.s))[0].velocity.tolist() == [1]
 
 
