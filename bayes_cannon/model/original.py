@@ -118,9 +118,11 @@ def _stars(original: OriginalModel, vectorizer: PolynomialVectorizer) -> Trainin
     flux, ivar = original.training_set_flux, original.training_set_ivar
     if flux is not None:
         flux, ivar = check_spectra(flux, ivar, "training_set_")
-    elif original.theta is None:
+        n_pixels = flux.shape[1]
+    elif original.theta is not None:
+        n_pixels = len(original.theta)
+    else:
         raise ValueError("it is not trained, and holds no training spectra: it can be used for nothing")
-    n_pixels = len(original.theta) if flux is None and original.theta is not None else np.shape(flux)[-1]
     stars = TrainingSet(
         vectorizer, labels.astype(float), LabelScaling(fiducials.astype(float), scales.astype(float)), {}, flux, ivar,
         check_dispersion(original.dispersion, n_pixels),
