@@ -119,27 +119,46 @@ def read_original(path: str | os.PathLike[str]) -> OriginalModel:
 
 def _model(path: Path, values: Any) -> OriginalModel:
     metadata = values.get("metadata") if isinstance(values, dict) else None
-    version = metadata.get("version") if isinstance(metadata, dict) else None
-    number = re.match(r"(\d+)\.(\d+)", version) if isinstance(version, str) else None
+    metadata = metadata if isinstance(metadata, dict) else {}
+    version = _text(metadata, "version")
+    number = re.match(r"(\d+)\.(\d+)", version)
     if number is None or (int(number[1]), int(number[2])) < (0, 2):
-        said = "no version" if number is None else f"version {version}"
+        said = f"version {version}" if number else "no version"
         raise ValueError(f"it states {said}, and before 0.2.0 thecannon wrote another layout")
     if values["training_set_labels"] is None:
         raise ValueError(_HOLLOW)
     label_names, terms, unknown = _vectorizer(values["vectorizer"])
     model = OriginalModel(
-        path, version, *(str(metadata.get(name) or "") for name in ("model_class", "modified", "training_set_hash")),
-        label_names, terms, *(_numbers(values, name) for name in ("training_set_labels", "theta", "s2")),
-        *(_numbers(values, name, optional=True) for name in ("training_set_flux", "training_set_ivar", "dispersion")),
-        _lambda(values), _masks(values["censors"]),
-        *(_numbers(values, name, optional=True) for name in ("_scales", "_fiducials")),
-        _bounds(values.get("theta_bounds")), tuple(sorted(set(values) - _PARTS)) + unknown,
-    )  # fmt: skip
+        path=path,
+        version=version,
+        model_class=_text(metadata, "model_class"),
+        modified=_text(metadata, "modified"),
+        training_set_hash=_text(metadata, "training_set_hash"),
+        label_names=label_names,
+        terms=terms,
+        training_set_labels=_numbers(values, "training_set_labels"),
+        theta=_numbers(values, "theta"),
+        s2=_numbers(values, "s2"),
+        training_set_flux=_numbers(values, "training_set_flux", optional=True),
+        training_set_ivar=_numbers(values, "training_set_ivar", optional=True),
+        dispersion=_numbers(values, "dispersion", optional=True),
+        regularization=_lambda(values),
+        acts=_masks(values["censors"]),
+        scales=_numbers(values, "_scales", optional=True),
+        fiducials=_numbers(values, "_fiducials", optional=True),
+        theta_bounds=_bounds(values.get("theta_bounds")),
+        unknown=tuple(sorted(set(values) - _PARTS)) + unknown,
+    )
     for one, other in (("theta", "s2"), ("training_set_flux", "training_set_ivar"), ("scales", "fiducials")):
         if (getattr(model, one) is None) != (getattr(model, other) is None):
             raise ValueError(f"of {one} and {other} it holds only one")
     check_dims(model, {"label": (len(label_names), "the label names"), "term": (1 + len(terms), "the terms")})
     return model
+
+
+def _text(metadata: dict[str, Any], name: str) -> str:
+    found = metadata.get(name)
+    return found if isinstance(found, str) else ""
 
 
 def _numbers(values: dict[str, Any], name: str, *, optional: bool = False) -> Any:

@@ -85,10 +85,10 @@ def plain_values(path: str | os.PathLike[str]) -> Any:
     machine, place = _Machine(MOST_COPIES * len(data)), 0
     try:
         for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
-            place = position or 0
+            place = int(position or 0)
             if count >= MOST_OPCODES:
                 raise ValueError(f"it has more than {MOST_OPCODES} opcodes")
-            if opcode.name == "FRAME" and argument > len(data) - place - 9:
+            if opcode.name == "FRAME" and int(argument or 0) > len(data) - place - 9:
                 raise ValueError(f"a frame of {argument} bytes is longer than the file")
             machine.run(opcode.name, argument)
         if place + 1 < len(data):
@@ -304,11 +304,11 @@ def _without_values(kind: Any, _shape: Any, _code: Any) -> _Array:
     return _Array()
 
 
-_CALLS: dict[str, Callable[..., Any]] = {"numpy dtype": _type, "_codecs encode": _encoded} | {
-    f"numpy.{core}.{name}": function
-    for core in ("core", "_core")
-    for name, function in (
-        ("numeric _frombuffer", _from_buffer), ("multiarray _reconstruct", _without_values),
-        ("multiarray scalar", _scalar),
-    )
+_OF_NUMPY: dict[str, Callable[..., Any]] = {
+    "numeric _frombuffer": _from_buffer, "multiarray _reconstruct": _without_values, "multiarray scalar": _scalar,
+}  # fmt: skip
+"""In ``numpy.core`` of NumPy 1, and ``numpy._core`` of NumPy 2."""
+_CALLS: dict[str, Callable[..., Any]] = {
+    "numpy dtype": _type, "_codecs encode": _encoded,
+    **{f"numpy.{core}.{name}": function for core in ("core", "_core") for name, function in _OF_NUMPY.items()},
 }  # fmt: skip

@@ -109,7 +109,8 @@ def _stars(original: OriginalModel, vectorizer: PolynomialVectorizer) -> Trainin
         star, label = np.argwhere(~np.isfinite(labels))[0]
         raise ValueError(f"the label {original.label_names[label]!r} of training star {star} is {labels[star, label]}")
     if fiducials is None or scales is None:
-        # As the original package does when it reads the file, in the precision that the labels have there.
+        # As the original package does when it reads the file, in the precision that the labels have there. In single
+        # precision the median of NumPy 1 differs from that of NumPy 2 in the eighth digit.
         fiducials = np.percentile(labels, 50, axis=0)
         scales = np.ptp(np.percentile(labels, [2.5, 97.5], axis=0), axis=0)
     for name, scale in zip(original.label_names, scales, strict=True):
@@ -118,9 +119,11 @@ def _stars(original: OriginalModel, vectorizer: PolynomialVectorizer) -> Trainin
     flux, ivar = original.training_set_flux, original.training_set_ivar
     if flux is not None:
         flux, ivar = check_spectra(flux, ivar, "training_set_")
-    elif original.theta is None:
+        n_pixels = flux.shape[1]
+    elif original.theta is not None:
+        n_pixels = len(original.theta)
+    else:
         raise ValueError("it is not trained, and holds no training spectra: it can be used for nothing")
-    n_pixels = len(original.theta) if flux is None and original.theta is not None else np.shape(flux)[-1]
     stars = TrainingSet(
         vectorizer, labels.astype(float), LabelScaling(fiducials.astype(float), scales.astype(float)), {}, flux, ivar,
         check_dispersion(original.dispersion, n_pixels),
