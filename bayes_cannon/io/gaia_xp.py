@@ -4,6 +4,8 @@ The file holds 40,226 rows of 343 samples and no wavelengths: the grid is 3360 t
 is divided by its median over the pixels, so that one number a star, ``medflux``, carries its brightness. A source may
 stand in several rows, of which the first is taken here.
 
+`as_library` does to a spectrum of the archive what was done to those of the library.
+
 Some rows are bad: the spectrum or the photometry belongs to another star, or to a blend of two. `colour_outliers` finds
 them from spectra and photometry alone. It is for training stars; nothing is left out of an evaluation.
 """
@@ -47,6 +49,9 @@ COLUMNS = {
 }
 """Name in the spectra, name in the file and unit of every number that is read of a star."""
 
+LIBRARY_RANGE = (4000.0, 9900.0)
+"""First and last wavelength that are used of the library, Angstrom: the ends are noise."""
+
 GIANTS: dict[str, dict[str, float]] = {
     "TEFF": {"above": 3500, "below": 7000},
     "LOGG": {"below": 3.5},
@@ -68,7 +73,7 @@ def read_gaia_xp(
     path: str | os.PathLike | None = None,
     *,
     cuts: Mapping[str, Mapping[str, float]] = GIANTS,
-    wavelength_range: tuple[float, float] = (4000.0, 9900.0),
+    wavelength_range: tuple[float, float] = LIBRARY_RANGE,
     log_flux: bool = True,
 ) -> Spectra:
     """Read the stars that pass the cuts, in the order of the file, the first row of each source.
@@ -114,9 +119,7 @@ def read_gaia_xp(
 
     """
     _check_cuts(cuts)
-    pixels = (wavelength_range[0] <= WAVELENGTH) & (wavelength_range[1] >= WAVELENGTH)
-    if not pixels.any():
-        raise ValueError(f"no pixel lies in the wavelength_range {wavelength_range}; the spectra cover 3360 to 10200")
+    pixels = _pixels_in(wavelength_range)
     table = _table(_library_path() if path is None else Path(path))
     columns = {name: table[column].astype(float) for name, (column, _) in COLUMNS.items()}
     taken = _first_rows(table["gaiaedr3_source_id"]) & _pass(columns, cuts)
@@ -141,6 +144,56 @@ def read_gaia_xp(
             "flux_kind": "ln(flux / median flux)" if log_flux else "flux / median flux",
         },
     )
+
+
+def as_library(
+    flux: StarPixel, ivar: StarPixel, *, wavelength_range: tuple[float, float] = LIBRARY_RANGE
+) -> tuple[StarPixel, StarPixel]:
+    """Sampled XP spectra of the archive as the library has them, for a model that was trained on the library.
+
+    ``flux / median(flux)`` and ``ivar median(flux)^2``, the median over all 343 samples, of which those in the range
+    are kept. What is known of the library's ``medflux``: its flux has a median of exactly 1 in each row, and
+    -2.5 log10 ``medflux`` is fainter than Gaia's G by 26.5 mag, with a scatter of 0.13, as flux in W / (m2 nm) is, the
+    unit of the archive. The model's logarithm is not taken here.
+
+    Parameters
+    ----------
+    flux, ivar
+        Of the archive, at `WAVELENGTH`, W / (m2 nm) and its inverse square, shape (star, 343). Any other unit of flux
+        gives the same.
+    wavelength_range
+        First and last wavelength kept, both included, Angstrom.
+
+    Returns
+    -------
+    flux, ivar
+        Relative to the median, shape (star, pixel). Stars whose median is not a positive number, such as those with a
+        missing sample, have flux NaN and ivar 0.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not have 343 samples, or no sample lies in the range.
+
+    Examples
+    --------
+    >>> archive = np.linspace(1e-16, 3e-16, 343)[None]
+    >>> flux, ivar = as_library(archive, (archive / 50) ** -2)
+    >>> flux.shape, float(flux[0, 0].round(3)), float(np.sqrt(ivar[0, 0] * flux[0, 0] ** 2).round(3))
+    ((1, 296), 0.594, 50.0)
+
+    """
+    flux, ivar = np.asarray(flux, dtype=float), np.asarray(ivar, dtype=float)
+    if flux.ndim != 2 or flux.shape[1] != WAVELENGTH.size or ivar.shape != flux.shape:
+        raise ValueError(
+            f"flux and ivar must have shape (star, {WAVELENGTH.size}), at 3360 to 10200 Angstrom in steps of 20, "
+            f"got {flux.shape} and {ivar.shape}"
+        )
+    pixels = _pixels_in(wavelength_range)
+    median = np.median(flux, axis=1, keepdims=True)
+    usable = median > 0
+    scale = np.where(usable, median, np.nan)
+    return flux[:, pixels] / scale, np.where(usable, ivar[:, pixels] * scale**2, 0.0)
 
 
 def colour_outliers(spectra: Spectra, *, threshold: float = 5.0) -> np.ndarray:
@@ -187,6 +240,13 @@ def colour_outliers(spectra: Spectra, *, threshold: float = 5.0) -> np.ndarray:
     for x, y in relations:
         outlier |= ~(np.abs(_deviations(x, y, threshold)) <= threshold)
     return outlier
+
+
+def _pixels_in(wavelength_range: tuple[float, float]) -> PerPixelMask:
+    pixels = (wavelength_range[0] <= WAVELENGTH) & (wavelength_range[1] >= WAVELENGTH)
+    if not pixels.any():
+        raise ValueError(f"no pixel lies in the wavelength_range {wavelength_range}; the spectra cover 3360 to 10200")
+    return pixels
 
 
 def _deviations(x: PerStar, y: PerStar, threshold: float) -> PerStar:
