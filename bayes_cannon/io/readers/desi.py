@@ -16,19 +16,6 @@ from bayes_cannon.io.readers.fits_file import layout, opened
 from bayes_cannon.io.readers.headers import native
 from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
 
-MASK_BITS = {
-    "SOMEBADPIX": 0,
-    "ALLBADPIX": 1,
-    "COSMIC": 2,
-    "LOWFLAT": 3,
-    "BADFIBERFLAT": 4,
-    "BRIGHTSKY": 5,
-    "BADSKY": 6,
-}
-"""Bits of the mask of each pixel, ``specmask`` of the package desispec."""
-DEFAULT_BAD = tuple(MASK_BITS)
-"""All: a pixel of a coadd bears a bit only if each exposure did."""
-
 _WAVELENGTH = "_WAVELENGTH"
 
 
