@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 from astropy.io import fits, votable
@@ -131,8 +131,11 @@ def _look(path: Path, changed: int, size: int) -> Look:
 
 
 def _holds_array(form: str) -> bool:
-    count = re.match(r"(\d*)([A-Z])", form)
-    return bool(count) and (count[2] in "PQ" or (count[2] != "A" and int(count[1] or 1) > 1))
+    found = re.match(r"(\d*)([A-Z])", form)
+    if not found:
+        return False
+    count, kind = found.groups()
+    return kind in "PQ" or (kind != "A" and int(count or 1) > 1)
 
 
 def _look_at_votable(text: str) -> Look:
@@ -169,17 +172,17 @@ def _delimiter(text: str) -> str:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+def _unpacked(path: Path) -> Iterator[BinaryIO]:
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if packed else open(path, "rb") as file:
-        yield file
+    with gzip.open(path) if packed else open(path, "rb") as unpacked:
+        yield cast(BinaryIO, unpacked)
 
 
 def _from_text(path: Path) -> GaiaTable:
     seen = look(path)
     with _unpacked(path) as file:
-        text = io.TextIOWrapper(cast(BinaryIO, file), encoding="utf-8")
+        text = io.TextIOWrapper(file, encoding="utf-8")
         lines = [line for line in text if line.strip() and not line.startswith("#")][1:]
     if lines and not seen.arrays:
         try:
