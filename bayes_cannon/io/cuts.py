@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.io.flag_bits import bit_mask, has_bits
+from bayes_cannon.io.recipe_values import Cut
 from bayes_cannon.io.spectra import Spectra
-
-Cut = Mapping[str, Any]
-"""Conditions that all hold: ``above``, ``below``, ``without``, ``is``, ``finite``."""
 
 
 def passing(spectra: Spectra, cuts: Mapping[str, Cut]) -> tuple[np.ndarray, str]:
@@ -89,11 +87,12 @@ def _wanted(name: str, given: Any, are_texts: bool) -> list[Any]:
 
 
 def _integers(name: str, values: np.ndarray) -> np.ndarray:
-    try:
-        whole = np.array([int(value) for value in values], dtype=np.int64)
-        wrong = np.flatnonzero(whole != values) if values.dtype.kind == "f" else whole[:0]
-    except (ValueError, OverflowError):
-        whole, wrong = values, np.arange(1)
-    if wrong.size:
-        raise ValueError(f"[data.cuts] {name} holds no flags with bits: {values[wrong[0]]} is no integer")
+    whole = np.zeros(len(values), dtype=np.int64)
+    for index, value in enumerate(values):
+        try:
+            whole[index] = int(value)
+        except (ValueError, OverflowError):
+            whole[index] = 0
+        if str(whole[index]) != str(value) and whole[index] != value:
+            raise ValueError(f"[data.cuts] {name} holds no flags with bits: {value} is no integer of 64 bits")
     return whole

@@ -39,10 +39,11 @@ _AROUND_NAMES = '\ufeff"\t '
 def write_table(path: str | os.PathLike, table: Table, *, overwrite: bool = False) -> None:
     """Write a table as FITS (``.fits``), ECSV (``.ecsv``), VOTable (``.vot``) or Parquet (``.parquet``).
 
-    Units and metadata are included, and `read_table` gives back the same numbers, texts and units. The file appears
-    whole or not at all. A unit that the standard of FITS or VOTable does not know, such as dex, is written as its text,
-    as surveys do. Parquet has no arrays of several dimensions: the column ``covariance`` of a label table is left out
-    there, whose errors and correlations say the same.
+    Units and metadata are included, and `read_table` gives back the same numbers, texts and units; but blanks at the
+    end of a text are lost in FITS, and around one in ECSV. The file appears whole or not at all. A unit that the
+    standard of FITS or VOTable does not know, such as dex, is written as its text, as surveys do. Parquet has no arrays
+    of several dimensions: the column ``covariance`` of a label table is left out there, whose errors and correlations
+    say the same.
 
     Raises
     ------
@@ -179,6 +180,7 @@ def _plain(column: Any) -> Any:
         return column
     missing = np.broadcast_to(getattr(column, "mask", False), column.shape)
     values: Any = np.ma.getdata(column)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype.kind == "O" and all(isinstance(value, str | bytes | None) for value in values.ravel()):
         values = texts(np.where(missing | (values == None), "", values))  # noqa: E711
     elif values.dtype.kind in "SU":
@@ -188,11 +190,8 @@ def _plain(column: Any) -> Any:
     ):
         values = np.where(missing, np.nan, values)
     elif missing.any():
-        values = np.ma.array(values, mask=missing)
-    if not np.ma.isMaskedArray(values):
-        values = np.asarray(values, dtype=values.dtype.newbyteorder("="))
-    kind = MaskedColumn if np.ma.isMaskedArray(values) else Column
-    return kind(values, unit=_unit(column.unit), description=column.description)
+        return MaskedColumn(values, mask=missing, unit=_unit(column.unit), description=column.description)
+    return Column(values, unit=_unit(column.unit), description=column.description)
 
 
 def _decoded(values: np.ndarray) -> np.ndarray:
