@@ -122,7 +122,7 @@ def label_table(
         *(extra or {}).items(),
     ]
     taken = {STAR_ID, *(name.lower() for name, _ in columns)}
-    names = [(STAR_ID, np.arange(n_stars).astype(str) if star_id is None else star_id)]
+    names: list[tuple[str, Any]] = [(STAR_ID, np.arange(n_stars).astype(str) if star_id is None else star_id)]
     names += [(f"{name}_ID" if name.lower() in taken else name, texts) for name, texts in (identifiers or {}).items()]
     table = Table(meta=dict(meta or {}))
     for name, values in names + columns:
