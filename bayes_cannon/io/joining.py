@@ -230,7 +230,9 @@ def _matching_rows(
         values = _label(rank[rows], ())
         rows = rows[np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")]
     row: dict[str, int] = {}
-    repeated = dict.fromkeys(name for index in rows if row.setdefault(name := str(given[index]), index) != index)
+    repeated = dict.fromkeys(
+        name for index in rows.tolist() if row.setdefault(name := str(given[index]), index) != index
+    )
     if repeated and duplicates == "refuse":
         raise ValueError(
             f"the star {next(iter(repeated))!r} occurs more than once in the column {column!r} of the label table "
