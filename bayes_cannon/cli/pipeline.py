@@ -299,7 +299,7 @@ def _table(
         "MODELSHA": model_hash,
         "TRAINING": json.dumps(model.provenance),
         "SPECTRA": source,
-        "SPECSHA": array_hash(stars.flux, stars.ivar),
+        "SPECSHA": array_hash(np.asarray(stars.flux), np.asarray(stars.ivar)),
         "DATA": json.dumps(dict(stars.attrs)),
         "PROGRAM": f"bayes_cannon {versions['bayes_cannon']}",
         "VERSIONS": ", ".join(f"{name} {versions[name]}" for name in ("python", "numpy", "jax")),
