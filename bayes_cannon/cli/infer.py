@@ -14,7 +14,7 @@ from bayes_cannon.cli.reporting import command, overwrite_option, path_argument,
     "--output",
     "-o",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Label table to write, .fits or .ecsv. By default SPECTRA-labels.ecsv in the current folder.",
+    help="Label table to write: .fits, .ecsv, .vot or .parquet. By default SPECTRA-labels.ecsv in the current folder.",
 )
 @click.option(
     "--posterior",
@@ -41,6 +41,9 @@ def infer(
     Errors are the formal ones, of noise and scatter with theta taken as known exactly. Theta is integrated out with
     --posterior, or if MODEL holds its posterior (from "bayes-cannon sample --write-model"). Errors are calibrated if
     MODEL comes from "bayes-cannon calibrate". The table names which they are under ERRORS.
+
+    The table has a row a star: its names, labels, errors and their correlations, chi2, S/N and what to mind about the
+    fit as a number and a text. It says which model and spectra it was made of, with their SHA-256, and how.
 
     With --error-budget each label has a column for each source of its error, such as TEFF_ERR_PHOTON, in the unit of
     the label: photon, scatter, correlated, theta, and for a calibrated model scale and floor. Their squares, each with

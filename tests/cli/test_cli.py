@@ -1,16 +1,21 @@
 """The command line from end to end, on small simulated spectra, and how it tells of errors."""
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.table import Table
 from click.testing import CliRunner, Result
 
 from bayes_cannon.cli import main
-from bayes_cannon.io.model_file import training_set_hash
+from bayes_cannon.io.model_file import array_hash, training_set_hash
 from bayes_cannon.io.recipe import read_recipe
 from bayes_cannon.io.spectra import Spectra, write_spectra
 from bayes_cannon.io.tables import read_table
@@ -19,6 +24,7 @@ from bayes_cannon.model import CannonModel, RestrictedCannonModel
 # 200 training stars, 60 pixels and 10 terms: the shapes, and so the compiled programs, that other tests use.
 N_USABLE, N_PIXELS, ERROR = 259, 60, 0.01
 N_STARS = N_USABLE + 2
+PARQUET = pytest.param(".parquet", marks=pytest.mark.skipif(find_spec("pyarrow") is None, reason="no pyarrow"))
 NAMES = ["TEFF", "LOGG", "FE_H"]
 WAVELENGTH = np.linspace(5000.0, 5200.0, N_PIXELS)
 
@@ -252,6 +258,78 @@ def test_labels_from_a_table(trained, tmp_path):
     np.testing.assert_array_equal(one.theta, other.theta)
 
 
+def _allstar(stars: Spectra, path: Path) -> None:
+    """A catalogue in FITS: two rows of a star, one star too few, arrays, flags and a Gaia source id."""
+    rows = np.array([0, 3, *range(1, N_STARS - 1)])
+    wrong = np.where(np.arange(rows.size) == 1, 100.0, 0.0)
+    Table({
+        "APOGEE_ID": stars.ids[rows],
+        "FPARAM": np.stack([stars.labels["TEFF"][rows] + wrong, stars.labels["LOGG"][rows]], axis=1),
+        "FE_H": np.where(rows == 1, -9999.0, stars.labels["FE_H"][rows]),
+        "SNR": np.where(wrong > 0, 10.0, 100.0),
+        "STARFLAG": np.where(rows == 4, 512, 4),
+        "TELESCOPE": np.where(rows == 5, "apo1m", "apo25m"),
+        "GAIA": 4567890123456789000 + rows,
+    }).write(path)  # fmt: skip
+
+
+def test_a_survey_catalogue_becomes_a_training_set(tmp_path):
+    stars = _simulated()
+    write_spectra(tmp_path / "spectra.nc", Spectra(stars.flux, stars.ivar, stars.wavelength, stars.ids))
+    _allstar(stars, tmp_path / "allStar.fits")
+    # The last star has no row, the first two cannot be used, and the flag and the telescope leave out one each.
+    used = stars.at(np.array([n for n in range(2, N_STARS - 1) if n not in (4, 5)]))
+    # As many stars as elsewhere, so that nothing is compiled anew.
+    teff = np.sort(used.labels["TEFF"])
+    text = RECIPE[: RECIPE.index("[validation]")].replace("6000.0", f"{(teff[199] + teff[200]) / 2}")
+    data = """labels = "allStar.fits[1]"
+missing = [-9999]
+columns = { TEFF = "FPARAM[0]", LOGG = "FPARAM[1]" }
+duplicates = "best"
+best_by = "SNR"
+unmatched = "leave out"
+"""
+    cuts = 'STARFLAG = { without = ["PERSIST_HIGH"] }\nTELESCOPE = { is = "apo25m" }\n'
+    text = text.replace("[data]\n", "[data]\n" + data).replace("[censors", cuts + "[censors")
+    (tmp_path / "recipe.toml").write_text(text)
+    result = run("train", tmp_path / "recipe.toml", "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    joined = (
+        "by the column APOGEE_ID; of the rows of 1 stars with several that with the largest SNR was taken; "
+        f"1 of {N_STARS} spectra have no row and were left out"
+    )
+    assert f"labels joined: {joined}\ncuts: " in result.stdout
+    model = CannonModel.read(tmp_path / "sim.model")
+    assert model.provenance["labels_joined"] == joined
+    assert model.provenance["cuts"].endswith(", STARFLAG 1, TELESCOPE 1)")
+    wanted = used.at(used.labels["TEFF"] < (teff[199] + teff[200]) / 2).label_array(NAMES)
+    np.testing.assert_array_equal(model.training_set_labels, wanted)
+
+
+@pytest.mark.parametrize("suffix", [".fits", PARQUET])
+def test_label_tables_say_where_they_come_from(trained, tmp_path, suffix):
+    folder, _ = trained
+    model, stars, out = folder / "out/deep/sim.model", _held_out(), tmp_path / f"l{suffix}"
+    names = {"SOURCE_ID": 4567890123456789000 + np.arange(stars.n_stars), "FIELD": np.full(stars.n_stars, "M 67")}
+    write_spectra(tmp_path / "named.nc", replace(stars, identifiers=names, attrs={"medium": "vacuum"}))
+    result = run("infer", model, tmp_path / "named.nc", "-o", out, "-q")
+    assert result.exit_code == 0, result.output
+    table = read_table(out)
+    assert table.meta["MODEL"] == "sim.model"
+    assert table.meta["MODELSHA"] == sha256(model.read_bytes()).hexdigest()
+    assert table.meta["SPECTRA"] == "named.nc"
+    assert table.meta["SPECSHA"] == array_hash(stars.flux, stars.ivar)
+    assert json.loads(table.meta["TRAINING"]) == CannonModel.read(model).provenance
+    assert json.loads(table.meta["DATA"]) == {"medium": "vacuum"}
+    assert table.meta["PROGRAM"] == f"bayes_cannon {sys.modules['bayes_cannon'].__version__}"
+    assert table.meta["VERSIONS"].startswith("python ")
+    assert table["SOURCE_ID"].tolist() == [str(number) for number in names["SOURCE_ID"]]
+    fit = CannonModel.read(model).fit_labels(stars.flux, stars.ivar)
+    errors = np.sqrt(fit.covariance[:, [0, 1], [0, 1]])
+    np.testing.assert_array_equal(table["TEFF"], fit.labels[:, 0])
+    np.testing.assert_allclose(table["TEFF_LOGG_CORR"], fit.covariance[:, 0, 1] / errors.prod(axis=1), rtol=1e-12)
+
+
 def test_recipe_without_validation_writes_a_model_only(tmp_path):
     write_spectra(tmp_path / "spectra.nc", _simulated())
     # As many stars as elsewhere, so that nothing is compiled anew.
@@ -283,7 +361,7 @@ def test_existing_output_is_refused_before_any_work(trained, tmp_path, monkeypat
     assert (result.exit_code, result.stdout) == (1, "")
     assert "sim-theta.png exists; pass --overwrite to replace it" in result.stderr
     result = run("infer", "no.model", "no.nc", "-o", folder / "spectra.nc")
-    assert "written as .fits or .ecsv" in result.stderr
+    assert "written as .fits, .ecsv, .vot or .parquet" in result.stderr
     (tmp_path / "l.fits").touch()
     result = run("infer", "no.model", "no.nc", "-o", tmp_path / "l.fits")
     assert "l.fits exists; pass --overwrite" in result.stderr

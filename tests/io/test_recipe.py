@@ -136,6 +136,16 @@ def test_recipes_cannot_be_changed(written, text):
         ("[4000, 5000.0]", "[5000, 4000.0]", "data.wavelength_range must be a pair"),
         ("[4000, 5000.0]", "[4000]", "data.wavelength_range must be a pair"),
         ("above = 4000", 'above = "4000"', r"data\.cuts\.TEFF\.above must be a number; got '4000'"),
+        ("above = 4000", "finite = false", r"data\.cuts\.TEFF\.finite must be true, or left out; got False"),
+        ("above = 4000", "is = []", r"data\.cuts\.TEFF\.is must be a text or a number, or a list"),
+        ("above = 4000", 'without = "LOW"', r"data\.cuts\.TEFF\.without must be a list of bits by name or number"),
+        ("above = 4000", 'without = ["A"]', r"data\.cuts\.TEFF\.without: TEFF has no bit 'A'; no names of its bits"),
+        ("cuts.TEFF", 'cuts.STARFLAG.without = ["LOWSNR"]\ncuts.TEFF', r"without: .*did you mean 'LOW_SNR'\?"),
+        ('id_column = "ID"', 'duplicates = "last"', "data.duplicates must be one of 'refuse', 'first', 'best'"),
+        ('id_column = "ID"', 'duplicates = "best"', r"\[data\] duplicates = 'best' and best_by, .* go together"),
+        ('id_column = "ID"', 'best_by = "SNR"', r"\[data\] duplicates = 'best' and best_by, .* go together"),
+        ('id_column = "ID"', 'unmatched = "drop"', "data.unmatched must be one of 'refuse', 'leave out'"),
+        ('id_column = "ID"', "columns = [1]", "data.columns must be a table of texts"),
         ("[4200.0, 4300.0]]", "4200.0]", r"censors\.FE_H\.censored\[1\] must be a pair"),
         ("[censors.TEFF]", "[censors.LOGG]", r"\[censors\] names 'LOGG', which is no label"),
         ("kept = [[4000.0, 4500.0]]", "", r"\[censors\.TEFF\] needs either censored or kept"),
@@ -158,6 +168,36 @@ def test_mistake_is_named_with_file_section_and_key(written, old, new, said):
     with pytest.raises(ValueError, match=said) as caught:
         written(FULL.replace(old, new, 1))
     assert "recipe.toml" in str(caught.value)
+
+
+def test_a_catalogue_and_its_cuts(written):
+    more = """labels = "allStar.fits[1]"
+    columns = { TEFF = "FPARAM[0]" }
+    duplicates = "best"
+    best_by = "SNR"
+    unmatched = "leave out"
+    missing = [-9999]
+    cuts.STARFLAG = { without = ["PERSIST_HIGH", 4] }
+    cuts.TELESCOPE = { is = "apo25m" }
+    cuts.GOOD = { is = [true, 2], finite = true }
+    """
+    data = written(MINIMAL.replace("spectra =", more + "spectra =")).data
+    assert (data.labels, data.duplicates, data.best_by, data.unmatched) == (
+        "allStar.fits[1]",
+        "best",
+        "SNR",
+        "leave out",
+    )
+    assert data.columns == {"TEFF": "FPARAM[0]"}
+    assert data.cuts == {
+        "STARFLAG": {"without": ("PERSIST_HIGH", 4)}, "TELESCOPE": {"is": ("apo25m",)},
+        "GOOD": {"is": (True, 2), "finite": True},
+    }  # fmt: skip
+
+
+def test_rules_of_matching_need_a_catalogue(written):
+    with pytest.raises(ValueError, match=r"\[data\] unmatched is about a table of labels: give its path as 'labels'"):
+        written(MINIMAL.replace("spectra =", 'unmatched = "leave out"\nspectra ='))
 
 
 def test_recipe_by_file_folder_and_name(tmp_path):

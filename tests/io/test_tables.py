@@ -1,98 +1,98 @@
-"""Label tables: what is written, what is read back, and how rows are matched to spectra."""
+"""Tables in files: a round trip of every bit, catalogues as surveys publish them, and errors that name a bad file."""
 
-from types import SimpleNamespace
+import gzip
+import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from astropy import units as u
-from astropy.table import QTable, Table
+from astropy.io import fits, votable
+from astropy.table import MaskedColumn, QTable, Table
 
 from bayes_cannon.io import tables
-from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.io.tables import join_labels, label_table, read_table, write_table
+from bayes_cannon.io.tables import read_table, write_table
 
-NAMES = ("TEFF", "FE_H")
-
-
-@pytest.fixture
-def fit() -> SimpleNamespace:
-    """Three stars: fitted, without a covariance of the second label, and without information."""
-    nan = np.nan
-    return SimpleNamespace(
-        labels=np.array([[5000.0, 0.1], [4500.0, -1.0], [nan, nan]]),
-        covariance=np.array([[[400.0, 0.1], [0.1, 0.01]], [[100.0, nan], [nan, -1e-9]], np.full((2, 2), nan)]),
-        chi_squared=np.array([10.0, 20.0, nan]),
-        reduced_chi_squared=np.array([1.0, 2.0, nan]),
-        n_pixels=np.array([12, 12, 0]),
-        snr=np.array([100.0, 50.0, nan]),
-        status=np.array([0, 1, 3]),
-    )
+needs_pyarrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
+PARQUET, X_PARQUET = (pytest.param(name, marks=needs_pyarrow) for name in (".parquet", "x.parquet"))
+WRITTEN = [".fits", ".ecsv", ".vot", PARQUET]
 
 
 @pytest.fixture
-def table(fit) -> Table:
-    return label_table(
-        NAMES,
-        fit,
-        star_id=np.array(["a", "b", "ccc"]),
-        label_units={"TEFF": "K", "FE_H": "dex"},
-        extra={"TEFF_REFERENCE": np.array([5010.0, 4400.0, 4000.0])},
-        meta={"MODEL": "my.model"},
-    )
+def table() -> Table:
+    """What label tables hold, and what is hard about it."""
+    made = Table({
+        "star_id": ["a", "", "nan"],
+        "GAIA": np.array([4567890123456789013, 2, -3]),
+        "TEFF": [5000.1, np.nan, -0.0],
+        "LOGG": [np.inf, 5e-324, 1 / 3],
+        "LOGG_ERR": np.array([1, 2, 1 / 3], dtype=np.float32),
+        "FE_H": [1.0, 2.0, 3.0],
+        "covariance": np.arange(12.0).reshape(3, 2, 2),
+        "status": np.array([0, 1, 3], dtype=np.int16),
+        "good": [True, False, True],
+        "text": ['"quoted", with commas', "None", "it's --"],
+        "nothing": ["", "", ""],
+    })  # fmt: skip
+    made["TEFF"].unit, made["GAIA"].unit, made["LOGG_ERR"].unit = "K", "km/s", "dex"
+    made["LOGG"].unit = u.Unit("log(cm.s**-2)", parse_strict="silent")
+    made["FE_H"].unit = u.dex(u.cm / u.s**2)
+    made.meta = {"MODEL": "my.model", "N": 3, "X": 0.1, "TRAINING": '{"recipe": "it\'s"}' + 300 * "x"}
+    return made
 
 
-def test_errors_are_in_label_units_and_never_invented(table):
-    assert table["TEFF"].unit == table["TEFF_ERR"].unit == u.K
-    assert table["FE_H_ERR"].unit == u.dex
-    assert table["TEFF_ERR"][:2].tolist() == [20.0, 10.0]
-    assert table["FE_H_ERR"][0] == pytest.approx(0.1)
-    assert np.isnan(table["FE_H_ERR"][1])
-    assert np.isnan(table["TEFF_ERR"][2])
-    assert table["covariance"].shape == (3, 2, 2)
-    assert table["status_text"][2].startswith("no pixel has a positive ivar")
-
-
-@pytest.mark.parametrize("suffix", [".fits", ".ecsv", ".FITS"])
-def test_round_trip_with_units_and_covariance(table, suffix, tmp_path):
+@pytest.mark.parametrize("suffix", [*WRITTEN, ".FITS"])
+def test_round_trip_of_every_bit(table, suffix, tmp_path):
     path = tmp_path / f"labels{suffix}"
     write_table(path, table)
     read = read_table(path)
+    if suffix == ".parquet":
+        del table["covariance"]
     assert read.colnames == table.colnames
     for name in table.colnames:
-        if table[name].dtype.kind in "fi":
-            assert read[name].shape == table[name].shape
-            assert np.array_equal(np.asarray(read[name], float), np.asarray(table[name], float), equal_nan=True)
-        else:
-            assert [str(text) for text in read[name]] == [str(text) for text in table[name]]
-        assert str(read[name].unit or "") == str(table[name].unit or "")
-    assert read.meta["MODEL"] == "my.model"
+        one, other = np.asarray(table[name]), np.asarray(read[name])
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert one.tobytes() == other.tobytes()
+        assert read[name].unit == table[name].unit
+        assert str(read[name].unit) == str(table[name].unit)
+    assert dict(read.meta) == table.meta
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-    assert table["FE_H"].unit == u.dex
+    assert table["LOGG_ERR"].unit == u.dex
 
 
-def test_ecsv_is_a_quantity_table_for_others(table, tmp_path):
-    write_table(tmp_path / "l.ecsv", table)
-    read = QTable.read(tmp_path / "l.ecsv")
-    assert read["TEFF"][0] == 5000 * u.K
+def test_others_read_what_was_written(table, tmp_path):
+    for suffix in (".ecsv", ".vot", *([".parquet"] if find_spec("pyarrow") else [])):
+        write_table(tmp_path / f"l{suffix}", table)
+        assert QTable.read(tmp_path / f"l{suffix}")["TEFF"][0] == 5000.1 * u.K
+    write_table(tmp_path / "l.fits", table)
+    header = fits.getheader(tmp_path / "l.fits", 1)
+    assert [header[f"TUNIT{k}"] for k in (3, 4, 5)] == ["K", "log(cm.s**-2)", "dex"]
 
 
-def test_no_star_is_a_table_too(tmp_path):
-    none = SimpleNamespace(
-        labels=np.empty((0, 1)), covariance=np.empty((0, 1, 1)), chi_squared=np.empty(0),
-        reduced_chi_squared=np.empty(0), n_pixels=np.empty(0, int), snr=np.empty(0), status=np.empty(0, int),
-    )  # fmt: skip
-    assert len(label_table(("A",), none)) == 0
+def test_what_a_format_cannot_hold_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"l\.fits: FITS holds ASCII only, and the column 'star_id'.*write \.ecsv"):
+        write_table(tmp_path / "l.fits", Table({"star_id": ["σ Ori"]}))
+    with pytest.raises(ValueError, match="does not tell the columns 'A' and 'a' apart"):
+        write_table(tmp_path / "l.fits", Table({"A": [1], "a": [2]}))
+    for suffix in (".ecsv", ".vot"):
+        write_table(tmp_path / f"l{suffix}", Table({"star_id": ["σ Ori"], "STAR_ID": [1]}))
+        assert read_table(tmp_path / f"l{suffix}")["star_id"][0] == "σ Ori"
+    assert not (tmp_path / "l.fits").exists()
 
 
-def test_shapes_and_names_are_checked(fit):
-    with pytest.raises(ValueError, match=r"shapes \(star, 3\) and \(star, 3, 3\)"):
-        label_table(("A", "B", "C"), fit)
-    with pytest.raises(ValueError, match="'snr' would occur twice"):
-        label_table(("snr", "B"), fit)
-    with pytest.raises(ValueError, match="'x' must have 3 rows"):
-        label_table(NAMES, fit, extra={"x": np.ones(2)})
-    with pytest.raises(ValueError, match="'star_id' must have 3 rows"):
-        label_table(NAMES, fit, star_id=np.array(["a"]))
+@needs_pyarrow
+def test_parquet_refuses_other_arrays(tmp_path):
+    with pytest.raises(ValueError, match="Parquet has no column like 'F', of several dimensions"):
+        write_table(tmp_path / "l.parquet", Table({"F": np.ones((2, 3))}))
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "t.parquet").touch()
+    with pytest.raises(ImportError, match=r"t\.parquet needs .* install bayes-cannon\[parquet\]"):
+        read_table(tmp_path / "t.parquet")
+    with pytest.raises(ImportError, match=r"install bayes-cannon\[parquet\]"):
+        tables.check_table_suffix(tmp_path / "l.parquet")
 
 
 def test_existing_table_and_other_suffixes_are_refused(table, tmp_path):
@@ -104,28 +104,23 @@ def test_existing_table_and_other_suffixes_are_refused(table, tmp_path):
     write_table(path, table, overwrite=True)
     assert len(read_table(path)) == 3
     for name in ("l.csv", "l.txt", "l"):
-        with pytest.raises(ValueError, match=r"\.fits or \.ecsv"):
+        with pytest.raises(ValueError, match=r"written as \.fits, \.ecsv, \.vot or \.parquet"):
             write_table(tmp_path / name, table)
 
 
-@pytest.mark.parametrize("suffix", [".fits", ".ecsv"])
+@pytest.mark.parametrize("suffix", WRITTEN)
 def test_failed_write_leaves_nothing(table, suffix, tmp_path, monkeypatch):
-    class FullDisk:
-        def writeto(self, path):
-            path.touch()
-            raise OSError("disk full")
+    def fails(path, table):
+        path.touch()
+        raise OSError("disk full")
 
-    def fails(self, path, **_):
-        FullDisk().writeto(path)
-
-    monkeypatch.setattr(tables, "_fits_table", lambda table: FullDisk())
-    monkeypatch.setattr(Table, "write", fails)
+    monkeypatch.setitem(tables._WRITERS, suffix, fails)
     with pytest.raises(OSError, match="disk full"):
         write_table(tmp_path / f"l{suffix}", table)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["x.fits", "x.ecsv", "x.csv"])
+@pytest.mark.parametrize("name", ["x.fits", "x.ecsv", "x.csv", "x.vot", X_PARQUET])
 def test_unreadable_table_is_named(name, tmp_path):
     (tmp_path / name).write_bytes(b"\x00\x01 not a table, is it\n\n\x00")
     with pytest.raises(ValueError, match=f"cannot read the table .*{name}"):
@@ -147,104 +142,177 @@ def test_missing_values_of_a_csv_are_nan(tmp_path):
     assert np.isnan(read["N"][1])
 
 
-def _spectra(ids: list[str] | None, n: int = 2, **labels: list[float]) -> Spectra:
-    return Spectra(
-        np.ones((n, 3)),
-        np.ones((n, 3)),
-        star_id=None if ids is None else np.array(ids),
-        labels={name: np.array(values) for name, values in labels.items()},
-        units={"TEFF": "K"},
-    )
-
-
-@pytest.mark.parametrize("column", ["star_id", "STAR_ID"])
-@pytest.mark.parametrize("dtype", [str, bytes])
-def test_rows_are_matched_by_name(column, dtype):
-    table = Table({column: np.array(["c", "b", "a"], dtype=dtype), "LOGG": [3, 2, 1], "NOTE": ["x", "y", "z"]})
-    table["LOGG"].unit = "dex"
-    joined = join_labels(_spectra(["a", "c"], TEFF=[5000.0, 4000.0]), table)
-    assert joined.labels["LOGG"].tolist() == [1.0, 3.0]
-    assert joined.labels["TEFF"].tolist() == [5000.0, 4000.0]
-    assert set(joined.labels) == {"LOGG", "TEFF"}
-    assert joined.units == {"TEFF": "K", "LOGG": "dex"}
-
-
-def test_another_column_may_hold_the_names():
-    table = Table({"APOGEE_ID": ["b ", "a"], "star_id": ["x", "y"], "LOGG": [2.0, 1.0]})
-    assert join_labels(_spectra(["a", "b"]), table, id_column="APOGEE_ID").labels["LOGG"].tolist() == [1, 2]
-    with pytest.raises(ValueError, match="no column 'GAIA_ID'"):
-        join_labels(_spectra(["a", "b"]), table, id_column="GAIA_ID")
-
-
-def test_rows_are_matched_by_order_only_where_that_is_asked_for():
-    table = Table({"star_id": ["b", "a"], "LOGG": [2.0, 1.0]})
-    with pytest.raises(ValueError, match=r"the spectra have no names.*by_row"):
-        join_labels(_spectra(None), table)
-    joined = join_labels(_spectra(None), table, by_row=True)
-    assert joined.labels["LOGG"].tolist() == [2, 1]
-    assert joined.attrs["labels_joined"] == "by row"
-    nameless = Table({"LOGG": [2.0, 1.0]})
-    with pytest.raises(ValueError, match=r"no column of the label table holds the names.*such as 'a'.*by_row"):
-        join_labels(_spectra(["a", "b"]), nameless)
-    assert join_labels(_spectra(["a", "b"]), nameless, by_row=True).labels["LOGG"].tolist() == [2, 1]
-    with pytest.raises(ValueError, match="3 rows and there are 2 spectra"):
-        join_labels(_spectra(["a", "b"]), Table({"LOGG": [2.0, 1.0, 0.0]}), by_row=True)
-
-
-@pytest.mark.parametrize(
-    ("ids", "column"),
-    [
-        (["0", "1"], np.array([1, 0])),
-        (["0", "1"], np.array(["1 ", " 0"])),
-        (["0", "1"], np.array([b"1", b"0"])),
-        (["2M1", "2M0"], np.array(["2M0", "2M1"])),
-    ],
-)
-def test_names_are_found_by_what_a_column_holds(ids, column):
-    """Whatever it is called, also where the names are those of the rows."""
-    table = Table({"NOTE": ["x", "y"], "GAIA": column, "LOGG": [2.0, 1.0]})
-    joined = join_labels(_spectra(ids), table)
-    assert joined.labels["LOGG"].tolist() == [1, 2]
-    assert joined.attrs["labels_joined"] == "by the column GAIA"
-
-
-def test_names_in_two_columns_are_an_error_and_star_id_comes_first():
-    both = {"A": ["b", "a"], "B": ["a", "b"], "LOGG": [2.0, 1.0]}
-    with pytest.raises(ValueError, match=r"the columns A, B all hold the names.*id_column"):
-        join_labels(_spectra(["a", "b"]), Table(both))
-    assert join_labels(_spectra(["a", "b"]), Table(both | {"STAR_ID": ["b", "a"]})).labels["LOGG"].tolist() == [1, 2]
-
-
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfstar_id,LOGG\nb,2\na,1\n")
     table = read_table(tmp_path / "t.csv")
     assert table.colnames == ["star_id", "LOGG"]
-    assert join_labels(_spectra(["a", "b"]), table).labels["LOGG"].tolist() == [1, 2]
 
 
-def test_missing_values_are_those_that_are_said_to_be():
-    table = Table({"star_id": ["a", "b"], "LOGG": [-9999.0, 1.0]})
-    assert join_labels(_spectra(["a", "b"]), table).labels["LOGG"].tolist() == [-9999, 1]
-    labels = join_labels(_spectra(["a", "b"]), table, missing=[-9999]).labels["LOGG"]
-    assert np.isnan(labels[0])
-    assert labels[1] == 1
+def _survey_fits(path) -> None:
+    """An empty table, one of stars and one of settings, as in allStar files: big-endian, padded, some missing."""
+    stars = fits.BinTableHDU.from_columns(
+        [
+            fits.Column("APOGEE_ID", "12A", array=np.array(["2M00+1", "2M00+2", ""])),
+            fits.Column("TEFF", "E", unit="'K'", array=np.array([4500, np.nan, 5000])),
+            fits.Column("LOGG", "D", unit="log(cm.s**-2)", array=np.array([1.0, 2.0, 3.0])),
+            fits.Column("NVISITS", "J", null=-1, array=np.array([3, -1, 5])),
+            fits.Column("GAIA", "K", null=-1, array=np.array([4567890123456789013, -1, 5])),
+            fits.Column("STARFLAG", "J", array=np.array([0, 512, 4])),
+            fits.Column("FPARAM", "3E", array=np.arange(9.0).reshape(3, 3)),
+            fits.Column("GOOD", "L", array=np.array([True, False, True])),
+        ],
+        name="STARS",
+    )
+    none = fits.BinTableHDU.from_columns([fits.Column("A", "J", array=np.empty(0, int))], name="NONE")
+    settings = fits.BinTableHDU.from_columns([fits.Column("B", "J", array=np.array([7]))], name="SETTINGS")
+    fits.HDUList([fits.PrimaryHDU(), none, stars, settings]).writeto(path)
 
 
-def test_table_wins_over_the_file():
-    table = Table({"TEFF": [1.0, 2.0]})
-    joined = join_labels(_spectra(["a", "b"], TEFF=[5000.0, 4000.0]), table, by_row=True)
-    assert joined.labels["TEFF"].tolist() == [1, 2]
-    assert joined.units == {}
+def _check_survey(read: Table) -> None:
+    assert read["APOGEE_ID"].tolist() == ["2M00+1", "2M00+2", ""]
+    assert read["TEFF"].unit == u.K
+    assert str(read["LOGG"].unit) == "log(cm.s**-2)"
+    np.testing.assert_array_equal(read["TEFF"], [4500, np.nan, 5000])
+    np.testing.assert_array_equal(read["NVISITS"], [3, np.nan, 5])
+    assert read["GAIA"].tolist() == [4567890123456789013, None, 5]
+    assert read["STARFLAG"].tolist() == [0, 512, 4]
+    assert read["FPARAM"].shape == (3, 3)
+    assert read["GOOD"].tolist() == [True, False, True]
+    assert all(read[name].dtype.isnative for name in read.colnames)
 
 
-def test_missing_and_repeated_names_are_errors():
-    with pytest.raises(ValueError, match=r"1 of 2 stars are not in .*'b'"):
-        join_labels(_spectra(["a", "b"]), Table({"star_id": ["a", "c"], "T": [1.0, 2.0]}))
-    with pytest.raises(ValueError, match="'a' occurs more than once in the column 'star_id'"):
-        join_labels(_spectra(["a", "b"]), Table({"star_id": ["a", "a", "b"], "T": [1.0, 2.0, 3.0]}))
-    # Visits of a star have its labels each.
-    visits = join_labels(_spectra(["a", "a"]), Table({"star_id": ["b", "a"], "T": [1.0, 2.0]}))
-    assert visits.labels["T"].tolist() == [2, 2]
-    # A star that is not wanted may occur twice.
-    extra = Table({"star_id": ["z", "z", "a", "b"], "T": [0.0, 0.0, 1.0, 2.0]})
-    assert join_labels(_spectra(["a", "b"]), extra).labels["T"].tolist() == [1, 2]
+def test_a_survey_catalogue_in_fits(tmp_path):
+    path = tmp_path / "allStar.fits"
+    _survey_fits(path)
+    _check_survey(read_table(path))
+    _check_survey(read_table(f"{path}[2]"))
+    _check_survey(read_table(f"{path}[stars]"))
+    assert read_table(f"{path}[SETTINGS]")["B"].tolist() == [7]
+    with pytest.raises(ValueError, match=r"no table in HDU 'PARAMS'; it has 1 NONE, 2 STARS, 3 SETTINGS"):
+        read_table(f"{path}[PARAMS]")
+    with pytest.raises(ValueError, match=r"allStar\.fits has no rows"):
+        read_table(f"{path}[1]")
+    fits.PrimaryHDU(np.ones((2, 2))).writeto(tmp_path / "image.fits")
+    with pytest.raises(ValueError, match=r"image\.fits: it has no table; it has none"):
+        read_table(tmp_path / "image.fits")
+
+
+def test_gzipped_whatever_the_suffix_says(tmp_path):
+    _survey_fits(tmp_path / "plain.fits")
+    for name in ("a.fits.gz", "b.fits"):
+        (tmp_path / name).write_bytes(gzip.compress((tmp_path / "plain.fits").read_bytes()))
+        _check_survey(read_table(tmp_path / name))
+    _check_survey(read_table(f"{tmp_path / 'a.fits.gz'}[2]"))
+    for name, text in (("t.csv.gz", "star_id,TEFF\na,5000\n"), ("t.ecsv.gz", _ECSV)):
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+        assert read_table(tmp_path / name)["TEFF"].tolist() == [5000]
+
+
+_ECSV = """# %ECSV 1.0
+# ---
+# datatype:
+# - {name: star_id, datatype: string}
+# - {name: TEFF, unit: K, datatype: int64}
+# schema: astropy-2.0
+star_id TEFF
+a 5000
+"""
+
+
+def test_a_votable_of_an_archive(tmp_path):
+    """Texts of any length, missing integers, and a second table, as TAP services send them."""
+    path = tmp_path / "t.xml"
+    first = Table({"A": [1]})
+    first.meta["name"] = "none"
+    second = Table({
+        "source_id": MaskedColumn([4567890123456789013, 0], mask=[False, True]),
+        "name": np.array(["a", "Barnard's star"], dtype=object),
+        "n": MaskedColumn([1, 2], mask=[True, False]),
+    })  # fmt: skip
+    tree = votable.from_table(first)
+    tree.resources.append(votable.from_table(second).resources[0])
+    tree.resources[1].tables[0].name = "stars"
+    tree.to_xml(str(path))
+    for place in (f"{path}[stars]", f"{path}[1]"):
+        read = read_table(place)
+        assert read["source_id"].tolist() == [4567890123456789013, None]
+        assert read["name"].tolist() == ["a", "Barnard's star"]
+        np.testing.assert_array_equal(read["n"], [np.nan, 2])
+    assert read_table(path)["A"].tolist() == [1]
+    with pytest.raises(ValueError, match="no table in table 'x'"):
+        read_table(f"{path}[x]")
+
+
+@needs_pyarrow
+def test_a_parquet_file_of_others(tmp_path):
+    """As pandas and data bases write them: no value, categories, times, lists, units by column or by VOTable."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    fields = [
+        pa.field("TEFF", pa.float32(), metadata={"unit": "K"}),
+        pa.field("id", pa.int64()),
+        pa.field("n", pa.int8()),
+    ]
+    numbers = [[4500, None, 5000], [4567890123456789013, None, 5], [1, None, 3]]
+    arrays = [pa.array(values, field.type) for values, field in zip(numbers, fields, strict=True)]
+    others = {
+        "kind": pa.array(["RGB", None, "RGB"]).dictionary_encode(),
+        "good": pa.array([True, None, False]),
+        "price": pa.array([1, 2, None], pa.int32()).cast(pa.decimal128(12, 2)),
+        "list": pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+        "ragged": pa.array([[1.0], [], None]),
+        "day": pa.array([0, 1, None], pa.date32()),
+    }
+    fields += [pa.field(name, values.type) for name, values in others.items()]
+    folder = tmp_path / "year=2024"
+    folder.mkdir()
+    parquet.write_table(
+        pa.Table.from_arrays([*arrays, *others.values()], schema=pa.schema(fields)), folder / "t.parquet"
+    )
+    read = read_table(folder / "t.parquet")
+    assert read.colnames == ["TEFF", "id", "n", *others]
+    assert read["TEFF"].unit == u.K
+    np.testing.assert_array_equal(read["TEFF"], [4500, np.nan, 5000])
+    assert read["id"].tolist() == [4567890123456789013, None, 5]
+    np.testing.assert_array_equal(read["n"], [1, np.nan, 3])
+    assert read["kind"].tolist() == ["RGB", "", "RGB"]
+    np.testing.assert_array_equal(read["good"], [1, np.nan, 0])
+    np.testing.assert_array_equal(read["price"], [1, 2, np.nan])
+    assert read["list"].shape == (3, 2)
+    assert read["ragged"].dtype == object
+    assert read["day"].tolist() == ["1970-01-01", "1970-01-02", ""]
+
+    Table({"v": [1.0]}).write(tmp_path / "vo.parquet", format="parquet.votable", metadata={"v": {"unit": "km/s"}})
+    assert read_table(tmp_path / "vo.parquet")["v"].unit == u.km / u.s
+    with pytest.raises(ValueError, match=r"holds one table: leave \[1\] out"):
+        read_table(f"{tmp_path / 'vo.parquet'}[1]")
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".ecsv", ".vot", ".csv", ".fits.gz", ".csv.gz", PARQUET])
+def test_empty_and_truncated_files_are_named(suffix, tmp_path):
+    many = Table({"star_id": [f"2M{k}" for k in range(300)], "F": np.random.default_rng(0).normal(size=300)})
+    whole = tmp_path / f"whole{suffix.removesuffix('.gz')}"
+    if suffix.startswith(".csv"):
+        many.write(whole, format="ascii.csv")
+    else:
+        write_table(whole, many)
+    content = gzip.compress(whole.read_bytes()) if suffix.endswith(".gz") else whole.read_bytes()
+    path = tmp_path / f"cut{suffix}"
+    # A text of rows does not say how many there are: cut at the end of one, or in a number, it is whole.
+    for share in (0, 0.3, 0.6, 0.99)[: 1 if suffix in (".ecsv", ".csv") else 4]:
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match=rf"the table .*cut\{suffix}") as caught:
+            read_table(path)
+        assert caught.type is ValueError
+
+
+@pytest.mark.parametrize("suffix", [*WRITTEN, ".csv"])
+def test_a_table_without_rows_is_an_error(suffix, tmp_path):
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".csv":
+        path.write_text("star_id,TEFF\n")
+    else:
+        write_table(path, Table({"star_id": np.empty(0, dtype="U3"), "TEFF": np.empty(0)}))
+    with pytest.raises(ValueError, match=rf"t\{suffix} has no rows: give one with a row a star"):
+        read_table(path)

@@ -90,8 +90,6 @@ class Coefficients:
         correlation = below + below.transpose(0, 2, 1) + np.eye(n)
         return correlation * self.errors[rows][:, :, None] * self.errors[rows][:, None, :]
 
-<<<<<<< HEAD
-=======
     def variance(self, rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         """Diagonal of matrix covariance matrix^T, of one product of matrices for all rows, shape (row, sample)."""
         i, j = np.tril_indices(self.values.shape[1], -1)
@@ -99,7 +97,6 @@ class Coefficients:
         below = self.correlations[rows] * errors[:, i] * errors[:, j]
         return errors**2 @ (matrix**2).T + 2 * below @ (matrix[:, i] * matrix[:, j]).T
 
->>>>>>> surveys
 
 class _Continuous:
     """Coefficients of XP spectra, sampled while they are read."""
@@ -201,18 +198,11 @@ def sampled(
             if not rows.size:
                 continue
             flux[rows] = sum(coefficients[band].values[rows] @ matrices[band].T for band in bands)
-<<<<<<< HEAD
-            factors = {band: matrices[band] @ coefficients[band].covariance(rows) for band in bands}
-            variance[rows] = sum(np.einsum("sij,ij->si", factors[band], matrices[band]) for band in bands)
-            if whole is not None:
-                whole[rows] = sum(factors[band] @ matrices[band].T for band in bands)
-=======
             variance[rows] = sum(coefficients[band].variance(rows, matrices[band]) for band in bands)
             if whole is not None:
                 whole[rows] = sum(
                     matrices[band] @ coefficients[band].covariance(rows) @ matrices[band].T for band in bands
                 )
->>>>>>> surveys
     return flux, np.sqrt(variance), whole
 
 
