@@ -8,6 +8,7 @@ import numpy as np
 
 from bayes_cannon.core.intake import flux_and_ivar, in_unit
 from bayes_cannon.core.warnings import BayesCannonWarning, stars_text
+from bayes_cannon.core.wavelengths import LIGHT
 
 _AIR, _AIR_SPREAD = (2.5e-4, 3.2e-4), 2e-5
 """Refraction of air less one between 0.25 and 30 micrometres, and by how much it may vary over a spectrum."""
@@ -146,7 +147,7 @@ def _what_differs(given: np.ndarray, expected: np.ndarray) -> str:
             "resample the spectra to the model's wavelengths"
         )
     if spread < 1e-6 and abs(middle - 1) < 0.02:
-        velocity = 299792.458 * (middle - 1)
+        velocity = LIGHT * (middle - 1)
         return f"They are shifted by {velocity:+.1f} km/s. Resample the spectra, at rest, to the model's wavelengths"
     return "Resample the spectra to the model's wavelengths"
 
