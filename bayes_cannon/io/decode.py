@@ -34,19 +34,20 @@ def decode(
         ivar    = 1 / error^2 = 1 / (relative error * flux)^2
         doppler = 1 + v / c
 
-    ivar is zero where a bad bit of the mask is set, where ivar or error are not finite or not above zero, where the error
-    is 1e10 or more, where the flux is not finite (it is then zero too), and where it is exactly zero in files of surveys
-    that write this where they have no data. v / c is the redshift, the convention of the surveys' velocities.
+    ivar is zero where a bad bit of the mask is set, where ivar or error are not finite or not above zero, where the
+    error is 1e10 or more, where the flux is not finite (it is then zero too), and where it is exactly zero in files
+    of surveys that write this where they have no data. v / c is the redshift, the convention of the surveys'
+    velocities.
 
     Parameters
     ----------
     spectra
         What a reader made.
     mask_bits
-        Names of the bits that make a pixel bad, in place of the default ones; none of them for an empty list. A mapping
-        has them by the survey's name of the mask (``APOGEE_PIXMASK``, ``SPPIXMASK``, ``LAMOST``, ``DESI specmask``) and
-        leaves the masks that it does not name as they are by default. A mask without names of bits is bad wherever it is
-        not zero.
+        Names of the bits that make a pixel bad, in place of the default ones; none of them for an empty list. A
+        mapping has them by the survey's name of the mask (``APOGEE_PIXMASK``, ``SPPIXMASK``, ``LAMOST``, ``DESI
+        specmask``) and leaves the masks that it does not name as they are by default. A mask without names of bits is
+        bad wherever it is not zero.
     velocity
         ``"header"`` takes that of the file; spectra whose frame is rest are left. ``"none"`` leaves the wavelengths as
         they are. Or that of each spectrum as it is in the file, km/s, positive when receding, shape (spectrum,).
@@ -56,14 +57,15 @@ def decode(
     Returns
     -------
     decoded
-        ``doppler`` is NaN for spectra whose velocity is not known. Such a spectrum has no wavelengths at rest: refuse it,
-        give a velocity, or decode with ``velocity="none"``.
+        ``doppler`` is NaN for spectra whose velocity is not known. Such a spectrum has no wavelengths at rest: refuse
+        it, give a velocity, or decode with ``velocity="none"``.
 
     Raises
     ------
     ValueError
-        For a name of a bit or a mask that does not exist, with the nearest ones; for names of bits where the file has no
-        mask; for velocities of another shape, not finite (but NaN) or at or below -c; for a medium other than the file's.
+        For a name of a bit or a mask that does not exist, with the nearest ones; for names of bits where the file has
+        no mask; for velocities of another shape, not finite (but NaN) or at or below -c; for a medium other than the
+        file's.
 
     Examples
     --------
@@ -158,7 +160,9 @@ def _doppler(spectra: SurveySpectra, velocity: str | np.ndarray) -> tuple[np.nda
         if velocity == "none":
             return rest, "none: wavelengths as in the file"
         if velocity != "header":
-            raise ValueError(f"velocity is {velocity!r}: expected 'header', 'none' or a number for each spectrum in km/s")
+            raise ValueError(
+                f"velocity is {velocity!r}: expected 'header', 'none' or a number for each spectrum in km/s"
+            )
         if spectra.frame == "rest":
             return rest, "at rest in the file"
         values, said = spectra.velocity, "of the file"
@@ -173,7 +177,7 @@ def _doppler(spectra: SurveySpectra, velocity: str | np.ndarray) -> tuple[np.nda
 
 
 def _whose(spectra: SurveySpectra, k: int = 0) -> str:
-    return f"{spectra.star_id[k]!r} ({spectra.reader}, {spectra.which[k]})"
+    return f"{str(spectra.star_id[k])!r} ({spectra.reader}, {spectra.which[k]})"
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:

@@ -1,15 +1,15 @@
 """APOGEE: apStar (combined spectra and visits of a star, at rest), aspcapStar (normalized, at rest) and apVisit.
 
-The pages of the SDSS data model describe the files: HDU 1 flux, 2 error, 3 mask bits (APOGEE_PIXMASK) or, in aspcapStar, the
-best fit. Vacuum wavelengths. What to know of them:
+The pages of the SDSS data model describe the files: HDU 1 flux, 2 error, 3 mask bits (APOGEE_PIXMASK) or, in
+aspcapStar, the best fit. Vacuum wavelengths. What to know of them:
 
-- apStar of a single visit has images of one dimension. Otherwise the rows are two combined spectra, of which the first
-  weights pixel by pixel, and the visits. All are at rest; the mask of the first is the OR of the visits' masks, that of the
-  second the AND.
+- apStar of a single visit has images of one dimension. Otherwise the rows are two combined spectra, of which the
+  first weights pixel by pixel, and the visits. All are at rest; the mask of the first is the OR of the visits' masks,
+  that of the second the AND.
 - Gaps between the chips are exact zeros with an error of 1e10. In the second combined row some have the mask 0 and a
   small error.
-- apVisit has a row for each chip, from red to blue, with falling wavelengths, as the telescope observed them: ``VRAD``, not
-  ``VHELIO``, takes them to rest (``VHELIO = VRAD + BC``).
+- apVisit has a row for each chip, from red to blue, with falling wavelengths, as the telescope observed them:
+  ``VRAD``, not ``VHELIO``, takes them to rest (``VHELIO = VRAD + BC``).
 
 No aspcapStar file was at hand: its reader is written, and tested, by the data model of DR12 to DR17.
 """
@@ -21,7 +21,13 @@ from astropy.io import fits
 
 from bayes_cannon.io.readers.fits_file import Layout, layout, opened
 from bayes_cannon.io.readers.fits_values import (
-    column, flux_unit, log10_wavelengths, number, present, scalar_columns, text,
+    column,
+    flux_unit,
+    log10_wavelengths,
+    number,
+    present,
+    scalar_columns,
+    text,
 )  # fmt: skip
 from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
 
@@ -35,8 +41,8 @@ _OF_EACH_ROW = {
 _OF_THE_COMBINED = ("ANDFLAG", "VSCATTER", "MEANFIB", "SIGFIB")
 _OF_A_VISIT = ("JD", "HJD", "BC", "FIBER")
 _VISIT_COLUMNS = (
-    "SNR", "STARFLAG", "VRAD", "VRADERR", "VHELIO", "BC", "JD", "EXPTIME", "J", "H", "K", "RA", "DEC", "GLON", "GLAT", "RVTEFF",
-    "RVLOGG", "RVFEH",
+    "SNR", "STARFLAG", "VRAD", "VRADERR", "VHELIO", "BC", "JD", "EXPTIME", "J", "H", "K", "RA", "DEC", "GLON", "GLAT",
+    "RVTEFF", "RVLOGG", "RVFEH",
 )  # fmt: skip
 
 
@@ -93,7 +99,9 @@ class AspcapStar:
 
     def read(self, path: Path) -> list[SurveySpectra]:
         """The one spectrum; ASPCAP writes -9999 for what it did not find, in its labels as elsewhere."""
-        wanted = "expected an aspcapStar file: normalized flux and error in the HDUs 1 and 2, one row of results in HDU 4"
+        wanted = (
+            "expected an aspcapStar file: normalized flux and error in the HDUs 1 and 2, one row of results in HDU 4"
+        )
         with opened(path, wanted) as hdus:
             flux, table, header = np.atleast_2d(hdus[1].data), hdus[4].data, hdus[0].header
             if len(flux) != 1 or len(table) != 1:
@@ -142,8 +150,7 @@ class ApVisit:
             flux, error, mask, wavelength = (hdus[k].data for k in (1, 2, 3, 4))
             chips = "abc" if len(flux) == 3 else [str(k + 1) for k in range(len(flux))]
             segments = [
-                Segment(*arrays, name=chip)
-                for chip, *arrays in zip(chips, wavelength, flux, error, mask, strict=True)
+                Segment(*arrays, name=chip) for chip, *arrays in zip(chips, wavelength, flux, error, mask, strict=True)
             ]
             identifiers = {
                 "APOGEE_ID": [text(header, "OBJID")],
@@ -202,7 +209,13 @@ def _rows(n_rows: int, n_visits: int) -> list[str]:
 
 
 def _star_identifiers(header: fits.Header, path: Path, which: list[str]) -> dict[str, np.ndarray]:
-    of_star = {"APOGEE_ID": "OBJID", "SDSS_ID": "SDSS_ID", "FIELD": "FIELD", "TELESCOPE": "TELESCOP", "LOCATION_ID": "LOCID"}
+    of_star = {
+        "APOGEE_ID": "OBJID",
+        "SDSS_ID": "SDSS_ID",
+        "FIELD": "FIELD",
+        "TELESCOPE": "TELESCOP",
+        "LOCATION_ID": "LOCID",
+    }
     identifiers = {name: [text(header, key)] * len(which) for name, key in of_star.items()}
     files = [text(header, f"SFILE{k}") if (k := _visit(row)) else path.name for row in which]
     return present(identifiers | {"FILE": files})

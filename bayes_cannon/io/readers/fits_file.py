@@ -1,6 +1,7 @@
 """A FITS file, opened once: its structure for readers that look, its HDUs for the one that reads."""
 
 import gzip
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 
 from bayes_cannon.io.damage import reading
 
@@ -54,7 +56,7 @@ def _layout(path: Path, changed: int, size: int) -> Layout:
             if path.name.lower().endswith(_FITS_SUFFIXES):
                 raise ValueError("it does not begin as a FITS file does")
             return Layout(())
-        with fits.open(path, memmap=False) as hdus:
+        with _whole(path) as hdus:
             return Layout(tuple(hdu.header.copy() for hdu in hdus))
 
 
@@ -70,5 +72,17 @@ def _begins_as_fits(path: Path) -> bool:
 @contextmanager
 def opened(path: Path, wanted: str) -> Iterator[fits.HDUList]:
     """The HDUs of a file; whatever goes wrong inside is a ValueError that names the file and what was expected."""
-    with reading(path, "spectra", wanted), fits.open(path, memmap=False) as hdus:
+    with reading(path, "spectra", wanted), _whole(path) as hdus:
         yield hdus
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[fits.HDUList]:
+    """The HDUs of a file that must not end too early, of which Astropy only warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
+        try:
+            with fits.open(path, memmap=False) as hdus:
+                yield hdus
+        except AstropyUserWarning as warning:
+            raise ValueError(str(warning)) from warning

@@ -1,4 +1,4 @@
-"""What the bits of each survey's pixel masks are called, and which of them make a pixel bad unless the user says others.
+"""What the bits of each survey's pixel masks are called, and which of them make a pixel bad by default.
 
 ========================  ==================================================================================
 APOGEE_PIXMASK            bits 0 to 7, 12 and 14 are bad by default: not the regions of persistence and of

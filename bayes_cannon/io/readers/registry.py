@@ -35,6 +35,9 @@ _BUILT_IN = {
     "table-fits": "bayes_cannon.io.readers.plain_fits:TABLE",
 }
 
+_GENERAL = ("wcs1d-fits", "table-fits")
+"""Asked only where none of the others recognizes a file, because the files of surveys are images and tables too."""
+
 
 @runtime_checkable
 class Reader(Protocol):
@@ -121,18 +124,24 @@ def sniff(path: Path) -> Reader:
         raise FileNotFoundError(f"there is no file {path}")
     layout(path)  # A damaged FITS file is told as that, before any reader looks.
     known = readers()
-    matching = []
-    for name, reader in known.items():
-        try:
-            if reader.recognizes(path):
-                matching.append(name)
-        except Exception as error:
-            raise ValueError(f"the reader {name!r} failed while it looked at {path}: {error}") from error
+    special = {name: reader for name, reader in known.items() if name not in _GENERAL}
+    matching = _matching(special, path) or _matching({name: known[name] for name in _GENERAL if name in known}, path)
     if len(matching) == 1:
         return _installed(known[matching[0]])
     if matching:
         raise ValueError(f"{path} is recognized by several readers, {', '.join(matching)}: say which with survey=")
     raise ValueError(f"no reader recognizes {path}; there are readers for {', '.join(known)}")
+
+
+def _matching(asked: dict[str, Reader], path: Path) -> list[str]:
+    matching = []
+    for name, reader in asked.items():
+        try:
+            if reader.recognizes(path):
+                matching.append(name)
+        except Exception as error:
+            raise ValueError(f"the reader {name!r} failed while it looked at {path}: {error}") from error
+    return matching
 
 
 @lru_cache(maxsize=64)
