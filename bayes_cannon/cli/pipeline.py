@@ -21,7 +21,8 @@ from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.recipe import Recipe, read_recipe
 from bayes_cannon.io.recipe_values import Limits
-from bayes_cannon.io.spectra import Spectra, read_spectra
+from bayes_cannon.io.spectra import Spectra
+from bayes_cannon.io.survey_files import read_spectra
 from bayes_cannon.io.tables import check_table_suffix, join_labels, label_table, read_table, write_table
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel, RestrictedCannonModel

@@ -9,17 +9,21 @@ Where a step is more than `GAP` times what is usual on either side of it there i
 the pixels beside it are as wide as those next to them, and the gap belongs to none.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from bayes_cannon.core.intake import in_unit
-from bayes_cannon.core.typing import PerPixel
 from bayes_cannon.core.wavelengths import Medium
+
+if TYPE_CHECKING:  # What reads survey files must not load JAX.
+    from bayes_cannon.core.typing import PerPixel
 
 GAP = 1.5
 """Steps longer than the usual ones, the median of `REACH` on either side, by this factor are gaps."""

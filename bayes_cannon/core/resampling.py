@@ -18,10 +18,12 @@ flux there is 0.
 A shift to rest is this matrix at shifted edges. A flux density is not multiplied by the Doppler factor.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_array, diags_array
@@ -29,8 +31,10 @@ from scipy.sparse import csr_array, diags_array
 from bayes_cannon.core.checks import check_spectra
 from bayes_cannon.core.grids import Cells, Grid, cells, checked_wavelength, grid_of, pixel_bounds
 from bayes_cannon.core.intake import in_unit
-from bayes_cannon.core.typing import PerPixel, PerStar, StarPixel
 from bayes_cannon.core.wavelengths import Medium, air_to_vacuum, doppler_factor, vacuum_to_air
+
+if TYPE_CHECKING:  # What reads survey files must not load JAX.
+    from bayes_cannon.core.typing import PerPixel, PerStar, StarPixel
 
 GOOD_SHARE = 0.9
 """Of the width of a new pixel, what good pixels must cover."""

@@ -6,18 +6,20 @@ _PLACES = {
     "GIANTS": "bayes_cannon.io.gaia_xp",
     "Spectra": "bayes_cannon.io.spectra",
     "colour_outliers": "bayes_cannon.io.gaia_xp",
+    "ingest": "bayes_cannon.io.ingest",
     "join_labels": "bayes_cannon.io.tables",
     "label_table": "bayes_cannon.io.tables",
+    "open_store": "bayes_cannon.io.spectra_store",
     "read_gaia_xp": "bayes_cannon.io.gaia_xp",
-    "read_spectra": "bayes_cannon.io.spectra",
+    "read_spectra": "bayes_cannon.io.survey_files",
     "read_table": "bayes_cannon.io.tables",
     "write_spectra": "bayes_cannon.io.spectra",
     "write_table": "bayes_cannon.io.tables",
 }
 
 __all__ = [
-    "GIANTS", "Spectra", "colour_outliers", "join_labels", "label_table", "read_gaia_xp", "read_spectra", "read_table",
-    "write_spectra", "write_table",
+    "GIANTS", "Spectra", "colour_outliers", "ingest", "join_labels", "label_table", "open_store", "read_gaia_xp",
+    "read_spectra", "read_table", "write_spectra", "write_table",
 ]  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import xarray as xr
 
 from bayes_cannon.io import spectra as spectra_module
 from bayes_cannon.io.damage import SEAL_SIZE
-from bayes_cannon.io.spectra import Spectra, read_spectra, write_spectra
+from bayes_cannon.io import read_spectra
+from bayes_cannon.io.spectra import Spectra, write_spectra
 from bayes_cannon.io.zarr_files import CHECKSUMS
 
 SUFFIXES = [".nc", ".h5", ".hdf5", ".zarr", ".npz"]

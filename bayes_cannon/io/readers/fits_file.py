@@ -1,6 +1,7 @@
 """A FITS file, opened once: its structure for readers that look, its HDUs for the one that reads."""
 
 import gzip
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from bayes_cannon.io.damage import reading
 
+_KEPT = 1 << 26
+"""Bytes of a file up to which it is kept in memory between the look at it and its reading."""
 _FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz", ".fz")
 
 
@@ -57,7 +60,7 @@ def _layout(path: Path, changed: int, size: int) -> Layout:
                 raise ValueError("it does not begin as a FITS file does")
             return Layout(())
         with _whole(path) as hdus:
-            return Layout(tuple(hdu.header.copy() for hdu in hdus))
+            return Layout(tuple(hdu.header for hdu in hdus))
 
 
 def _begins_as_fits(path: Path) -> bool:
@@ -82,7 +85,21 @@ def _whole(path: Path) -> Iterator[fits.HDUList]:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
         try:
-            with fits.open(path, memmap=False) as hdus:
-                yield hdus
+            if path.stat().st_size < _KEPT:
+                stat = path.stat()
+                yield _hdus(path, stat.st_mtime_ns, stat.st_size)
+            else:
+                with fits.open(path, memmap=False) as hdus:
+                    yield hdus
         except AstropyUserWarning as warning:
             raise ValueError(str(warning)) from warning
+
+
+@lru_cache(maxsize=1)
+def _hdus(path: Path, changed: int, size: int) -> fits.HDUList:
+    """All HDUs of a file in memory, for who looks and for who reads: most of the time goes into parsing headers."""
+    del changed, size
+    content = path.read_bytes()
+    hdus = fits.open(io.BytesIO(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content), memmap=False)
+    len(hdus)  # Reads all of them.
+    return hdus
