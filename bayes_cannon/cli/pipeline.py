@@ -1,10 +1,9 @@
 """What the commands train and infer do: a recipe becomes a model and its validation, spectra become labels."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from difflib import get_close_matches
-from importlib.metadata import version
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,21 @@ from astropy.table import Table
 
 from bayes_cannon.cli.figures import FIGURES, write_figures
 from bayes_cannon.core.censoring import create_inverse_mask, create_mask
+from bayes_cannon.core.grids import grid_of
 from bayes_cannon.core.status import PixelStatus, StarStatus
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.io.atomic import check_output_path
+from bayes_cannon.io.cuts import passing
+from bayes_cannon.io.file_lists import list_files
 from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
+from bayes_cannon.io.joining import join_labels
+from bayes_cannon.io.label_table import label_table
+from bayes_cannon.io.model_file import array_hash, provenance_of_writing
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.recipe import Recipe, read_recipe
-from bayes_cannon.io.recipe_values import Limits
 from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.io.survey_files import read_spectra
-from bayes_cannon.io.tables import check_table_suffix, join_labels, label_table, read_table, write_table
+from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spectra
+from bayes_cannon.io.tables import check_table_suffix, read_table, write_table
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel, RestrictedCannonModel
 from bayes_cannon.scatter import LowRank
@@ -89,10 +93,10 @@ def run_recipe(
 
 
 def run_inference(
-    model: Path, spectra: Path, output: Path, *, posterior: Path | None = None, error_budget: bool = False,
-    overwrite: bool, quiet: bool,
+    model: Path, spectra: Sequence[str | Path], output: Path, *, settings: FileSettings | None = None,
+    posterior: Path | None = None, error_budget: bool = False, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Label the spectra of a file with the model of another, and write the label table.
+    """Label the spectra of files with a model, and write the label table.
 
     With a ``posterior`` of its theta, theta is integrated out. With ``error_budget`` the table has the sources of each
     label's error too.
@@ -102,21 +106,33 @@ def run_inference(
     if posterior is not None:
         trained.integrate_theta = True
         trained.use_posterior(posterior)
-    stars = read_spectra(spectra)
-    if "preparation" in trained.provenance:
-        stars = Preparation.from_text(trained.provenance["preparation"]).apply(stars)
+    stars, named = _spectra_for(trained, spectra, settings or FileSettings()), ", ".join(Path(s).name for s in spectra)
     if stars.wavelength is None and trained.dispersion is not None:
-        click.echo(f"Warning: {spectra} has no wavelengths: assuming those of the model", err=True)
+        click.echo(f"Warning: {named} has no wavelengths: assuming those of the model", err=True)
     fit = trained.fit_labels(stars.flux, stars.ivar, dispersion=stars.wavelength, progress=None if quiet else True)
     sources: dict[str, dict[str, np.ndarray]] = {}
     if error_budget:
         columns = trained.error_budget(stars.flux, stars.ivar, fit).columns(trained.label_names)
         sources = _error_columns(columns, trained.label_names)
-    write_table(output, _table(trained, fit, stars, model.name, sources), overwrite=overwrite)
+    write_table(output, _table(trained, fit, stars, model, named, sources), overwrite=overwrite)
     if not quiet:
         _print_statuses(fit)
         click.echo(f"errors of labels: {kind_of_errors(trained)}")
     click.echo(f"wrote {output}")
+
+
+def _spectra_for(model: CannonModel, spectra: Sequence[str | Path], settings: FileSettings) -> Spectra:
+    """Spectra as a model wants them: survey files on its own wavelengths unless others are given, and prepared."""
+    given = model.provenance.get("preparation")
+    preparation = Preparation() if given is None else Preparation.from_text(given)
+    if settings.grid is None and model.dispersion is not None and not all(map(has_own_format, list_files(spectra))):
+        if preparation.continuum is not None and preparation.wavelength_range is not None:
+            raise ValueError(
+                "the model was trained on a part of the wavelengths that its continuum was fitted to: say with --grid "
+                "on which the spectra were"
+            )
+        settings = replace(settings, grid=grid_of(model.dispersion))
+    return preparation.apply(read_spectra(spectra, **settings.keywords))
 
 
 def kind_of_errors(model: CannonModel) -> str:
@@ -137,7 +153,7 @@ def train_recipe(recipe: Recipe, *, by_row: bool = False, quiet: bool = True) ->
     """
     progress = None if quiet else True
     raw = _complete_labels(_read_stars(recipe, by_row), recipe.model.label_names, quiet=quiet)
-    preparation = Preparation.of_recipe(recipe)
+    preparation = Preparation.of_recipe(recipe).after(raw)
     spectra = preparation.apply(raw)
     held_out = np.zeros(spectra.n_stars, dtype=bool)
     if recipe.validation is not None:
@@ -205,34 +221,21 @@ def _censors(recipe: Recipe, wavelength: Any) -> dict[str, np.ndarray]:
 
 
 def _read_stars(recipe: Recipe, by_row: bool) -> Spectra:
-    """The stars that pass the cuts, in linear flux."""
+    """The stars that pass the cuts, in linear flux; ``attrs`` say what was left out."""
     data = recipe.data
-    path = None if data.spectra is None else recipe.resolve(data.spectra)
     if data.source == "gaia-xp":
         limits = {} if data.wavelength_range is None else {"wavelength_range": data.wavelength_range}
+        path = recipe.spectra[0] if recipe.spectra else None
         return read_gaia_xp(path, cuts=data.cuts, log_flux=False, **limits)
-    spectra = read_spectra(path)  # type: ignore[arg-type]
+    spectra = read_spectra(recipe.spectra, **data.of_files)
     if data.labels is not None:
         spectra = join_labels(
             spectra, read_table(recipe.resolve(data.labels)), id_column=data.id_column, by_row=data.by_row or by_row,
-            missing=data.missing,
+            missing=data.missing, columns=data.columns, duplicates=data.duplicates, best_by=data.best_by,
+            unmatched=data.unmatched,
         )  # fmt: skip
-    return spectra.at(_pass(spectra, data.cuts))
-
-
-def _pass(spectra: Spectra, cuts: Mapping[str, Limits]) -> np.ndarray:
-    passed = np.ones(spectra.n_stars, dtype=bool)
-    for name, limits in cuts.items():
-        if name not in spectra.labels:
-            near = get_close_matches(name, spectra.labels, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            known = ", ".join(spectra.labels) or "none"
-            raise ValueError(f"[data.cuts] names {name!r}, which the data do not have; they have {known}{hint}")
-        values = spectra.labels[name]
-        passed &= (values > limits.get("above", -np.inf)) & (values < limits.get("below", np.inf))
-    if not passed.any():
-        raise ValueError(f"no star of {spectra.n_stars} passes [data.cuts]")
-    return passed
+    passed, said = passing(spectra, data.cuts)
+    return replace(spectra.at(passed), attrs={**spectra.attrs, "cuts": said}) if said else spectra
 
 
 def _complete_labels(spectra: Spectra, label_names: tuple[str, ...], *, quiet: bool) -> Spectra:
@@ -242,6 +245,11 @@ def _complete_labels(spectra: Spectra, label_names: tuple[str, ...], *, quiet: b
     if not finite.all() and not quiet:
         click.echo(f"left out {int((~finite).sum())} stars whose labels are not all finite", err=True)
     return spectra.at(finite)
+
+
+def _decided(spectra: Spectra) -> dict[str, str]:
+    """How labels were joined and which stars were cut, in words."""
+    return {name: str(spectra.attrs[name]) for name in ("labels_joined", "cuts") if name in spectra.attrs}
 
 
 def _outputs(recipe: Recipe, folder: Path) -> dict[str, Path]:
@@ -260,15 +268,15 @@ def _write_run(
     run.model.provenance.update(
         recipe=run.recipe.name, description=run.recipe.description, preparation=run.preparation.to_text()
     )
-    if "labels_joined" in run.spectra.attrs:
-        run.model.provenance["labels_joined"] = str(run.spectra.attrs["labels_joined"])
+    run.model.provenance.update(_decided(run.spectra))
     run.model.write(outputs["model"], include_training_set_spectra=with_spectra, overwrite=overwrite)
     if run.fit is None:
         return None
     model = run.model
     stars = run.spectra.at(run.held_out)
     reference = {name: {f"{name}_REFERENCE": run.reference[:, k]} for k, name in enumerate(model.label_names)}
-    table = _table(model, run.fit, stars, outputs["model"].name, reference)
+    source = run.recipe.data.spectra or run.recipe.data.source
+    table = _table(model, run.fit, stars, outputs["model"], source, reference)
     write_table(outputs["labels"], table, overwrite=overwrite)
     summary = _summary(model, run.fit, run.reference)
     write_table(outputs["validation"], summary, overwrite=overwrite)
@@ -292,19 +300,33 @@ def _table(
     model: CannonModel,
     fit: LabelFit,
     stars: Spectra,
-    model_name: str,
+    model_file: Path,
+    source: str,
     of_labels: Mapping[str, Mapping[str, np.ndarray]],
 ) -> Table:
     """The label table; ``of_labels`` has further columns by label name and column name, in the unit of the label."""
+    versions = provenance_of_writing()
+    with model_file.open("rb") as file:
+        model_hash = file_digest(file, "sha256").hexdigest()
+    # FITS keeps names of up to eight capitals and texts of ASCII, as JSON is.
     meta = {
-        "MODEL": model_name,
-        "PROGRAM": f"bayes_cannon {version('bayes-cannon')}",
-        "CREATED": datetime.now(UTC).isoformat(timespec="seconds"),
+        "MODEL": model_file.name,
+        "MODELSHA": model_hash,
+        "TRAINING": json.dumps(model.provenance),
+        "SPECTRA": source,
+        "SPECSHA": array_hash(stars.flux, stars.ivar),
+        "DATA": json.dumps(dict(stars.attrs)),
+        "PROGRAM": f"bayes_cannon {versions['bayes_cannon']}",
+        "VERSIONS": ", ".join(f"{name} {versions[name]}" for name in ("python", "numpy", "jax")),
+        "CREATED": versions["created"],
         "ERRORS": kind_of_errors(model),
     }
     units = model.label_units
     extra = {column: values for columns in of_labels.values() for column, values in columns.items()}
-    table = label_table(model.label_names, fit, star_id=stars.ids, label_units=units, extra=extra, meta=meta)
+    table = label_table(
+        model.label_names, fit, star_id=stars.ids, identifiers=stars.identifiers, label_units=units, extra=extra,
+        meta=meta,
+    )  # fmt: skip
     for name, columns in of_labels.items():
         for column in columns:
             table[column].unit = table[name].unit
@@ -315,6 +337,8 @@ def _print_run(run: TrainingRun, summary: Table | None) -> None:
     left_out = int((~run.training & ~run.held_out).sum())
     rule = f", {left_out} bad rows left out" if left_out else ""
     n_pixels = run.spectra.n_pixels
+    for what, said in _decided(run.spectra).items():
+        click.echo(f"{what.replace('_', ' ')}: {said}")
     click.echo(f"{run.recipe.name}: trained on {int(run.training.sum())} stars x {n_pixels} pixels{rule}")
     certificates = run.model.certificates or {}
     for status, count in zip(*np.unique(certificates.get("status", []), return_counts=True), strict=True):

@@ -98,9 +98,14 @@ def provenance_of_writing() -> dict[str, str]:
 
 
 def training_set_hash(labels: np.ndarray, flux: np.ndarray, ivar: np.ndarray) -> str:
-    """SHA-256 of a training set, in hexadecimal: of the shapes and float64 values of labels, flux and ivar."""
+    """SHA-256 of a training set, as of `array_hash`, of labels, flux and ivar."""
+    return array_hash(labels, flux, ivar)
+
+
+def array_hash(*arrays: np.ndarray) -> str:
+    """SHA-256 of the shapes and float64 values of arrays, in hexadecimal."""
     digest = sha256()
-    for values in (labels, flux, ivar):
+    for values in arrays:
         plain = np.ascontiguousarray(values, dtype="<f8")
         digest.update(repr(plain.shape).encode())
         digest.update(plain)

@@ -57,6 +57,11 @@ class Preparation:
         """The steps as JSON."""
         return json.dumps(asdict(self))
 
+    def after(self, spectra: Spectra) -> "Preparation":
+        """That of spectra which were prepared before they were written, where this one does nothing; else this one."""
+        before = spectra.attrs.get(PREPARED)
+        return self if before is None or self != Preparation() else Preparation.from_text(str(before))
+
     def apply(self, spectra: Spectra) -> Spectra:
         """Prepared spectra; the same ones if they were prepared so before they were written.
 

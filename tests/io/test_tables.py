@@ -1,5 +1,6 @@
 """Label tables: what is written, what is read back, and how rows are matched to spectra."""
 
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +9,14 @@ from astropy import units as u
 from astropy.table import QTable, Table
 
 from bayes_cannon.io import tables
+from bayes_cannon.io.joining import join_labels
+from bayes_cannon.io.label_table import label_table
 from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.io.tables import join_labels, label_table, read_table, write_table
+from bayes_cannon.io.tables import read_table, write_table
 
 NAMES = ("TEFF", "FE_H")
+PARQUET = pytest.param(".parquet", marks=pytest.mark.skipif(find_spec("pyarrow") is None, reason="no pyarrow"))
+WRITTEN = [".fits", ".ecsv", ".vot", PARQUET]
 
 
 @pytest.fixture
@@ -104,22 +109,17 @@ def test_existing_table_and_other_suffixes_are_refused(table, tmp_path):
     write_table(path, table, overwrite=True)
     assert len(read_table(path)) == 3
     for name in ("l.csv", "l.txt", "l"):
-        with pytest.raises(ValueError, match=r"\.fits or \.ecsv"):
+        with pytest.raises(ValueError, match=r"written as \.fits, \.ecsv, \.vot or \.parquet"):
             write_table(tmp_path / name, table)
 
 
-@pytest.mark.parametrize("suffix", [".fits", ".ecsv"])
+@pytest.mark.parametrize("suffix", WRITTEN)
 def test_failed_write_leaves_nothing(table, suffix, tmp_path, monkeypatch):
-    class FullDisk:
-        def writeto(self, path):
-            path.touch()
-            raise OSError("disk full")
+    def fails(path, table):
+        path.touch()
+        raise OSError("disk full")
 
-    def fails(self, path, **_):
-        FullDisk().writeto(path)
-
-    monkeypatch.setattr(tables, "_fits_table", lambda table: FullDisk())
-    monkeypatch.setattr(Table, "write", fails)
+    monkeypatch.setitem(tables._WRITERS, suffix, fails)
     with pytest.raises(OSError, match="disk full"):
         write_table(tmp_path / f"l{suffix}", table)
     assert not list(tmp_path.iterdir())

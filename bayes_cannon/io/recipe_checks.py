@@ -1,0 +1,59 @@
+"""Whether the keys of a recipe go together."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bayes_cannon.scatter.selection import AUTO
+
+if TYPE_CHECKING:
+    from bayes_cannon.io.recipe import Recipe, ScatterSection
+
+_OF_LABELS = ("id_column", "missing", "columns", "duplicates", "best_by", "unmatched")
+
+
+def check_consistent(recipe: "Recipe", given: Mapping[str, Any]) -> None:
+    """Raise for keys that contradict each other."""
+    model, data, labels = recipe.model, recipe.data, ", ".join(recipe.model.label_names)
+    if "order" in given["model"] and model.terms is not None:
+        raise ValueError("[model] has both order and terms; give one of them")
+    if recipe.scatter is not None and model.dof_correction:
+        raise ValueError("[model] dof_correction is for independent scatter; leave it or the section [scatter] out")
+    if recipe.scatter is not None:
+        _check_scatter(recipe.scatter)
+    for where, used in (("censors", recipe.censors), ("model.label_units", model.label_units)):
+        for name in used:
+            if name not in model.label_names:
+                raise ValueError(f"[{where}] names {name!r}, which is no label of the model; the labels are {labels}")
+    for name, censor in recipe.censors.items():
+        if (censor.censored is None) == (censor.kept is None):
+            raise ValueError(f"[censors.{name}] needs either censored or kept, not both or neither")
+    if recipe.continuum is not None and (recipe.continuum.pixels is None) == (recipe.continuum.every is None):
+        raise ValueError("[continuum] needs either pixels or every, not both or neither")
+    if data.source == "file" and data.spectra is None:
+        raise ValueError("[data] with source = 'file' needs the key 'spectra', the path of a file")
+    if data.source == "gaia-xp" and data.labels is not None:
+        raise ValueError("[data] with source = 'gaia-xp' takes no 'labels': the library holds them")
+    given_join = sorted({*given["data"]} & {*_OF_LABELS})
+    if given_join and data.labels is None:
+        raise ValueError(f"[data] {given_join[0]} is about a table of labels: give its path as 'labels'")
+    if (data.duplicates == "best") != (data.best_by is not None):
+        raise ValueError("[data] duplicates = 'best' and best_by, the column whose largest value is best, go together")
+    if data.source != "gaia-xp" and data.bad_rows is not None:
+        raise ValueError("[data.bad_rows] needs source = 'gaia-xp', whose photometry the rule looks at")
+    validation = recipe.validation
+    if validation is not None and not validation.held_out < validation.folds:
+        raise ValueError(f"[validation] held_out = {validation.held_out} must be below folds = {validation.folds}")
+
+
+def _check_scatter(section: "ScatterSection") -> None:
+    """Raise for keys that the family does not have, or lacks."""
+    known = {"low-rank": ("rank", "heavy_tails"), "full": ("heavy_tails", "shrinkage"), AUTO: ()}[section.family]
+    for key in ("rank", "heavy_tails", "shrinkage"):
+        if getattr(section, key) is not None and key not in known:
+            raise ValueError(f"[scatter] with family = {section.family!r} takes no {key!r}; leave it out")
+    if section.family == "low-rank" and section.rank is None:
+        raise ValueError("[scatter] with family = 'low-rank' needs the key 'rank', the number of latent factors")
+    try:
+        _ = section.scatter
+    except ValueError as error:
+        raise ValueError(f"[scatter]: {error}") from error
