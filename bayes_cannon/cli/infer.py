@@ -34,7 +34,8 @@ from bayes_cannon.cli.survey_options import survey_options
 @command
 def infer(
     model: Path, files: tuple[str, ...], survey: str, grid: str | None, velocity: str, combined: str,
-    mask_bits: str | None, output: Path | None, posterior: Path | None, error_budget: bool, overwrite: bool, quiet: bool,
+    mask_bits: str | None, output: Path | None, posterior: Path | None, error_budget: bool, overwrite: bool,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Infer the labels of the spectra in FILES with the trained MODEL.
 

@@ -275,7 +275,8 @@ def _write_run(
     model = run.model
     stars = run.spectra.at(run.held_out)
     reference = {name: {f"{name}_REFERENCE": run.reference[:, k]} for k, name in enumerate(model.label_names)}
-    source = run.recipe.data.spectra or run.recipe.data.source
+    given = run.recipe.data.spectra or run.recipe.data.source
+    source = given if isinstance(given, str) else ", ".join(given)
     table = _table(model, run.fit, stars, outputs["model"], source, reference)
     write_table(outputs["labels"], table, overwrite=overwrite)
     summary = _summary(model, run.fit, run.reference)

@@ -17,8 +17,8 @@ _OPTIONS = (
     click.option(
         "--grid", metavar="GRID",
         help='Wavelengths to put the spectra on: a survey\'s, such as "apogee"; those of a model file; or '
-        '"FIRST LAST STEP" in Angstrom, or "FIRST LAST STEP log" with the step in log10. By default those of the files, '
-        "if all share them.",
+        '"FIRST LAST STEP" in Angstrom, or "FIRST LAST STEP log" with the step in log10. By default those of the '
+        "files, if all share them.",
     ),
     click.option(
         "--velocity", default="header", show_default=True, metavar="header|COLUMN|none",
