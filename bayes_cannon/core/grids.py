@@ -39,9 +39,9 @@ NAMED: dict[str, tuple[float, float, int, bool]] = {
     "gaia-xp": (3360.0, 20.0, 343, False),
     "lamost": (3.5682, 1e-4, 3909, True),
 }
-"""Grids that surveys publish spectra on, all in vacuum: start and step in Angstrom or log10(Angstrom), pixels, whether it
-is the logarithm. Of the files apStar, aspcapStar and mwmStar; mwmStar of BOSS; the arms of coadd together; RVS and XP
-sampled mean spectra of Gaia DR3; LAMOST low resolution since DR6."""
+"""Grids that surveys publish spectra on, all in vacuum: start and step in Angstrom or log10(Angstrom), pixels, whether
+it is the logarithm. Of the files apStar, aspcapStar and mwmStar; mwmStar of BOSS; the arms of coadd together; RVS and
+XP sampled mean spectra of Gaia DR3; LAMOST low resolution since DR6."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +95,11 @@ class Grid:
 
     """
 
-    wavelength: PerPixel
-    edges: PerPixel
+    wavelength: "PerPixel"
+    edges: "PerPixel"
     name: str = ""
     medium: Medium | None = None
-    upper: PerPixel = field(default=None)  # type: ignore[assignment]
+    upper: "PerPixel" = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         wavelength = checked_wavelength(self.wavelength)
@@ -125,7 +125,7 @@ class Grid:
         return self.wavelength.size
 
     @cached_property
-    def width(self) -> PerPixel:
+    def width(self) -> "PerPixel":
         """Width of each pixel, Angstrom, shape (pixel,)."""
         return self.upper - self.edges[:-1]
 
@@ -207,7 +207,7 @@ def checked_wavelength(values: Any) -> np.ndarray:
     return wavelength
 
 
-def pixel_bounds(wavelength: PerPixel, *, log_linear: bool = False) -> tuple[PerPixel, PerPixel]:
+def pixel_bounds(wavelength: "PerPixel", *, log_linear: bool = False) -> "tuple[PerPixel, PerPixel]":
     """Lower and upper edge of each pixel, as `bayes_cannon.core.grids` says, each of shape (pixel,).
 
     Parameters
@@ -232,7 +232,7 @@ def pixel_bounds(wavelength: PerPixel, *, log_linear: bool = False) -> tuple[Per
     return np.append(wavelength_at(x[0] - first / 2), above), np.append(below, wavelength_at(x[-1] + last / 2))
 
 
-def cells(lower: PerPixel, upper: PerPixel) -> Cells:
+def cells(lower: "PerPixel", upper: "PerPixel") -> Cells:
     """Pixels and the gaps between them, one after the other."""
     gaps = np.flatnonzero(upper[:-1] < lower[1:])
     edges = np.insert(np.append(lower, upper[-1]), gaps + 1, upper[gaps])

@@ -10,10 +10,10 @@ those with ivar > 0,
 integral of the flux density is conserved). Neighbouring new pixels share old ones, so that their noise is correlated:
 :math:`C'` is banded.
 
-A bad pixel takes no part, whatever its flux. A new pixel has ivar = 0 where less than `GOOD_SHARE` of its width is good:
-what is left is an average over the rest of the pixel, whose centre is off by up to half of what is missing. Nor is
-anything made up at the ends: it has ivar = 0 where less than `INSIDE` of it lies within the pixels of the spectrum. The
-flux there is 0.
+A bad pixel takes no part, whatever its flux. A new pixel has ivar = 0 where less than `GOOD_SHARE` of its width is
+good: what is left is an average over the rest of the pixel, whose centre is off by up to half of what is missing. Nor
+is anything made up at the ends: it has ivar = 0 where less than `INSIDE` of it lies within the pixels of the spectrum.
+The flux there is 0.
 
 A shift to rest is this matrix at shifted edges. A flux density is not multiplied by the Doppler factor.
 """
@@ -112,8 +112,8 @@ def resample(
 
     Examples
     --------
-    >>> flux, ivar = tc.io.resample([1.0, 3.0, 5.0, 7.0], np.full(4, 4.0), [5000, 5001, 5002, 5003], (5000.5, 5002.5, 2))
-    >>> flux, ivar
+    >>> wavelength, flux = 5000.0 + np.arange(4), np.array([1.0, 3.0, 5.0, 7.0])
+    >>> tc.io.resample(flux, np.full(4, 4.0), wavelength, (5000.5, 5002.5, 2))
     (array([2., 6.]), array([8., 8.]))
 
     """
@@ -139,7 +139,7 @@ def resample(
     return (new[0][0], new[1][0]) if one else new
 
 
-def rising(wavelength: Any) -> tuple[PerPixel, bool]:
+def rising(wavelength: Any) -> "tuple[PerPixel, bool]":
     """Wavelengths from the shortest to the longest, and whether they had to be turned for it.
 
     Raises
@@ -154,7 +154,7 @@ def rising(wavelength: Any) -> tuple[PerPixel, bool]:
 
 
 def overlaps_at_rest(
-    pixels: Cells, doppler: PerStar, grid: Grid, medium: Medium | None = None
+    pixels: Cells, doppler: "PerStar", grid: Grid, medium: Medium | None = None
 ) -> Iterator[tuple[np.ndarray, Overlap]]:
     """The overlap with a grid of each group of spectra that have the same Doppler factor, one after the other.
 
@@ -187,7 +187,7 @@ def overlaps_at_rest(
             yield stars, overlap_of(Cells(edges, pixels.pixel), grid)
 
 
-def _at_rest(wavelength: PerPixel, doppler: float, medium: Medium | None, wanted: Medium | None) -> PerPixel:
+def _at_rest(wavelength: "PerPixel", doppler: float, medium: Medium | None, wanted: Medium | None) -> "PerPixel":
     """Lines are where they are in vacuum: the shift is made there."""
     if medium == "air" and wanted == "vacuum":
         return air_to_vacuum(wavelength) / doppler
@@ -219,8 +219,8 @@ def overlap_of(pixels: Cells, grid: Grid) -> Overlap:
 
 
 def resampled(
-    flux: StarPixel, ivar: StarPixel, overlaps: Iterator[tuple[np.ndarray, Overlap]]
-) -> tuple[StarPixel, StarPixel]:
+    flux: "StarPixel", ivar: "StarPixel", overlaps: Iterator[tuple[np.ndarray, Overlap]]
+) -> "tuple[StarPixel, StarPixel]":
     """Flux and ivar on the new pixels, shape (star, new pixel), as `bayes_cannon.core.resampling` says.
 
     Parameters
@@ -243,7 +243,7 @@ def resampled(
     return new_flux, new_ivar
 
 
-def _product(flux: StarPixel, ivar: StarPixel, overlap: Overlap) -> tuple[StarPixel, StarPixel]:
+def _product(flux: "StarPixel", ivar: "StarPixel", overlap: Overlap) -> "tuple[StarPixel, StarPixel]":
     good = ivar > 0
     with np.errstate(over="ignore"):  # An ivar of 1e-310 is a variance that is infinite, which becomes 0 again.
         variance = np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=good)
@@ -256,7 +256,7 @@ def _product(flux: StarPixel, ivar: StarPixel, overlap: Overlap) -> tuple[StarPi
     return np.where(usable & (new_ivar > 0), total / safe, 0.0).T, new_ivar.T
 
 
-def weights(overlap: Overlap, ivar: PerPixel) -> csr_array:
+def weights(overlap: Overlap, ivar: "PerPixel") -> csr_array:
     """The matrix W of one spectrum, shape (new pixel, old pixel); rows of new pixels with ivar = 0 are empty.
 
     Parameters

@@ -1,15 +1,16 @@
 r"""Wavelengths in air and in vacuum, and shifts by a radial velocity.
 
 The refraction of air is that of Ciddor (1996, Applied Optics 35, 1566, for standard air), in the short form that SDSS
-and APOGEE use. With the wavenumber in vacuum :math:`\sigma = 10^4 \mathrm{\AA} / \lambda_\mathrm{vac}`, in 1/micrometre,
+and APOGEE use. With the wavenumber in vacuum :math:`\sigma = 10^4 \mathrm{\AA} / \lambda_\mathrm{vac}`, in
+1/micrometre,
 
 .. math:: \frac{\lambda_\mathrm{vac}}{\lambda_\mathrm{air}} = n
           = 1 + \frac{0.05792105}{238.0185 - \sigma^2} + \frac{0.00167917}{57.362 - \sigma^2}
 
-It agrees with Morton (1991, 2000) to some 1e-8, which is 3 m/s. Below 2,000 Angstrom nobody gives wavelengths in air.
+It agrees with Morton (1991) to 2e-8, which is 6 m/s. Below 2,000 Angstrom nobody gives wavelengths in air.
 
-A velocity is :math:`c z`, so that wavelengths are stretched by :math:`1 + v / c`. This is the radial-velocity measure of
-the IAU (resolution C1 of 2000; Lindegren & Dravins 2003) and what SDSS, APOGEE and LAMOST publish. A relativistic
+A velocity is :math:`c z`, so that wavelengths are stretched by :math:`1 + v / c`. This is the radial-velocity measure
+of the IAU (resolution C1 of 2000; Lindegren & Dravins 2003) and what SDSS, APOGEE and LAMOST publish. A relativistic
 velocity would differ by :math:`v^2 / 2c`, 0.15 km/s at 300 km/s.
 """
 
@@ -149,8 +150,8 @@ def _checked(wavelength: Any) -> np.ndarray:
     bad = ~((values >= SHORTEST_IN_AIR) & np.isfinite(values))
     if bad.any():
         raise ValueError(
-            f"wavelengths must be finite, in Angstrom and above {SHORTEST_IN_AIR:g}, below which none are given in air; "
-            f"got {values[bad][0]}{_at(bad)}"
+            f"wavelengths must be finite, in Angstrom and at least {SHORTEST_IN_AIR:g}, below which none are given in "
+            f"air; got {values[bad][0]}{_at(bad)}"
         )
     return values
 

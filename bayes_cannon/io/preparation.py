@@ -142,7 +142,14 @@ def _chosen(spectra: Spectra, wavelength_range: tuple[float, float]) -> Spectra:
             f"no pixel lies in wavelength_range = {list(wavelength_range)}; "
             f"the spectra cover {wavelength.min()} to {wavelength.max()}"
         )
-    return replace(spectra, flux=spectra.flux[:, used], ivar=spectra.ivar[:, used], wavelength=wavelength[used])
+    correlation = spectra.noise_correlation
+    return replace(
+        spectra,
+        flux=spectra.flux[:, used],
+        ivar=spectra.ivar[:, used],
+        wavelength=wavelength[used],
+        noise_correlation=None if correlation is None else correlation[np.ix_(used, used)],
+    )
 
 
 def _logarithm(spectra: Spectra) -> Spectra:

@@ -54,6 +54,8 @@ class Spectra:
         Texts and numbers about the whole set.
     numbered
         Whether ``star_id`` are row numbers, because no names were given.
+    noise_correlation
+        Correlation of the noise between pixels, mean over the stars, shape (pixel, other pixel); None is not known.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class Spectra:
     attrs: Mapping[str, str | float | int] = field(default_factory=dict)
     numbered: bool = False
     identifiers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    noise_correlation: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _set(self, "flux", _numbers("flux", self.flux))
@@ -86,6 +89,9 @@ class Spectra:
         _set(self, "ivar", _of_shape("ivar", _numbers("ivar", self.ivar), (n_stars, n_pixels)))
         if self.wavelength is not None:
             _set(self, "wavelength", _of_shape("wavelength", _numbers("wavelength", self.wavelength), (n_pixels,)))
+        if self.noise_correlation is not None:
+            correlation = _numbers("noise_correlation", self.noise_correlation)
+            _set(self, "noise_correlation", _of_shape("noise_correlation", correlation, (n_pixels, n_pixels)))
         _set(self, "numbered", self.numbered or self.star_id is None)
         ids = _row_numbers(n_stars) if self.star_id is None else texts(self.star_id)
         _set(self, "star_id", _of_shape("star_id", ids, (n_stars,)))
@@ -233,8 +239,9 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
             arrays |= {**spectra.labels, **spectra.identifiers}
             if spectra.has_own_ids:
                 arrays["star_id"] = spectra.ids
-            if spectra.wavelength is not None:
-                arrays["wavelength"] = spectra.wavelength
+            for name in ("wavelength", "noise_correlation"):
+                if getattr(spectra, name) is not None:
+                    arrays[name] = getattr(spectra, name)
             write_npz(temporary, arrays, {"units": dict(spectra.units), "attrs": dict(spectra.attrs)})
         elif suffix == ".zarr":
             dataset, packing = to_dataset(spectra), {"compressors": checked_codecs()}
@@ -282,6 +289,8 @@ def to_dataset(spectra: Spectra) -> xr.Dataset:
     variables: dict[str, Any] = {"flux": (("star", "pixel"), spectra.flux), "ivar": (("star", "pixel"), spectra.ivar)}
     variables |= {name: ("star", values) for name, values in spectra.labels.items()}
     variables |= {name: ("star", values.astype(object)) for name, values in spectra.identifiers.items()}
+    if spectra.noise_correlation is not None:
+        variables["noise_correlation"] = ("pixel", "other_pixel"), spectra.noise_correlation
     coords: dict[str, Any] = {"star": spectra.ids.astype(object)} if spectra.has_own_ids else {}
     if spectra.wavelength is not None:
         coords["wavelength"] = ("pixel", spectra.wavelength)

@@ -10,8 +10,14 @@ from bayes_cannon.core.intake import as_mask
 from bayes_cannon.io.damage import check_fits
 from bayes_cannon.io.packing import masked_flux, numbers, whole_numbers
 
-RESERVED = ("flux", "ivar", "wavelength", "dispersion", "star", "star_id", "pixel", "labels", "label_names", "attrs")
-USED = ("flux", "ivar", "wavelength", "dispersion", "star", "star_id", "labels", "label_names", "label_errors")
+RESERVED = (
+    "flux", "ivar", "wavelength", "dispersion", "star", "star_id", "pixel", "labels", "label_names", "attrs",
+    "noise_correlation",
+)  # fmt: skip
+USED = (
+    "flux", "ivar", "wavelength", "dispersion", "star", "star_id", "labels", "label_names", "label_errors",
+    "noise_correlation",
+)  # fmt: skip
 _LARGEST = 2**53
 """Up to here float64 holds every integer."""
 
@@ -53,7 +59,9 @@ def from_dataset(dataset: xr.Dataset) -> dict[str, Any]:
     flux, ivar = masked_flux(*(dataset[name].variable.transpose("star", "pixel") for name in ("flux", "ivar")))
     if "mask" in dataset and set(dataset["mask"].dims) == {"star", "pixel"}:
         ivar = _unmasked(ivar, dataset["mask"].transpose("star", "pixel").to_numpy())
+    correlation = dataset.get("noise_correlation")
     return dict(
+        noise_correlation=None if correlation is None else numbers(correlation.variable)[0],
         flux=flux,
         ivar=ivar,
         wavelength=None if wavelength is None else whole_numbers(str(wavelength.name), wavelength.variable),
@@ -106,6 +114,7 @@ def from_arrays(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[st
         "ivar": ivar,
         "wavelength": arrays[wavelengths[0]] if wavelengths else None,
         "star_id": arrays.get("star_id"),
+        "noise_correlation": arrays.get("noise_correlation"),
         "labels": labels | _columns(arrays, "labels", "") | _columns(arrays, "label_errors", "_ERR"),
         "identifiers": {name: texts(values) for name, values in per_star.items() if _are_texts(values)},
         "units": about.get("units", {}),

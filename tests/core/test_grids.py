@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from bayes_cannon.core.grids import MOST_PIXELS, NAMED, Grid, cells, grid_of, pixel_bounds
 
 ENDS = {
-    "apogee": (15100.8019, 16999.8075), "boss": (3567.0, 10399.0), "desi": (3600.0, 9824.0), "gaia-rvs": (8460.0, 8700.0),
-    "gaia-xp": (3360.0, 10200.0), "lamost": (3699.986, 9099.1),
+    "apogee": (15100.8019, 16999.8075), "boss": (3567.0, 10399.0), "desi": (3600.0, 9824.0),
+    "gaia-rvs": (8460.0, 8700.0), "gaia-xp": (3360.0, 10200.0), "lamost": (3699.986, 9099.1),
 }  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_refused(what, message):
 def test_refused_by_hand():
     with pytest.raises(ValueError, match=r"edges must have shape \(4,\)"):
         Grid([1.0, 2, 3], [0.5, 1.5, 2.5])
-    with pytest.raises(ValueError, match="pixel 1 at 2.0 Angstrom"):
+    with pytest.raises(ValueError, match=r"pixel 1 at 2\.0 Angstrom"):
         Grid([1.0, 2, 3], [0.5, 1.5, 1.9, 3.5])
     with pytest.raises(ValueError, match="medium"):
         Grid([1.0, 2, 3], [0.5, 1.5, 2.5, 3.5], medium="water")
