@@ -85,13 +85,12 @@ SPEC = Spec()
 
 
 def _about(hdus: fits.HDUList) -> fits.FITS_rec | None:
-    """The row about the object, in the first table after the spectrum that has a redshift."""
-    for hdu in hdus[2:]:
-        if isinstance(hdu, fits.BinTableHDU) and "Z" in _capitals(hdu.data.names):
-            if len(hdu.data) != 1:
-                raise ValueError(f"{hdu.name} has {len(hdu.data)} rows: expected one, about the object")
-            return hdu.data
-    return None
+    """The row about the object, in HDU 2."""
+    if len(hdus) < 3 or not isinstance(hdus[2], fits.BinTableHDU) or hdus[2].data is None:
+        return None
+    if len(hdus[2].data) != 1:
+        raise ValueError(f"HDU 2 has {len(hdus[2].data)} rows: expected one, about the object")
+    return hdus[2].data
 
 
 def _segment(table: fits.FITS_rec, mask: str, name: str = "") -> Segment:
