@@ -10,7 +10,7 @@ import click
 from astropy.table import Table
 
 from bayes_cannon.io.atomic import check_output_path
-from bayes_cannon.io.ingest import Ingested, ingest
+from bayes_cannon.io.ingestion import Ingested, ingest
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.survey_files import FileSettings
 from bayes_cannon.io.tables import read_table, write_table

@@ -59,20 +59,7 @@ def file_settings(
 
 def _grid(text: str) -> Any:
     """The grid that a text names."""
-    from bayes_cannon.core.grids import grid_of
+    from bayes_cannon.io.gridding import find_grid
 
-    if Path(text).is_file():
-        return grid_of(_wavelengths_of_model(Path(text)))
     words: list[Any] = text.replace(",", " ").split()
-    if len(words) in (3, 4):
-        return grid_of(tuple(words))
-    return grid_of(text)
-
-
-def _wavelengths_of_model(path: Path) -> Any:
-    from bayes_cannon.model import CannonModel
-
-    wavelengths = CannonModel.read(path).dispersion
-    if wavelengths is None:
-        raise ValueError(f"--grid: the model {path} has no wavelengths")
-    return wavelengths
+    return find_grid(tuple(words) if len(words) in (3, 4) and not Path(text).exists() else text)

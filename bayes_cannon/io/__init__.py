@@ -7,7 +7,7 @@ _PLACES = {
     "Spectra": "bayes_cannon.io.spectra",
     "air_to_vacuum": "bayes_cannon.core.wavelengths",
     "colour_outliers": "bayes_cannon.io.gaia_xp",
-    "ingest": "bayes_cannon.io.ingest",
+    "ingest": "bayes_cannon.io.ingestion",
     "join_labels": "bayes_cannon.io.joining",
     "label_table": "bayes_cannon.io.label_table",
     "noise_covariance": "bayes_cannon.io.gridding",

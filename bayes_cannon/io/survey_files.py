@@ -8,10 +8,10 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from bayes_cannon.core.grids import Grid, grid_of
+from bayes_cannon.core.grids import Grid, pixel_bounds
 from bayes_cannon.io.decode import decode
 from bayes_cannon.io.file_lists import Paths, list_files
-from bayes_cannon.io.gridding import on_grid
+from bayes_cannon.io.gridding import find_grid, on_grid
 from bayes_cannon.io.readers.registry import Reader, reader_called, sniff
 from bayes_cannon.io.readers.survey_spectra import DecodedSpectra, SurveySpectra
 from bayes_cannon.io.rows import joined
@@ -91,9 +91,9 @@ def read_spectra(
     survey
         Name of a reader, such as ``"apogee-apstar"``; by default each file is looked at.
     grid
-        Wavelengths of the result, as `bayes_cannon.core.grids.grid_of` takes them: a name, ``(first, last, step)``,
-        ``(first, last, step, "log")`` or the wavelengths themselves, Angstrom. By default those of the files, where all
-        share them.
+        Wavelengths of the result, as `bayes_cannon.io.gridding.find_grid` takes them: a name, ``(first, last, step)``,
+        ``(first, last, step, "log")``, the wavelengths themselves, Angstrom, or the path of a model. By default those
+        of the files, where all share them.
     velocity
         Which radial velocity takes the spectra to rest: that of the file's ``"header"``, ``"none"``, or the name of a
         numeric column of the file, km/s.
@@ -126,7 +126,7 @@ def read_spectra(
     (3, 4, ['TEFF'])
 
     """
-    given = None if grid is None else grid_of(grid)
+    given = None if grid is None else find_grid(grid)
     settings = FileSettings(survey, given, velocity, mask_bits, combined)
     files, parts = list_files(paths), list[Spectra]()
     for path in files:
@@ -255,7 +255,10 @@ def _own_grid(decoded: DecodedSpectra) -> Grid:
             f"its wavelengths are not at rest (spectrum {moving[0]} by a factor {decoded.doppler[moving[0]]:.8f}), so "
             'that the spectra share no pixels: say with grid= where they shall go, or leave them with velocity="none"'
         )
-    return grid_of(decoded.segments[0].wavelength)
+    arm = decoded.segments[0]
+    wavelength = np.sort(arm.wavelength)
+    lower, upper = pixel_bounds(wavelength, log_linear=arm.log_linear)
+    return Grid(wavelength, np.append(lower, upper[-1]), medium=decoded.medium, upper=upper)
 
 
 @dataclass(frozen=True)
