@@ -139,7 +139,9 @@ def brute_force() -> Callable[..., tuple[float, np.ndarray, float]]:
 def write_apstar() -> Callable[..., np.ndarray]:
     """A function that writes an apStar file by SDSS's data model, short in pixels, and returns its first flux."""
 
-    def write(path: Path, *, star: str = "", visits: int = 2, pixels: int = 50, seed: int = 0, **cards: object) -> np.ndarray:
+    def write(
+        path: Path, *, star: str = "", visits: int = 2, pixels: int = 50, seed: int = 0, **cards: object
+    ) -> np.ndarray:
         rng = np.random.default_rng(seed)
         flux = rng.uniform(50, 150, (visits + 2, pixels)).astype(np.float32)
         error = np.full_like(flux, 2.0)

@@ -3,6 +3,7 @@
 Nothing here loads JAX, which has threads and memory that workers do not need.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -114,8 +115,15 @@ def _rows_apart(path: Path, work: Work) -> FileRows | str:
 def _rows(path: Path, work: Work) -> FileRows | str:
     """What the store holds of a file, or why it is refused."""
     try:
-        spectra = _prepared(path, work)
-        return FileRows(Rows.of(spectra, work.scale), spectra.units, {k: str(v) for k, v in spectra.attrs.items()})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            spectra = _prepared(path, work)
+        attrs = {name: str(value) for name, value in spectra.attrs.items()}
+        # Thousands of files would print thousands of lines.
+        said = sorted({one.category.__name__ for one in caught if issubclass(one.category, UserWarning)})
+        if said:
+            attrs["warnings"] = ", ".join(said)
+        return FileRows(Rows.of(spectra, work.scale), spectra.units, attrs)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a reader raises, the other files go on

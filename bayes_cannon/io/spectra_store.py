@@ -280,18 +280,29 @@ class UnfinishedStore:
 
     """
 
-    def __init__(self, path: Path, plan: Plan):
-        import zarr  # An extra.
-
+    def __init__(self, path: Path, plan: Plan, *, to_fill: bool = True):
         self.plan, self.progress, self.n_stars = plan, Progress(), 0
         self._path, self._folder, self._store = path, unfinished(path), unfinished(path) / "store.zarr"
         self._n_records, self._checksums = 0, dict[str, str]()
         while self._take_up_record():
             pass
+        if not to_fill:
+            return
+        import zarr  # An extra.
+
         self._drop_the_rest()
         self._root = zarr.open_group(self._store, mode="a", zarr_format=3)
         for name in _ARRAYS:
             self._make_array(name)
+
+    @classmethod
+    def look_at(cls, path: Path) -> Self:
+        """What is there of a store that is unfinished, unchanged."""
+        plan = unfinished(path) / _PLAN
+        if not plan.is_file():
+            raise FileNotFoundError(f"{unfinished(path)} holds no {_PLAN}: nothing of the store {path} is written yet")
+        with reading(plan, "the plan of an unfinished store", "begin the store anew"):
+            return cls(path, Plan.read(plan), to_fill=False)
 
     @classmethod
     def begin(cls, path: Path, plan: Plan) -> Self:

@@ -15,7 +15,7 @@ def test_one_file(tmp_path, write_apstar):
     flux = write_apstar(tmp_path / "a.fits", star="2M0")
     read = tc.io.read_spectra(tmp_path / "a.fits")
     assert read.ids.tolist() == ["2M0"]
-    np.testing.assert_array_equal(read.flux[0], flux.astype(float))
+    np.testing.assert_array_equal(read.flux[0], np.where(np.arange(50) == 3, 0, flux))
     np.testing.assert_array_equal(read.ivar[0], np.where(np.arange(50) == 3, 0, 0.25))
     np.testing.assert_allclose(read.wavelength, WAVELENGTH, rtol=1e-12)
     assert read.labels["SNR"].tolist() == [50.0]
@@ -40,7 +40,7 @@ def test_which_of_its_spectra(tmp_path, write_apstar, combined, which):
     assert read.identifiers["which"].tolist() == which
     with fits.open(tmp_path / "a.fits") as hdus:
         rows = [["combined", "combined 2", "visit 1", "visit 2"].index(one) for one in which]
-        np.testing.assert_array_equal(read.flux, hdus[1].data[rows].astype(float))
+        np.testing.assert_array_equal(read.flux, np.where(read.ivar > 0, hdus[1].data[rows], 0))
     if combined == "visits":
         assert read.labels["SNR"][0] == 7.0
 
@@ -49,7 +49,7 @@ def test_several_files_are_rows_in_order_and_two_of_a_star_stay_two(tmp_path, wr
     fluxes = [write_apstar(tmp_path / f"{k}.fits", star="same", seed=k) for k in (2, 1)]
     read = tc.io.read_spectra([tmp_path / "2.fits", tmp_path / "1.fits"])
     assert read.ids.tolist() == ["same", "same"]
-    np.testing.assert_array_equal(read.flux, np.array(fluxes, dtype=float))
+    np.testing.assert_array_equal(read.flux, np.where(read.ivar > 0, fluxes, 0))
     assert read.labels["SNR"].tolist() == [52.0, 51.0]
     assert tc.io.read_spectra(tmp_path).labels["SNR"].tolist() == [51.0, 52.0]
 
@@ -98,14 +98,14 @@ def test_the_velocity_of_a_column(tmp_path, write_apstar):
     write_apstar(tmp_path / "a.fits")
     with fits.open(tmp_path / "a.fits", mode="update") as hdus:
         hdus[1].data[:] = 1.0
-        hdus[1].data[0, 20] = 2.0
+        hdus[1].data[0, 40] = 2.0
         hdus[0].header["VHELIO"] = 100.0
-    read = tc.io.read_spectra(tmp_path / "a.fits", velocity="VHELIO", grid=(15100.8, 15105.0, 0.01))
+    read = tc.io.read_spectra(tmp_path / "a.fits", velocity="VHELIO", grid=(15101.0, 15105.0, 0.01))
     centre = np.average(read.wavelength, weights=np.maximum(read.flux[0] - 1, 0))
-    assert centre == pytest.approx(WAVELENGTH[20] / (1 + 100 / LIGHT), abs=0.05)
+    assert centre == pytest.approx(WAVELENGTH[40] / (1 + 100 / LIGHT), abs=0.05)
     with pytest.raises(ValueError, match="grid="):
         tc.io.read_spectra(tmp_path / "a.fits", velocity="VHELIO")
-    with pytest.raises(ValueError, match="a.fits: it has no column 'RV'.*VHELIO"):
+    with pytest.raises(ValueError, match=r"a.fits: it has no column 'RV'.*VHELIO"):
         tc.io.read_spectra(tmp_path / "a.fits", velocity="RV")
 
 
@@ -129,13 +129,15 @@ def test_own_formats_are_read_as_ever_and_joined(tmp_path, write_apstar):
     with pytest.raises(ValueError, match="other wavelengths than the grid"):
         tc.io.read_spectra(tmp_path / "s.nc", grid=(15102.0, 15106.0, 1.0))
     write_apstar(tmp_path / "u.fits")
-    with pytest.raises(ValueError, match="format apogee-apstar and .* of bayes-cannon"):
+    with pytest.raises(ValueError, match=r"format apogee-apstar and .* of bayes-cannon"):
         tc.io.read_spectra([tmp_path / "s.nc", tmp_path / "u.fits"])
 
 
 def test_units_that_contradict_each_other_are_left_out(tmp_path):
     for name, unit in (("a.npz", "K"), ("b.npz", "kK")):
-        write_spectra(tmp_path / name, Spectra(np.ones((1, 3)), np.ones((1, 3)), labels={"TEFF": [5]}, units={"TEFF": unit}))
+        write_spectra(
+            tmp_path / name, Spectra(np.ones((1, 3)), np.ones((1, 3)), labels={"TEFF": [5]}, units={"TEFF": unit})
+        )
     read = tc.io.read_spectra(tmp_path)
     assert not read.units
     assert read.attrs["units_differ"] == "TEFF"
