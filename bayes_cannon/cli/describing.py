@@ -10,8 +10,9 @@ from bayes_cannon.io.decode import decode
 from bayes_cannon.io.readers.registry import Reader, reader_called, sniff
 from bayes_cannon.io.readers.survey_spectra import SurveySpectra
 from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.io.spectra_store import UnfinishedStore, open_store, unfinished
+from bayes_cannon.io.spectra_store import open_store, unfinished
 from bayes_cannon.io.survey_files import has_own_format, read_spectra
+from bayes_cannon.io.unfinished_store import UnfinishedStore
 
 _SHOWN = 40
 """Columns that are named."""

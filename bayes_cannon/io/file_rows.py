@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.io.spectra_store import Rows
 from bayes_cannon.io.survey_files import FileSettings, First, check_alike, spectra_of_file
+from bayes_cannon.io.unfinished_store import Rows
 
 _BATCH, _BATCH_BYTES = 16, 64e6
 """Files that a worker reads at a time: so many, and no more than one beyond so many bytes."""

@@ -1,7 +1,7 @@
 """From the files of a survey to one store: in bounded memory, on all cores, and going on where it was killed.
 
 Worker processes read batches of files, decode them, put them on the grid and prepare them; this process puts their
-spectra in the order of the files and writes them shard by shard (`io.spectra_store`). A file that cannot be read is
+spectra in the order of the files and writes them shard by shard (`io.unfinished_store`). A file that cannot be read is
 refused, with the reason, and the others go on. Every file is prepared on its own, so that its numbers do not depend on
 which others were read beside it.
 """
@@ -28,9 +28,10 @@ from bayes_cannon.io.joining import join_labels
 from bayes_cannon.io.preparation import PREPARED, Preparation
 from bayes_cannon.io.rows import merged_texts, merged_units
 from bayes_cannon.io.spectra import Spectra, known_suffix
-from bayes_cannon.io.spectra_store import SHARD, Plan, Rows, UnfinishedStore, unfinished
+from bayes_cannon.io.spectra_store import unfinished
 from bayes_cannon.io.spectra_variables import texts
 from bayes_cannon.io.survey_files import FileSettings, First, spectra_of_file
+from bayes_cannon.io.unfinished_store import SHARD, Plan, Rows, UnfinishedStore
 
 _LOW, _HIGH = 1e-6, 1e12
 """Between these the median flux is stored as it is; ivar then fits float32 too."""

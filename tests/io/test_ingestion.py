@@ -15,7 +15,7 @@ import pytest
 from astropy.table import Table
 
 import bayes_cannon as tc
-from bayes_cannon.io import file_rows, spectra_store
+from bayes_cannon.io import file_rows, unfinished_store
 from bayes_cannon.io.ingestion import ingest
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.spectra import Spectra, write_spectra
@@ -130,7 +130,7 @@ def test_a_broken_run_goes_on_to_the_same_store(tmp_path, files, monkeypatch, af
             raise _KilledError
         replaced(*paths)
 
-    monkeypatch.setattr(spectra_store.os, "replace", breaking)
+    monkeypatch.setattr(unfinished_store.os, "replace", breaking)
     try:
         ingest(files, tmp_path / "broken.zarr", settings=settings, shard_size=3)
     except _KilledError:
@@ -143,13 +143,13 @@ def test_a_broken_run_goes_on_to_the_same_store(tmp_path, files, monkeypatch, af
 
 def _broken(files, store, monkeypatch, **options):
     """Leave a store with one shard."""
-    write = spectra_store.UnfinishedStore.write
+    write = unfinished_store.UnfinishedStore.write
 
     def once(self, *arguments):
         write(self, *arguments)
         raise _KilledError
 
-    monkeypatch.setattr(spectra_store.UnfinishedStore, "write", once)
+    monkeypatch.setattr(unfinished_store.UnfinishedStore, "write", once)
     with pytest.raises(_KilledError):
         ingest(files, store, shard_size=3, **options)
     monkeypatch.undo()
@@ -207,14 +207,14 @@ def test_files_that_vanish_or_come_between_two_runs(tmp_path, files, monkeypatch
 
 def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path, files, monkeypatch):
     ingest(files, tmp_path / "whole.zarr", shard_size=3)
-    write = spectra_store._write
+    write = unfinished_store._write
 
     def full(path, *arguments):
         if path.name == "000001.npz":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, *arguments)
 
-    monkeypatch.setattr(spectra_store, "_write", full)
+    monkeypatch.setattr(unfinished_store, "_write", full)
     with pytest.raises(OSError, match="No space left on device; its first 3 spectra stay in") as raised:
         ingest(files, tmp_path / "s.zarr", shard_size=3)
     assert raised.value.errno == errno.ENOSPC
