@@ -249,6 +249,12 @@ def _own_grid(decoded: DecodedSpectra) -> Grid:
     if len(decoded.segments) > 1:
         names = ", ".join(repr(one.name) for one in decoded.segments)
         raise ValueError(f"it has several arms ({names}), each with its own pixels: say with grid= where they shall go")
+    unknown = np.flatnonzero(np.isnan(decoded.doppler))
+    if unknown.size:
+        raise ValueError(
+            f"it does not say the velocity of spectrum {unknown[0]}, without which it is not at rest: give it, or leave "
+            'the wavelengths as they are with velocity="none"'
+        )
     moving = np.flatnonzero(decoded.doppler != 1)
     if moving.size:
         raise ValueError(

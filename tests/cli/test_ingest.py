@@ -125,7 +125,7 @@ def test_info(folder):
     said = run("info", folder / "files/00.fits").stdout
     for part in (
         "apogee-apstar",
-        "4 (combined, combined 2, 2",
+        "4 (combined, combined 2, visit 1, visit 2)",
         "star 0",
         "50 from 15100.802",
         "vacuum",

@@ -75,8 +75,12 @@ def _begins_as_fits(path: Path) -> bool:
 @contextmanager
 def opened(path: Path, wanted: str) -> Iterator[fits.HDUList]:
     """The HDUs of a file; whatever goes wrong inside is a ValueError that names the file and what was expected."""
-    with reading(path, "spectra", wanted), _whole(path) as hdus:
-        yield hdus
+    try:
+        with reading(path, "spectra", wanted), _whole(path) as hdus:
+            yield hdus
+    finally:  # Reading data changes headers, as those of scaled integers.
+        _hdus.cache_clear()
+        _layout.cache_clear()
 
 
 @contextmanager
@@ -93,6 +97,8 @@ def _whole(path: Path) -> Iterator[fits.HDUList]:
                     yield hdus
         except AstropyUserWarning as warning:
             raise ValueError(str(warning)) from warning
+        except OSError as error:  # Astropy's texts have several lines.
+            raise ValueError(" ".join(str(error).split())) from error
 
 
 @lru_cache(maxsize=1)
