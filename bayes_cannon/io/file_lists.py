@@ -33,8 +33,8 @@ def list_files(paths: Paths) -> list[Path]:
     ['a.fits', 'b.fits']
 
     """
-    single = isinstance(paths, str | os.PathLike)
-    found = [path for one in ([paths] if single else paths) for path in _files(os.fspath(one))]
+    named: Sequence[str | os.PathLike] = [paths] if isinstance(paths, str | os.PathLike) else paths
+    found = [path for one in named for path in _files(os.fspath(one))]
     if not found:
         raise ValueError("there are no files to read: name a file, a folder or a list of files")
     seen: set[Path] = set()

@@ -252,8 +252,8 @@ def _own_grid(decoded: DecodedSpectra) -> Grid:
     unknown = np.flatnonzero(np.isnan(decoded.doppler))
     if unknown.size:
         raise ValueError(
-            f"it does not say the velocity of spectrum {unknown[0]}, without which it is not at rest: give it, or leave "
-            'the wavelengths as they are with velocity="none"'
+            f"it does not say the velocity of spectrum {unknown[0]}, without which it is not at rest: give it, or "
+            'leave the wavelengths as they are with velocity="none"'
         )
     moving = np.flatnonzero(decoded.doppler != 1)
     if moving.size:

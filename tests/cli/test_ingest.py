@@ -56,7 +56,7 @@ def test_ingest_says_what_it_left_out(folder):
     assert result.exit_code == 0, result.output
     assert "20 spectra of 20 files" in result.stdout
     assert "2 of 22 files were left out" in result.stderr
-    assert "note.txt: no reader recognizes it" in result.stderr
+    assert "no reader recognizes it" in result.stderr, result.stderr.splitlines()[-4:]
     assert "22/22" in result.stderr
     refused = read_table(folder / "s-refused.ecsv")
     assert sorted(Path(name).name for name in refused["file"]) == ["cut.fits", "note.txt"]

@@ -95,9 +95,7 @@ def _whole(path: Path) -> Iterator[fits.HDUList]:
             else:
                 with fits.open(path, memmap=False) as hdus:
                     yield hdus
-        except AstropyUserWarning as warning:
-            raise ValueError(str(warning)) from warning
-        except OSError as error:  # Astropy's texts have several lines.
+        except (AstropyUserWarning, OSError) as error:  # Texts of several lines.
             raise ValueError(" ".join(str(error).split())) from error
 
 
@@ -106,6 +104,9 @@ def _hdus(path: Path, changed: int, size: int) -> fits.HDUList:
     """All HDUs of a file in memory, for who looks and for who reads: most of the time goes into parsing headers."""
     del changed, size
     content = path.read_bytes()
-    hdus = fits.open(io.BytesIO(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content), memmap=False)
-    len(hdus)  # Reads all of them.
+    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    hdus = fits.open(io.BytesIO(content), memmap=False)
+    last = hdus[len(hdus) - 1].fileinfo()  # The length reads all of them.
+    if content[last["datLoc"] + last["datSpan"] :].startswith(b"XTENSION"):  # Astropy only warns.
+        raise ValueError(f"it ends within the header of HDU {len(hdus)}")
     return hdus
