@@ -4,7 +4,7 @@ A shard is one file for the flux and one for the ivar of some thousand stars (`i
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class SpectraStore:
         if not 0 <= number < self.shards:
             raise IndexError(f"{self.path} has the shards 0 to {self.shards - 1}, and no shard {number}")
         with reading(self.path, f"shard {number}", "write the store anew"):
-            _check(self.path, {f"{name}/c/{number}/0" for name in _ARRAYS})
+            _check(self.path, lambda name: name.startswith(tuple(f"{array}/c/{number}/" for array in _ARRAYS)))
             with open_dataset(self.path, ".zarr", checked=False) as dataset:
                 rows = slice(number * self.shard_size, (number + 1) * self.shard_size)
                 return Spectra(**from_dataset(dataset.isel(star=rows)))
@@ -92,7 +92,7 @@ def open_store(path: str | os.PathLike) -> SpectraStore:
         hint = f"; it is unfinished, in {begun}: the command that began it goes on with it" if begun.exists() else ""
         raise FileNotFoundError(f"there is no store {path}{hint}")
     with reading(path, "the store", "expected flux and ivar of shape (star, pixel)"):
-        _check(path, None)
+        _check(path, lambda name: not name.startswith(tuple(f"{array}/c/" for array in _ARRAYS)))
         with open_dataset(path, ".zarr", checked=False) as dataset:
             flux = dataset["flux"]
             if flux.dims != ("star", "pixel"):
@@ -102,9 +102,9 @@ def open_store(path: str | os.PathLike) -> SpectraStore:
             return SpectraStore(path, *flux.shape, shard_size=int(size))
 
 
-def _check(path: Path, files: set[str] | None) -> None:
-    """Raise for damage of some files, or of all that are not of a shard."""
-    damaged = damaged_files(path, lambda name: name.split("/")[0] not in _ARRAYS if files is None else name in files)
+def _check(path: Path, wanted: Callable[[str], bool]) -> None:
+    """Raise for damage of some files."""
+    damaged = damaged_files(path, wanted)
     for name, what in damaged.items():
         raise ValueError(f"it is damaged: its file {name} {what}")
 
