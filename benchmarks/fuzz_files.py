@@ -118,9 +118,9 @@ def write(path: Path, seed: int = 0) -> None:
 def contents(path: Path) -> str:
     """A hash of all that a reader makes of a file."""
     from bayes_cannon.core.records import stored_fields
+    from bayes_cannon.io import read_spectra
     from bayes_cannon.io.posterior_tree import read_posterior, theta_posterior
     from bayes_cannon.io.recipe import read_recipe
-    from bayes_cannon.io.spectra import read_spectra
     from bayes_cannon.model.files import read_model
 
     if path.name == "r.toml":

@@ -15,6 +15,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -132,6 +133,31 @@ def trained(training: Simulation) -> tc.CannonModel:
 def brute_force() -> Callable[..., tuple[float, np.ndarray, float]]:
     """The independent optimum of a pixel, `tests/training/brute_force.py`."""
     return _module("brute_force", Path(__file__).parent / "training/brute_force.py").brute_force
+
+
+@pytest.fixture(scope="session")
+def write_apstar() -> Callable[..., np.ndarray]:
+    """A function that writes an apStar file by SDSS's data model, short in pixels, and returns its first flux."""
+
+    def write(
+        path: Path, *, star: str = "", visits: int = 2, pixels: int = 50, seed: int = 0, **cards: object
+    ) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        flux = rng.uniform(50, 150, (visits + 2, pixels)).astype(np.float32)
+        error = np.full_like(flux, 2.0)
+        mask = np.zeros(flux.shape, dtype=np.int16)
+        mask[0, 3] = 1  # BADPIX
+        grid = {"CRVAL1": 4.179, "CDELT1": 6e-6, "CRPIX1": 1, "CTYPE1": "LOG-LINEAR", "DC-FLAG": 1}
+        primary = fits.PrimaryHDU()
+        primary.header.update(OBJID=star or path.stem, NVISITS=visits, SNR=50.0 + seed, VHELIO=1.5, **cards)
+        units = ("Flux (10^-17 erg/s/cm^2/Ang)", "Error (10^-17 erg/s/cm^2/Ang)", "Flag Mask (bitwise)")
+        images = [fits.ImageHDU(array) for array in (flux, error, mask)]
+        for image, unit in zip(images, units, strict=True):
+            image.header.update(grid, BUNIT=unit)
+        fits.HDUList([primary, *images]).writeto(path)
+        return flux[0]
+
+    return write
 
 
 @pytest.fixture(scope="session")

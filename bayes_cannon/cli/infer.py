@@ -1,20 +1,23 @@
-"""``bayes-cannon infer MODEL SPECTRA``."""
+"""``bayes-cannon infer MODEL FILES...``."""
 
 from pathlib import Path
 
 import click
 
 from bayes_cannon.cli.reporting import command, overwrite_option, path_argument, quiet_option
+from bayes_cannon.cli.survey_options import survey_options
 
 
 @click.command()
 @path_argument("model")
-@path_argument("spectra")
+@click.argument("files", nargs=-1, required=True)
+@survey_options
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Label table to write: .fits, .ecsv, .vot or .parquet. By default SPECTRA-labels.ecsv in the current folder.",
+    help="Label table to write: .fits, .ecsv, .vot or .parquet. By default FILE-labels.ecsv in the current folder, "
+    "of several files MODEL-labels.ecsv.",
 )
 @click.option(
     "--posterior",
@@ -30,13 +33,16 @@ from bayes_cannon.cli.reporting import command, overwrite_option, path_argument,
 @quiet_option
 @command
 def infer(
-    model: Path, spectra: Path, output: Path | None, posterior: Path | None, error_budget: bool, overwrite: bool,
+    model: Path, files: tuple[str, ...], survey: str, grid: str | None, velocity: str, combined: str,
+    mask_bits: str | None, output: Path | None, posterior: Path | None, error_budget: bool, overwrite: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Infer the labels of SPECTRA with the trained MODEL.
+    """Infer the labels of the spectra in FILES with the trained MODEL.
 
-    SPECTRA is a .nc, .h5, .zarr or .npz file with flux and ivar, on the wavelengths of the training spectra. What the
-    recipe did to these (continuum, choice of pixels, logarithm) is done to SPECTRA too.
+    FILES are .nc, .h5, .zarr or .npz files with flux and ivar, on the wavelengths of the training spectra; or files as
+    surveys publish them, folders, patterns, or @LIST, a text file with one of these a line. A survey's spectra are put
+    on the wavelengths of MODEL. What the recipe did to the training spectra (continuum, choice of pixels, logarithm)
+    is done to them too.
 
     Errors are the formal ones, of noise and scatter with theta taken as known exactly. Theta is integrated out with
     --posterior, or if MODEL holds its posterior (from "bayes-cannon sample --write-model"). Errors are calibrated if
@@ -50,8 +56,11 @@ def infer(
     the sign of its column, add up to the square of TEFF_ERR.
     """
     from bayes_cannon.cli.pipeline import run_inference
+    from bayes_cannon.cli.survey_options import file_settings
 
-    output = output or Path(f"{spectra.stem}-labels.ecsv")
+    stem = Path(files[0].removeprefix("@")).stem if len(files) == 1 else model.stem
     run_inference(
-        model, spectra, output, posterior=posterior, error_budget=error_budget, overwrite=overwrite, quiet=quiet
-    )
+        model, files, output or Path(f"{stem}-labels.ecsv"),
+        settings=file_settings(survey, grid, velocity, combined, mask_bits), posterior=posterior,
+        error_budget=error_budget, overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip

@@ -1,7 +1,7 @@
 """What the commands train and infer do: a recipe becomes a model and its validation, spectra become labels."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
@@ -13,17 +13,20 @@ from astropy.table import Table
 
 from bayes_cannon.cli.figures import FIGURES, write_figures
 from bayes_cannon.core.censoring import create_inverse_mask, create_mask
+from bayes_cannon.core.grids import grid_of
 from bayes_cannon.core.status import PixelStatus, StarStatus
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.io.cuts import passing
+from bayes_cannon.io.file_lists import list_files
 from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
 from bayes_cannon.io.joining import join_labels
 from bayes_cannon.io.label_table import label_table
 from bayes_cannon.io.model_file import array_hash, provenance_of_writing
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.recipe import Recipe, read_recipe
-from bayes_cannon.io.spectra import Spectra, read_spectra
+from bayes_cannon.io.spectra import Spectra
+from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, read_table, write_table
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel, RestrictedCannonModel
@@ -90,10 +93,10 @@ def run_recipe(
 
 
 def run_inference(
-    model: Path, spectra: Path, output: Path, *, posterior: Path | None = None, error_budget: bool = False,
-    overwrite: bool, quiet: bool,
+    model: Path, spectra: Sequence[str | Path], output: Path, *, settings: FileSettings | None = None,
+    posterior: Path | None = None, error_budget: bool = False, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Label the spectra of a file with the model of another, and write the label table.
+    """Label the spectra of files with a model, and write the label table.
 
     With a ``posterior`` of its theta, theta is integrated out. With ``error_budget`` the table has the sources of each
     label's error too.
@@ -103,21 +106,33 @@ def run_inference(
     if posterior is not None:
         trained.integrate_theta = True
         trained.use_posterior(posterior)
-    stars = read_spectra(spectra)
-    if "preparation" in trained.provenance:
-        stars = Preparation.from_text(trained.provenance["preparation"]).apply(stars)
+    stars, named = _spectra_for(trained, spectra, settings or FileSettings()), ", ".join(Path(s).name for s in spectra)
     if stars.wavelength is None and trained.dispersion is not None:
-        click.echo(f"Warning: {spectra} has no wavelengths: assuming those of the model", err=True)
+        click.echo(f"Warning: {named} has no wavelengths: assuming those of the model", err=True)
     fit = trained.fit_labels(stars.flux, stars.ivar, dispersion=stars.wavelength, progress=None if quiet else True)
     sources: dict[str, dict[str, np.ndarray]] = {}
     if error_budget:
         columns = trained.error_budget(stars.flux, stars.ivar, fit).columns(trained.label_names)
         sources = _error_columns(columns, trained.label_names)
-    write_table(output, _table(trained, fit, stars, model, spectra.name, sources), overwrite=overwrite)
+    write_table(output, _table(trained, fit, stars, model, named, sources), overwrite=overwrite)
     if not quiet:
         _print_statuses(fit)
         click.echo(f"errors of labels: {kind_of_errors(trained)}")
     click.echo(f"wrote {output}")
+
+
+def _spectra_for(model: CannonModel, spectra: Sequence[str | Path], settings: FileSettings) -> Spectra:
+    """Spectra as a model wants them: survey files on its own wavelengths unless others are given, and prepared."""
+    given = model.provenance.get("preparation")
+    preparation = Preparation() if given is None else Preparation.from_text(given)
+    if settings.grid is None and model.dispersion is not None and not all(map(has_own_format, list_files(spectra))):
+        if preparation.continuum is not None and preparation.wavelength_range is not None:
+            raise ValueError(
+                "the model was trained on a part of the wavelengths that its continuum was fitted to: say with --grid "
+                "on which the spectra were"
+            )
+        settings = replace(settings, grid=grid_of(model.dispersion))
+    return preparation.apply(read_spectra(spectra, **settings.keywords))
 
 
 def kind_of_errors(model: CannonModel) -> str:
@@ -138,7 +153,7 @@ def train_recipe(recipe: Recipe, *, by_row: bool = False, quiet: bool = True) ->
     """
     progress = None if quiet else True
     raw = _complete_labels(_read_stars(recipe, by_row), recipe.model.label_names, quiet=quiet)
-    preparation = Preparation.of_recipe(recipe)
+    preparation = Preparation.of_recipe(recipe).after(raw)
     spectra = preparation.apply(raw)
     held_out = np.zeros(spectra.n_stars, dtype=bool)
     if recipe.validation is not None:
@@ -208,11 +223,11 @@ def _censors(recipe: Recipe, wavelength: Any) -> dict[str, np.ndarray]:
 def _read_stars(recipe: Recipe, by_row: bool) -> Spectra:
     """The stars that pass the cuts, in linear flux; ``attrs`` say what was left out."""
     data = recipe.data
-    path = None if data.spectra is None else recipe.resolve(data.spectra)
     if data.source == "gaia-xp":
         limits = {} if data.wavelength_range is None else {"wavelength_range": data.wavelength_range}
+        path = recipe.spectra[0] if recipe.spectra else None
         return read_gaia_xp(path, cuts=data.cuts, log_flux=False, **limits)
-    spectra = read_spectra(path)  # type: ignore[arg-type]
+    spectra = read_spectra(recipe.spectra, **data.of_files)
     if data.labels is not None:
         spectra = join_labels(
             spectra, read_table(recipe.resolve(data.labels)), id_column=data.id_column, by_row=data.by_row or by_row,
@@ -260,7 +275,8 @@ def _write_run(
     model = run.model
     stars = run.spectra.at(run.held_out)
     reference = {name: {f"{name}_REFERENCE": run.reference[:, k]} for k, name in enumerate(model.label_names)}
-    source = run.recipe.data.spectra or run.recipe.data.source
+    given = run.recipe.data.spectra or run.recipe.data.source
+    source = given if isinstance(given, str) else ", ".join(given)
     table = _table(model, run.fit, stars, outputs["model"], source, reference)
     write_table(outputs["labels"], table, overwrite=overwrite)
     summary = _summary(model, run.fit, run.reference)

@@ -16,11 +16,11 @@ two matrix products. Unlike the original package, no ridge pulls the amplitudes 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayes_cannon.core.continuum_input import ContinuumRegion, checked_spectra, continuum_regions, period
-from bayes_cannon.core.typing import Record
 from bayes_cannon.core.warnings import (
     ContinuumNotDeterminedWarning,
     ContinuumNotPositiveWarning,
@@ -28,6 +28,9 @@ from bayes_cannon.core.warnings import (
     stars_text,
     warn_user,
 )
+
+if TYPE_CHECKING:  # What reads survey files must not load JAX.
+    from bayes_cannon.core.typing import Record
 
 SINGULAR = 1e-12
 """Smallest eigenvalue, relative to the largest, of normal equations that count as solvable."""
@@ -84,7 +87,7 @@ def sines_and_cosines(
     order: int = 3,
     regions: Sequence | None = None,
     fill_value: float = 1.0,
-) -> tuple[np.ndarray, list[list[Record]]]:
+) -> tuple[np.ndarray, "list[list[Record]]"]:
     r"""Continuum :math:`a_0 + \sum_o a_{2o-1} \cos(2\pi o\lambda/L) + a_{2o} \sin(2\pi o\lambda/L)` of each star.
 
     Parameters
@@ -158,7 +161,7 @@ def normalize(
     order: int = 3,
     regions: Sequence | None = None,
     fill_value: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[list[Record]]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, "list[list[Record]]"]:
     """Flux divided by the continuum c of `sines_and_cosines`, ``flux / c``, with ``ivar c^2``.
 
     Pixels without information come out with flux 1 and ivar 0: those of ivar zero, those where the continuum is not
@@ -240,11 +243,11 @@ def _fit_all(
     L: float,
     order: int,
     fill_value: float,
-) -> tuple[np.ndarray, np.ndarray, list[list[Record]]]:
+) -> tuple[np.ndarray, np.ndarray, "list[list[Record]]"]:
     """Continuum, whether it is determined (both (star, pixel)), and metadata; warns of everything that is amiss."""
     continuum = np.full(flux.shape, float(fill_value))
     determined = np.ones(flux.shape, dtype=bool)
-    metadata: list[list[Record]] = [[] for _ in flux]
+    metadata: "list[list[Record]]" = [[] for _ in flux]
     for region in sections:
         pixels = region.pixels
         fit = _fit(region, flux[:, pixels], ivar[:, pixels])
@@ -267,7 +270,7 @@ def _fit_all(
     return continuum, determined, metadata
 
 
-def _records(fit: _Fit, status: np.ndarray, not_positive: np.ndarray) -> Iterator[Record]:
+def _records(fit: _Fit, status: np.ndarray, not_positive: np.ndarray) -> "Iterator[Record]":
     """What is told of each star in one region."""
     for star, code in enumerate(status):
         ended = ContinuumStatus(code)

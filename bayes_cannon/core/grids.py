@@ -9,6 +9,8 @@ Where a step is more than `GAP` times what is usual on either side of it there i
 the pixels beside it are as wide as those next to them, and the gap belongs to none.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, cached_property

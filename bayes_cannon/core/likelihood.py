@@ -4,9 +4,14 @@ The functions take NumPy and JAX arrays. Flux of zero weight must not matter, no
 through `masked` first.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from bayes_cannon.core.typing import Array
+if TYPE_CHECKING:  # What reads survey files must not load JAX.
+    from bayes_cannon.core.typing import Array
 
 
 def masked(flux: np.ndarray, ivar: np.ndarray) -> np.ndarray:

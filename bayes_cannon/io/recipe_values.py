@@ -64,6 +64,25 @@ def names(value: Any, where: str) -> tuple[str, ...]:
     return tuple(_expect(value, where, "a list of different texts", bool(right) and len(set(value)) == len(value)))
 
 
+def text_or_names(value: Any, where: str) -> str | tuple[str, ...]:
+    """A text, or several."""
+    return value if isinstance(value, str) else names(value, where)
+
+
+def any_names(value: Any, where: str) -> tuple[str, ...]:
+    """Texts, perhaps none."""
+    return () if value == [] else names(value, where)
+
+
+def grid(value: Any, where: str) -> str | tuple:
+    """The name of a grid, or [first, last, step] or [first, last, step, "log"]."""
+    wanted = 'the name of a grid, [first, last, step] or [first, last, step, "log"]'
+    if isinstance(value, str):
+        return value
+    is_rule = isinstance(value, list) and len(value) in (3, 4) and all(map(_is_number, value[:3]))
+    return tuple(_expect(value, where, wanted, is_rule and value[3:] in ([], ["log"])))
+
+
 def texts(value: Any, where: str) -> dict[str, str]:
     """Texts by name."""
     _expect(value, where, "a table of texts", isinstance(value, Mapping))

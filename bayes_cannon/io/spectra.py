@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.typing import PerPixel, StarPixel
 from bayes_cannon.io.atomic import atomic_path, recover
 from bayes_cannon.io.damage import check, reading
 from bayes_cannon.io.npz import read_npz, write_npz
@@ -23,7 +22,11 @@ from bayes_cannon.io.record_file import write_groups
 from bayes_cannon.io.spectra_variables import RESERVED, USED, beyond_float, from_arrays, from_dataset, texts
 from bayes_cannon.io.zarr_files import check_store, checked_codecs, refused_arrays, seal_store
 
-_HDF5_SUFFIXES = (".nc", ".h5", ".hdf5")
+if TYPE_CHECKING:  # What reads survey files must not load JAX.
+    from bayes_cannon.core.typing import PerPixel, StarPixel
+
+OWN_SUFFIXES = (".nc", ".h5", ".hdf5", ".zarr", ".npz")
+"""Of files of spectra of this package."""
 _WANTED = "expected flux and ivar of shape (star, pixel), wavelength of shape (pixel,) and one value a star for a label"
 
 
@@ -67,9 +70,9 @@ class Spectra:
 
     """
 
-    flux: StarPixel
-    ivar: StarPixel
-    wavelength: PerPixel | None = None
+    flux: "StarPixel"
+    ivar: "StarPixel"
+    wavelength: "PerPixel | None" = None
     star_id: np.ndarray | None = None
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
@@ -152,8 +155,8 @@ class Spectra:
         return np.stack([self.labels[name] for name in label_names], axis=1)
 
 
-def read_spectra(path: str | os.PathLike) -> Spectra:
-    """Read spectra into memory.
+def read_spectra_file(path: str | os.PathLike) -> Spectra:
+    """Read one file of this package's own formats into memory; `bayes_cannon.io.read_spectra` reads any.
 
     Parameters
     ----------
@@ -189,24 +192,24 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
     (3, 4, ['TEFF'])
 
     """
-    suffix = _known_suffix(Path(path))
+    suffix = known_suffix(Path(path))
     path = recover(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path} with spectra")
     with reading(path, "spectra", _WANTED):
         if suffix == ".npz":
             return Spectra(**from_arrays(*read_npz(path)))
-        with _open_dataset(path, suffix) as dataset:
+        with open_dataset(path, suffix) as dataset:
             return Spectra(**from_dataset(dataset))
 
 
 def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool = False) -> None:
-    """Write spectra so that `read_spectra` gives them back. The file appears whole or not at all.
+    """Write spectra so that `read_spectra_file` gives them back. The file appears whole or not at all.
 
     Parameters
     ----------
     path
-        File to write; its suffix says the format, as for `read_spectra`.
+        File to write; its suffix says the format, as for `read_spectra_file`.
     spectra
         What to write.
     overwrite
@@ -229,7 +232,7 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
     array([5000., 5001., 5002., 5003.])
 
     """
-    suffix = _known_suffix(Path(path))
+    suffix = known_suffix(Path(path))
     with atomic_path(path, overwrite=overwrite) as temporary:
         if suffix == ".npz":
             arrays: dict[str, Any] = {"flux": spectra.flux, "ivar": spectra.ivar}
@@ -241,7 +244,7 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
                     arrays[name] = getattr(spectra, name)
             write_npz(temporary, arrays, {"units": dict(spectra.units), "attrs": dict(spectra.attrs)})
         elif suffix == ".zarr":
-            dataset, packing = _to_dataset(spectra), {"compressors": checked_codecs()}
+            dataset, packing = to_dataset(spectra), {"compressors": checked_codecs()}
             packings = {
                 name: packing | ({"_FillValue": None} if variable.dtype == float else {})
                 for name, variable in dataset.variables.items()
@@ -251,26 +254,29 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
             )
             seal_store(temporary)
         else:
-            write_groups(temporary, {"": _to_dataset(spectra)})
+            write_groups(temporary, {"": to_dataset(spectra)})
 
 
-def _known_suffix(path: Path) -> str:
+def known_suffix(path: Path) -> str:
+    """Suffix of a file of spectra of this package; ValueError for another, ImportError where it needs an extra."""
     suffix = path.suffix.lower()
-    known = (*_HDF5_SUFFIXES, ".zarr", ".npz")
-    if suffix not in known:
-        raise ValueError(f"the suffix of {path} must be one of {', '.join(known)} to hold spectra, got {suffix!r}")
+    if suffix not in OWN_SUFFIXES:
+        raise ValueError(
+            f"the suffix of {path} must be one of {', '.join(OWN_SUFFIXES)} to hold spectra, got {suffix!r}"
+        )
     if suffix == ".zarr" and find_spec("zarr") is None:
         raise ImportError(f"{path} needs the package zarr: install bayes-cannon[zarr]")
     return suffix
 
 
-def _open_dataset(path: Path, suffix: str) -> xr.Dataset:
-    """A dataset whose arrays are read when they are used, after it was looked at for damage."""
+def open_dataset(path: Path, suffix: str, *, checked: bool = True) -> xr.Dataset:
+    """A dataset whose arrays are read when they are used; ``checked`` for damage before."""
     plain: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
     if suffix != ".zarr":
         check(path, hdf5=True)
         return xr.open_dataset(path, engine="h5netcdf", phony_dims="sort", **plain)
-    check_store(path)
+    if checked:
+        check_store(path)
     refused = refused_arrays(path)
     for name in USED:
         if name in refused:
@@ -278,7 +284,8 @@ def _open_dataset(path: Path, suffix: str) -> xr.Dataset:
     return xr.open_dataset(path, engine="zarr", consolidated=False, drop_variables=list(refused), **plain)
 
 
-def _to_dataset(spectra: Spectra) -> xr.Dataset:
+def to_dataset(spectra: Spectra) -> xr.Dataset:
+    """The Dataset that is written."""
     variables: dict[str, Any] = {"flux": (("star", "pixel"), spectra.flux), "ivar": (("star", "pixel"), spectra.ivar)}
     variables |= {name: ("star", values) for name, values in spectra.labels.items()}
     variables |= {name: ("star", values.astype(object)) for name, values in spectra.identifiers.items()}

@@ -7,7 +7,7 @@ change any more once it is written. Its arrays have the codec ``crc32c`` besides
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,13 @@ def checked_codecs() -> list[Any]:
     return [ZstdCodec(), Crc32cCodec()]
 
 
-def seal_store(store: Path, **about: str) -> None:
-    """Write the group of checksums of all files that are there now, with further attributes."""
-    files = {path.relative_to(store).as_posix(): crc32(path) for path in _files(store)}
+def seal_store(store: Path, *, known: Mapping[str, str] | None = None, **about: str) -> None:
+    """Write the group of checksums of all files that are there now, with further attributes.
+
+    Those that are ``known``, by their path in the store, are not computed again.
+    """
+    names = [path.relative_to(store).as_posix() for path in _files(store)]
+    files = {name: (known or {}).get(name) or crc32(store / name) for name in names}
     folder = store / CHECKSUMS
     folder.mkdir()
     content = {"zarr_format": 3, "node_type": "group", "attributes": about | {"crc32": files}}
@@ -74,10 +78,15 @@ def seal_of(store: Path) -> Mapping[str, Any] | None:
     return attributes
 
 
-def damaged_files(store: Path) -> dict[str, str]:
-    """What is wrong with files of a sealed store that are not as they were written, by their path in it."""
+def damaged_files(store: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
+    """What is wrong with files of a sealed store that are not as they were written, by their path in it.
+
+    Only those are looked at whose path is ``wanted``.
+    """
     found, seal = {}, seal_of(store)
     for name, checksum in (seal or {"crc32": {}})["crc32"].items():
+        if not wanted(name):
+            continue
         if not (store / name).is_file():
             found[name] = "is lost"
         elif crc32(store / name) != checksum:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from bayes_cannon.io import read_spectra
 from bayes_cannon.io import spectra as spectra_module
 from bayes_cannon.io.damage import SEAL_SIZE
-from bayes_cannon.io.spectra import Spectra, read_spectra, write_spectra
+from bayes_cannon.io.spectra import Spectra, read_spectra_file, write_spectra
 from bayes_cannon.io.zarr_files import CHECKSUMS
 
 SUFFIXES = [".nc", ".h5", ".hdf5", ".zarr", ".npz"]
@@ -385,7 +386,7 @@ def test_missing_file_and_unknown_suffix(stars, tmp_path):
         read_spectra(tmp_path / "no.nc")
     for unknown in (tmp_path / "stars.csv", tmp_path / "stars"):
         with pytest.raises(ValueError, match=r"must be one of \.nc, \.h5"):
-            read_spectra(unknown)
+            read_spectra_file(unknown)
         with pytest.raises(ValueError, match=r"must be one of \.nc, \.h5"):
             write_spectra(unknown, stars)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bayes_cannon.io.spectra import Spectra, read_spectra, write_spectra
+from bayes_cannon.io import read_spectra
+from bayes_cannon.io.spectra import Spectra, write_spectra
 from bayes_cannon.io.zarr_files import CHECKSUMS, refused_arrays
 
 

@@ -1,6 +1,7 @@
 """A FITS file, opened once: its structure for readers that look, its HDUs for the one that reads."""
 
 import gzip
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,9 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from bayes_cannon.io.damage import reading
 
+_KEPT = 1 << 26
+"""Bytes of a file up to which it is kept in memory between the look at it and its reading."""
 _FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz", ".fz")
-
-_PIECE = 1 << 20
 _CUT = "File may have been truncated|Error validating header"
 """What Astropy warns of, and then goes on without what is missing."""
 
@@ -61,7 +62,7 @@ def _layout(path: Path, changed: int, size: int) -> Layout:
                 raise ValueError("it does not begin as a FITS file does")
             return Layout(())
         with _whole(path) as hdus:
-            return Layout(tuple(hdu.header.copy() for hdu in hdus))
+            return Layout(tuple(hdu.header for hdu in hdus))
 
 
 def _begins_as_fits(path: Path) -> bool:
@@ -70,18 +71,18 @@ def _begins_as_fits(path: Path) -> bool:
     if start[:2] == b"\x1f\x8b":
         with gzip.open(path) as unpacked:
             start = unpacked.read(6)
-            while unpacked.read(
-                _PIECE
-            ):  # To its checksum at the end: Astropy takes a lost end for the end of the file.
-                pass
     return start == b"SIMPLE"
 
 
 @contextmanager
 def opened(path: Path, wanted: str) -> Iterator[fits.HDUList]:
     """The HDUs of a file; whatever goes wrong inside is a ValueError that names the file and what was expected."""
-    with reading(path, "spectra", wanted), _whole(path) as hdus:
-        yield hdus
+    try:
+        with reading(path, "spectra", wanted), _whole(path) as hdus:
+            yield hdus
+    finally:  # Reading data changes headers, as those of scaled integers.
+        _hdus.cache_clear()
+        _layout.cache_clear()
 
 
 @contextmanager
@@ -90,7 +91,24 @@ def _whole(path: Path) -> Iterator[fits.HDUList]:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", _CUT, AstropyUserWarning)
         try:
-            with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
-                yield hdus
-        except AstropyUserWarning as warning:
-            raise ValueError(str(warning)) from warning
+            if path.stat().st_size < _KEPT:
+                stat = path.stat()
+                yield _hdus(path, stat.st_mtime_ns, stat.st_size)
+            else:
+                with fits.open(path, memmap=False) as hdus:
+                    yield hdus
+        except (AstropyUserWarning, OSError) as error:  # Texts of several lines.
+            raise ValueError(" ".join(str(error).split())) from error
+
+
+@lru_cache(maxsize=1)
+def _hdus(path: Path, changed: int, size: int) -> fits.HDUList:
+    """All HDUs of a file in memory, for who looks and for who reads: most of the time goes into parsing headers."""
+    del changed, size
+    content = path.read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    hdus = fits.open(io.BytesIO(content), memmap=False)
+    last = hdus[len(hdus) - 1].fileinfo()  # The length reads all of them.
+    if content[last["datLoc"] + last["datSpan"] :].startswith(b"XTENSION"):  # Astropy only warns.
+        raise ValueError(f"it ends within the header of HDU {len(hdus)}")
+    return hdus

@@ -1,0 +1,138 @@
+"""Files read by worker processes, in their order: what a store holds of each, or why it is refused.
+
+Nothing here loads JAX, which has threads and memory that workers do not need.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from bayes_cannon.io.preparation import Preparation
+from bayes_cannon.io.spectra import Spectra
+from bayes_cannon.io.survey_files import FileSettings, First, check_alike, spectra_of_file
+from bayes_cannon.io.unfinished_store import Rows
+
+_BATCH, _BATCH_BYTES = 16, 64e6
+"""Files that a worker reads at a time: so many, and no more than one beyond so many bytes."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to know, the same for all files; ``first`` is what all must be like, if anything."""
+
+    settings: FileSettings
+    preparation: Preparation
+    first: First | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """What the store holds of a file."""
+
+    rows: Rows
+    units: Mapping[str, str]
+    attrs: Mapping[str, str]
+
+
+def in_order(files: Sequence[Path], work: Work, workers: int) -> Iterator[tuple[Path, FileRows | str]]:
+    """Rows of each file, or why it is refused, in the order of the files; never more than a few batches ahead."""
+    batches = _batches(files)
+    if workers == 1:
+        yield from ((path, _rows(path, work)) for path in files)
+        return
+    waiting, pool = deque[tuple[list[Path], Future]](), _pool(work, workers)
+    try:
+        while True:
+            for batch in islice(batches, 2 * workers - len(waiting)):
+                waiting.append((batch, pool.submit(_rows_of, batch)))
+            if not waiting:
+                return
+            batch, future = waiting.popleft()
+            try:
+                found = future.result()
+            except BrokenProcessPool:  # A library has crashed, or the system has killed it for its memory.
+                pool.shutdown()
+                found, pool = [_rows_apart(path, work) for path in batch], _pool(work, workers)
+                waiting = deque((other, pool.submit(_rows_of, other)) for other, _ in waiting)
+            yield from zip(batch, found, strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:
+    batch, size = list[Path](), 0
+    for path in files:
+        batch.append(path)
+        with suppress(OSError):  # It vanished, which its reader will tell.
+            size += path.stat().st_size
+        if len(batch) == _BATCH or size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _pool(work: Work, workers: int) -> ProcessPoolExecutor:
+    """Processes that start without what this one has loaded: no JAX, no threads."""
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work,))
+
+
+_works: list[Work] = []
+"""In a worker, what it needs to know."""
+
+
+def _start(work: Work) -> None:
+    threadpool_limits(1)
+    _works[:] = [work]
+
+
+def _rows_of(batch: Sequence[Path]) -> list[FileRows | str]:
+    return [_rows(path, _works[0]) for path in batch]
+
+
+def _rows_apart(path: Path, work: Work) -> FileRows | str:
+    """Rows of a file that a process of its own reads, as that may die of it."""
+    with _pool(work, 1) as pool:
+        try:
+            return pool.submit(_rows_of, [path]).result()[0]
+        except BrokenProcessPool:
+            return "the process that read it died"
+
+
+def _rows(path: Path, work: Work) -> FileRows | str:
+    """What the store holds of a file, or why it is refused."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            spectra = _prepared(path, work)
+        attrs = {name: str(value) for name, value in spectra.attrs.items()}
+        # Thousands of files would print thousands of lines.
+        said = sorted({one.category.__name__ for one in caught if issubclass(one.category, UserWarning)})
+        if said:
+            attrs["warnings"] = ", ".join(said)
+        return FileRows(Rows.of(spectra, work.scale), spectra.units, attrs)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a reader raises, the other files go on
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def _prepared(path: Path, work: Work) -> Spectra:
+    """The spectra of a file as they go into the store."""
+    spectra = spectra_of_file(path, work.settings)
+    if work.first is not None:
+        check_alike(spectra, path, work.first)
+    return work.preparation.apply(spectra)

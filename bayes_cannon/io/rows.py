@@ -1,0 +1,66 @@
+"""Spectra of several files as one: rows after rows, columns that not all have, units and texts that may differ."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bayes_cannon.io.spectra import Spectra
+
+_MOST = 12
+"""Different texts of one attribute that are kept."""
+
+
+def joined(parts: Sequence[Spectra]) -> Spectra:
+    """Spectra on the same pixels, one after the other; nothing is merged.
+
+    A column that a part lacks is NaN there, an identifier empty. A unit on which the parts do not agree is left out,
+    and named in ``attrs["units_differ"]``. Attributes hold all different values.
+    """
+    sizes = [part.n_stars for part in parts]
+    units: Mapping[str, str] = {}
+    attrs: Mapping[str, Sequence[str]] = {}
+    for part in parts:
+        units, attrs = merged_units(units, part.units), merged_texts(attrs, part.attrs)
+    return Spectra(
+        flux=np.concatenate([part.flux for part in parts]),
+        ivar=np.concatenate([part.ivar for part in parts]),
+        wavelength=parts[0].wavelength,
+        star_id=np.concatenate([part.ids for part in parts]),
+        labels=union([part.labels for part in parts], sizes, np.nan),
+        identifiers=union([part.identifiers for part in parts], sizes, ""),
+        **about(units, attrs),
+    )
+
+
+def union(
+    parts: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int], absent: float | str
+) -> dict[str, np.ndarray]:
+    """Columns by name over the rows of all parts, with a value for where a part lacks one."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    rows = list(zip(parts, sizes, strict=True))
+    return {name: np.concatenate([part.get(name, np.full(n, absent)) for part, n in rows]) for name in names}
+
+
+def merged_units(units: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Units by name; empty where the two do not agree."""
+    agreed = {name: unit if units.get(name, unit) == unit else "" for name, unit in more.items()}
+    return {**units, **agreed}
+
+
+def merged_texts(texts: Mapping[str, Sequence[str]], more: Mapping[str, object]) -> dict[str, list[str]]:
+    """The different texts by name, in order, up to `_MOST` and a last one that says that there are more."""
+    merged = {name: list(values) for name, values in texts.items()}
+    for name, value in more.items():
+        values = merged.setdefault(name, [])
+        if str(value) not in values and len(values) <= _MOST:
+            values.append(str(value) if len(values) < _MOST else "...")
+    return merged
+
+
+def about(units: Mapping[str, str], attrs: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """Fields ``units`` and ``attrs`` of `Spectra` from what was merged."""
+    differ = [name for name, unit in units.items() if not unit]
+    texts = {name: "; ".join(values) for name, values in attrs.items()}
+    if differ:
+        texts["units_differ"] = ", ".join(differ)
+    return {"units": {name: unit for name, unit in units.items() if unit}, "attrs": texts}

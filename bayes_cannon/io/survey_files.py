@@ -1,0 +1,313 @@
+"""From a survey's file to spectra on one grid: which reader, which of its spectra, decoded, put on the grid."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+
+from bayes_cannon.core.grids import Grid, pixel_bounds
+from bayes_cannon.io.decode import decode
+from bayes_cannon.io.file_lists import Paths, list_files
+from bayes_cannon.io.gridding import find_grid, on_grid
+from bayes_cannon.io.readers.registry import Reader, reader_called, sniff
+from bayes_cannon.io.readers.survey_spectra import DecodedSpectra, SurveySpectra
+from bayes_cannon.io.rows import joined
+from bayes_cannon.io.spectra import OWN_SUFFIXES, Spectra, read_spectra_file
+
+Combined = Literal["combined", "combined 2", "visits", "all"]
+MaskBits = Sequence[str] | Mapping[str, Sequence[str]] | Literal["default"]
+_SAME = 1e-9
+"""Relative difference up to which two wavelengths are the same."""
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """How a file becomes spectra.
+
+    Attributes
+    ----------
+    survey
+        Name of the reader of all files, or None: each file is looked at.
+    grid
+        Pixels of the result, or None: those of the file.
+    velocity
+        ``"header"``, ``"none"``, or the name of a column of the file, km/s.
+    mask_bits
+        As for `bayes_cannon.io.decode.decode`.
+    combined
+        Which spectra of a file are taken.
+    velocities
+        Velocity by the name of the star, km/s, in place of all these.
+    expected
+        Name of the reader that is asked first, without ``survey``: a file that it recognizes is not shown to others.
+
+    """
+
+    survey: str | None = None
+    grid: Grid | None = None
+    velocity: str = "header"
+    mask_bits: MaskBits = "default"
+    combined: Combined = "combined"
+    velocities: Mapping[str, float] | None = None
+    expected: str | None = None
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Of `read_spectra`."""
+        return {name: getattr(self, name) for name in ("survey", "grid", "velocity", "mask_bits", "combined")}
+
+    def __post_init__(self) -> None:
+        if self.combined not in get_args(Combined):
+            known = ", ".join(map(repr, get_args(Combined)))
+            raise ValueError(f"combined must be one of {known}, got {self.combined!r}")
+        if self.survey is not None:
+            reader_called(self.survey)
+
+
+def read_spectra(
+    paths: Paths,
+    *,
+    survey: str | None = None,
+    grid: str | tuple | np.ndarray | Grid | None = None,
+    velocity: str = "header",
+    mask_bits: MaskBits = "default",
+    combined: Combined = "combined",
+) -> Spectra:
+    """Read spectra into memory: files of this package, or files as surveys publish them.
+
+    A survey's file is recognized by its content, decoded (mask bits and errors become ivar), brought to rest, and put
+    on one grid. All spectra are rows of their own: two of one star are two rows. ``identifiers`` say for each row the
+    survey's names, the ``reader``, the ``file``, and ``which`` of its spectra it is.
+
+    Parameters
+    ----------
+    paths
+        A file or several, a folder, ``@LIST`` for a text file with one path a line, or a pattern; see
+        `bayes_cannon.io.file_lists.list_files`. Files that end in ``.nc``, ``.h5``, ``.hdf5``, ``.zarr`` or ``.npz``
+        are the package's own, see `bayes_cannon.io.spectra.read_spectra_file`, unless ``survey`` is given.
+    survey
+        Name of a reader, such as ``"apogee-apstar"``; by default each file is looked at.
+    grid
+        Wavelengths of the result, as `bayes_cannon.io.gridding.find_grid` takes them: a name, ``(first, last, step)``,
+        ``(first, last, step, "log")``, the wavelengths themselves, Angstrom, or the path of a model. By default those
+        of the files, where all share them.
+    velocity
+        Which radial velocity takes the spectra to rest: that of the file's ``"header"``, ``"none"``, or the name of a
+        numeric column of the file, km/s.
+    mask_bits
+        Names of the bits of the file's mask that make ivar zero; by default those of the survey's table.
+    combined
+        Which spectra of a file that holds several: ``"combined"``, the second kind of combination ``"combined 2"``,
+        ``"visits"`` or ``"all"``.
+
+    Returns
+    -------
+    spectra
+        On one grid. ``labels`` are the numeric columns of the files, NaN where a file lacks one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If a format needs a package that is not installed.
+    ValueError
+        For a file that no reader or several recognize, that is damaged, or holds no spectrum of that kind; if the files
+        do not share their wavelengths and no ``grid`` is given; if they are of two surveys and no ``grid`` is given.
+
+    Examples
+    --------
+    >>> np.savez("spectra.npz", flux=np.ones((3, 4)), ivar=np.full((3, 4), 1e4), TEFF=np.array([4500, 5000, 5500]))
+    >>> spectra = tc.io.read_spectra("spectra.npz")
+    >>> spectra.n_stars, spectra.n_pixels, list(spectra.labels)
+    (3, 4, ['TEFF'])
+
+    """
+    given = None if grid is None else find_grid(grid)
+    settings = FileSettings(survey, given, velocity, mask_bits, combined)
+    files, parts = list_files(paths), list[Spectra]()
+    for path in files:
+        parts.append(spectra_of_file(path, settings))
+        if given is None:
+            check_alike(parts[-1], path, First.of(parts[0], files[0]))
+    return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def spectra_of_file(path: Path, settings: FileSettings) -> Spectra:
+    """Spectra of one file; errors as for `read_spectra`, all of which name the file."""
+    if settings.survey is None and has_own_format(path):
+        spectra = read_spectra_file(path)
+        if settings.grid is not None and not same_pixels(spectra.wavelength, settings.grid.wavelength):
+            raise ValueError(
+                f"{path} is on other wavelengths than the grid, and a file of this package is not resampled"
+            )
+        return spectra
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    reader = _reader_of(path, settings)
+    try:
+        records = _chosen(reader.read(path), settings.combined)
+        parts = [_one(record, settings, path, reader) for record in records]
+        return parts[0] if len(parts) == 1 else joined(parts)
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
+
+
+def has_own_format(path: Path) -> bool:
+    """Whether a file is one of this package's formats, by its suffix."""
+    return path.suffix.lower() in OWN_SUFFIXES
+
+
+def _reader_of(path: Path, settings: FileSettings) -> Reader:
+    if settings.survey is not None:
+        return _called(settings.survey)
+    if settings.expected is not None and _called(settings.expected).recognizes(path):
+        return _called(settings.expected)
+    return sniff(path)
+
+
+_called = lru_cache(reader_called)
+"""To look for readers of other packages takes longer than to read a file."""
+
+
+def _one(record: SurveySpectra, settings: FileSettings, path: Path, reader: Reader) -> Spectra:
+    velocity = _velocity(record, settings)
+    decoded = decode(record, mask_bits=settings.mask_bits, velocity=velocity)
+    spectra = on_grid(decoded, settings.grid or _own_grid(decoded))
+    return _described(spectra, path, reader, record)
+
+
+def _velocity(record: SurveySpectra, settings: FileSettings) -> Any:
+    """What `decode` takes."""
+    if settings.velocities is not None:
+        known = settings.velocities
+        velocity = np.array([known.get(str(star), np.nan) for star in record.star_id])
+        if not np.isfinite(velocity).all():
+            star = record.star_id[np.argmin(np.isfinite(velocity))]
+            raise ValueError(f"the table has no velocity of the star {str(star)!r}")
+        return velocity
+    if settings.velocity in ("header", "none"):
+        return settings.velocity
+    if settings.velocity not in record.columns:
+        known_columns = ", ".join(record.columns) or "none"
+        raise ValueError(f"it has no column {settings.velocity!r} to take the velocity from; it has {known_columns}")
+    return np.asarray(record.columns[settings.velocity], dtype=float)
+
+
+def _described(spectra: Spectra, path: Path, reader: Reader, record: SurveySpectra) -> Spectra:
+    """With what tells one row from another."""
+    n = spectra.n_stars
+    names = {**record.identifiers, **spectra.identifiers}
+    names.setdefault("FILE", np.full(n, path.name))
+    identifiers = {**names, "reader": np.full(n, reader.name), "which": record.which}
+    return replace(spectra, identifiers=identifiers, attrs={**spectra.attrs, "survey": reader.name})
+
+
+def _chosen(records: Sequence[SurveySpectra], combined: Combined) -> list[SurveySpectra]:
+    """The records with the spectra of this kind alone."""
+    found = []
+    for record in records:
+        which = record.which
+        rows = np.full(len(which), True)
+        if combined != "all":
+            rows = np.char.startswith(which, "visit") if combined == "visits" else which == combined
+        if rows.all():
+            found.append(record)
+        elif rows.any():
+            found.append(_at(record, np.flatnonzero(rows)))
+    if not found:
+        kinds = dict.fromkeys(str(one) for record in records for one in record.which)
+        raise ValueError(f"it holds no spectrum of combined={combined!r}, but {', '.join(kinds) or 'none at all'}")
+    return found
+
+
+def _at(record: SurveySpectra, rows: np.ndarray) -> SurveySpectra:
+    """Some of the spectra of a record."""
+
+    def some(values: Any) -> Any:
+        return None if values is None else np.asarray(values)[rows]
+
+    segments = [
+        replace(one, flux=some(one.flux), noise=some(one.noise), mask=some(one.mask), covariance=some(one.covariance))
+        for one in record.segments
+    ]
+    return replace(
+        record,
+        segments=segments,
+        identifiers={name: some(values) for name, values in record.identifiers.items()},
+        columns={name: some(values) for name, values in record.columns.items()},
+        velocity=some(record.velocity),
+        which=some(record.which),
+    )
+
+
+def _own_grid(decoded: DecodedSpectra) -> Grid:
+    """The pixels of the file, if its spectra are at rest on them."""
+    if len(decoded.segments) > 1:
+        names = ", ".join(repr(one.name) for one in decoded.segments)
+        raise ValueError(f"it has several arms ({names}), each with its own pixels: say with grid= where they shall go")
+    unknown = np.flatnonzero(np.isnan(decoded.doppler))
+    if unknown.size:
+        raise ValueError(
+            f"it does not say the velocity of spectrum {unknown[0]}, without which it is not at rest: give it, or "
+            'leave the wavelengths as they are with velocity="none"'
+        )
+    moving = np.flatnonzero(decoded.doppler != 1)
+    if moving.size:
+        raise ValueError(
+            f"its wavelengths are not at rest (spectrum {moving[0]} by a factor {decoded.doppler[moving[0]]:.8f}), so "
+            'that the spectra share no pixels: say with grid= where they shall go, or leave them with velocity="none"'
+        )
+    arm = decoded.segments[0]
+    wavelength = np.sort(arm.wavelength)
+    lower, upper = pixel_bounds(wavelength, log_linear=arm.log_linear)
+    return Grid(wavelength, np.append(lower, upper[-1]), medium=decoded.medium, upper=upper)
+
+
+@dataclass(frozen=True)
+class First:
+    """What the files must have in common where no grid is given: that of the first of them."""
+
+    path: Path
+    wavelength: np.ndarray | None
+    reader: str
+
+    @classmethod
+    def of(cls, spectra: Spectra, path: Path) -> Self:
+        """Of the first file."""
+        return cls(path, spectra.wavelength, _reader(spectra))
+
+
+def check_alike(spectra: Spectra, path: Path, first: First) -> None:
+    """Raise unless a file is of the same survey as the first and shares its pixels."""
+    reader = _reader(spectra)
+    if reader != first.reader:
+        raise ValueError(
+            f"{path} is of the format {reader} and {first.path} of {first.reader}: read them apart, or say with grid= "
+            "where both shall go"
+        )
+    if not same_pixels(spectra.wavelength, first.wavelength):
+        raise ValueError(
+            f"{path} has other pixels ({_range(spectra.wavelength)}) than {first.path} ({_range(first.wavelength)}): "
+            "say with grid= where all shall go"
+        )
+
+
+def _reader(spectra: Spectra) -> str:
+    return str(spectra.attrs.get("survey", "bayes-cannon"))
+
+
+def same_pixels(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Whether these are the same wavelengths."""
+    if one is None or other is None:
+        return one is other
+    return np.shape(one) == np.shape(other) and bool(np.allclose(one, other, rtol=_SAME, atol=0))
+
+
+def _range(wavelength: np.ndarray | None) -> str:
+    if wavelength is None:
+        return "no wavelengths"
+    return f"{wavelength.size} from {wavelength[0]:.3f} to {wavelength[-1]:.3f} Angstrom"
