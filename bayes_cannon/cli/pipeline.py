@@ -187,7 +187,7 @@ def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
     options |= {"regularization": section.regularization, "censors": _censors(recipe, wavelength)}
     return kind(
         stars.label_array(names), stars.flux, stars.ivar, vectorizer,
-        dispersion=wavelength, label_units=units, **options,
+        dispersion=wavelength, label_units=units, dispersion_unit=stars.units.get("wavelength"), **options,
     )  # fmt: skip
 
 

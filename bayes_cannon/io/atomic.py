@@ -18,6 +18,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bayes_cannon.core.arguments import file_path, shown
+
 fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 """None on Windows, where an open file cannot be removed, which serves as the lock."""
 _STORE_MARKS = ("zarr.json", ".zgroup")
@@ -40,12 +44,14 @@ def check_output_path(path: str | os.PathLike, *, overwrite: bool) -> Path:
         If the folder that it is to lie in does not exist.
 
     """
-    path = Path(path)
+    path = file_path(path)
     place = _place(path)
     if not place.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {place.parent} does not exist; create it first")
     if path.is_dir() and not any((path / mark).exists() for mark in _STORE_MARKS):
         raise FileExistsError(f"cannot write {path}: a folder of that name exists; choose another name or remove it")
+    if not isinstance(overwrite, bool | np.bool):
+        raise TypeError(f"overwrite must be True or False, got {shown(overwrite)}")
     if not overwrite and (path.exists() or path.is_symlink()):
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it, or choose another name")
     return path
@@ -85,7 +91,7 @@ def atomic_path(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator
 
 def recover(path: str | os.PathLike) -> Path:
     """The path; where nothing is there, after what a writer that was killed had moved aside was put back."""
-    path = Path(path)
+    path = file_path(path)
     place = _place(path)
     if not path.exists() and place.parent.is_dir():
         with suppress(OSError):  # A folder that must not be written: the path stays missing.

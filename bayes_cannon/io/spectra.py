@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.intake import as_mask
+from bayes_cannon.core.arguments import check_kind, file_path, mapping, shown, texts
+from bayes_cannon.core.intake import as_array, as_mask, flux_and_ivar, real_numbers
 from bayes_cannon.core.typing import PerPixel, StarPixel
 from bayes_cannon.io.atomic import atomic_path, recover
 from bayes_cannon.io.damage import check, check_fits, reading
@@ -74,11 +75,17 @@ class Spectra:
     numbered: bool = False
 
     def __post_init__(self) -> None:
-        _set(self, "flux", _numbers("flux", self.flux))
+        for name, wanted in (("labels", "names to numbers"), ("units", "names to units"), ("attrs", "names to texts")):
+            _set(self, name, mapping(getattr(self, name), name, wanted))
+            texts(list(getattr(self, name)), f"the names in {name}")
+        flux, ivar, unit = flux_and_ivar(self.flux, self.ivar, unit=self.units.get("flux"))
+        if unit:
+            _set(self, "units", {**self.units, "flux": unit})
+        _set(self, "flux", _numbers("flux", flux))
         if self.flux.ndim != 2:
             raise ValueError(f"flux must have shape (star, pixel), got shape {self.flux.shape}")
         n_stars, n_pixels = self.flux.shape
-        _set(self, "ivar", _of_shape("ivar", _numbers("ivar", self.ivar), (n_stars, n_pixels)))
+        _set(self, "ivar", _of_shape("ivar", _numbers("ivar", ivar), (n_stars, n_pixels)))
         if self.wavelength is not None:
             _set(self, "wavelength", _of_shape("wavelength", _numbers("wavelength", self.wavelength), (n_pixels,)))
         _set(self, "numbered", self.numbered or self.star_id is None)
@@ -112,6 +119,7 @@ class Spectra:
 
     def at(self, stars: np.ndarray | slice) -> "Spectra":
         """Spectra of some of the stars, by mask, indices or slice."""
+        stars = _rows(stars, self.n_stars)
         return replace(
             self,
             flux=self.flux[stars],
@@ -129,6 +137,9 @@ class Spectra:
             For a label that is not there, listing those that are.
 
         """
+        label_names = texts(label_names, "label_names")
+        if not label_names:
+            raise ValueError(f"label_names is empty; there are {', '.join(self.labels) or 'none'}")
         for name in label_names:
             if name not in self.labels:
                 raise ValueError(f"there is no label {name!r}; there are {', '.join(self.labels) or 'none'}")
@@ -172,7 +183,8 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
     (3, 4, ['TEFF'])
 
     """
-    suffix = _known_suffix(Path(path))
+    path = file_path(path)
+    suffix = _known_suffix(path)
     path = recover(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path} with spectra")
@@ -212,7 +224,8 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
     array([5000., 5001., 5002., 5003.])
 
     """
-    suffix = _known_suffix(Path(path))
+    check_kind(spectra, Spectra, "spectra", "a Spectra")
+    suffix = _known_suffix(file_path(path))
     with atomic_path(path, overwrite=overwrite) as temporary:
         if suffix == ".npz":
             arrays: dict[str, Any] = {"flux": spectra.flux, "ivar": spectra.ivar, **spectra.labels}
@@ -378,8 +391,26 @@ def _plain_attributes(attributes: Mapping[Any, Any]) -> dict[str, str | float | 
 
 def _texts(values: Any) -> np.ndarray:
     """Texts of a fixed width from texts, bytes or numbers of any kind."""
-    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in np.asarray(values).ravel()]
-    return np.array(texts, dtype=str).reshape(np.shape(values))
+    given = as_array(values, "star_id")
+    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in given.ravel()]
+    return np.array(texts, dtype=str).reshape(given.shape)
+
+
+def _rows(stars: Any, n_stars: int) -> np.ndarray | slice:
+    """A mask, indices or a slice of the stars, checked."""
+    if isinstance(stars, slice):
+        return stars
+    rows = as_array(stars, "stars")
+    rows = rows.astype(int) if not rows.size else rows
+    is_mask = rows.dtype == bool
+    if rows.ndim != 1 or rows.dtype.kind not in "biu" or (is_mask and rows.size != n_stars):
+        raise ValueError(
+            f"stars must be a mask of shape ({n_stars},), a list of indices or a slice; got {shown(stars)}"
+        )
+    outside = [] if is_mask else rows[(rows < -n_stars) | (rows >= n_stars)]
+    if len(outside):
+        raise ValueError(f"there is no star {outside[0]}: the rows are from 0 to {n_stars - 1}")
+    return rows
 
 
 def _row_numbers(n_stars: int) -> np.ndarray:
@@ -387,10 +418,9 @@ def _row_numbers(n_stars: int) -> np.ndarray:
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must hold real numbers, got {np.asarray(values).dtype}") from None
+    if type(values) is np.ndarray and values.dtype == float:
+        return values  # Not copied: it may be large.
+    return real_numbers(values, name)
 
 
 def _of_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

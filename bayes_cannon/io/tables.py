@@ -12,6 +12,8 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 
+from bayes_cannon.core.arguments import check_kind, file_path, mapping, shown, texts
+from bayes_cannon.core.intake import as_array, real_numbers
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.typing import PerStar, PerStarInt, StarLabel
 from bayes_cannon.io.atomic import atomic_path
@@ -99,7 +101,11 @@ def label_table(
     (['star_id', 'TEFF', 'TEFF_ERR', 'LOGG', 'LOGG_ERR'], 'K')
 
     """
-    labels, covariance = np.asarray(fit.labels, dtype=float), np.asarray(fit.covariance, dtype=float)
+    label_names = texts(label_names, "label_names")
+    label_units = mapping(label_units, "label_units", "label names to units")
+    if not all(hasattr(fit, name) for name in ("labels", "covariance", "status")):
+        raise TypeError(f"fit must be what fit_labels returns, got {shown(fit)}")
+    labels, covariance = real_numbers(fit.labels, "fit.labels"), real_numbers(fit.covariance, "fit.covariance")
     n_stars, n_labels = len(labels), len(label_names)
     if labels.shape != (n_stars, n_labels) or covariance.shape != (n_stars, n_labels, n_labels):
         raise ValueError(
@@ -120,17 +126,18 @@ def label_table(
         *([("misfit", fit.misfit)] if hasattr(fit, "misfit") else []),
         ("status", status),
         ("status_text", np.array([StarStatus(number).message for number in status], dtype=str)),
-        *(extra or {}).items(),
+        *mapping(extra, "extra", "names to columns").items(),
     ]
-    table = Table(meta=dict(meta or {}))
-    for name, values in columns:
+    table = Table(meta=mapping(meta, "meta", "names to texts and numbers"))
+    for name, given in columns:
+        values = as_array(given, f"the column {name!r}")
         if name in table.colnames:
             raise ValueError(f"the column {name!r} would occur twice: give that label another name")
-        if len(values) != n_stars:
-            raise ValueError(f"the column {name!r} must have {n_stars} rows, one a star; got {len(values)}")
-        table[name] = np.asarray(values)
+        if values.shape[:1] != (n_stars,):
+            raise ValueError(f"the column {name!r} must have {n_stars} rows, one a star; got {shown(given)}")
+        table[name] = values
     for name in label_names:
-        if unit := (label_units or {}).get(name):
+        if unit := label_units.get(name):
             table[name].unit = table[f"{name}_ERR"].unit = u.Unit(unit, parse_strict="silent")
     return table
 
@@ -155,6 +162,7 @@ def write_table(path: str | os.PathLike, table: Table, *, overwrite: bool = Fals
     Unit("K")
 
     """
+    check_kind(table, Table, "table", "an astropy Table")
     path = check_table_suffix(path)
     with atomic_path(path, overwrite=overwrite) as temporary:
         if path.suffix.lower() == ".fits":
@@ -165,7 +173,7 @@ def write_table(path: str | os.PathLike, table: Table, *, overwrite: bool = Fals
 
 def check_table_suffix(path: str | os.PathLike) -> Path:
     """Refuse a suffix that `write_table` does not write, before any work is done for it."""
-    path = Path(path)
+    path = file_path(path)
     if path.suffix.lower() not in _WRITTEN:
         raise ValueError(f"a label table is written as {' or '.join(_WRITTEN)}; got {path}")
     return path
@@ -189,7 +197,7 @@ def read_table(path: str | os.PathLike) -> Table:
     [4500.0, nan]
 
     """
-    path = Path(path)
+    path = file_path(path)
     suffix = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     if suffix not in _READERS:
         raise ValueError(f"a table must be one of {', '.join(_READERS)}, got {path}")
@@ -257,7 +265,9 @@ def join_labels(
     array([5000., 4500.])
 
     """
-    if id_column is not None and id_column not in table.colnames:
+    check_kind(spectra, Spectra, "spectra", "a Spectra, as read_spectra returns it")
+    check_kind(table, Table, "table", "an astropy Table, as read_table returns it")
+    if id_column is not None and (not isinstance(id_column, str) or id_column not in table.colnames):
         raise ValueError(f"the label table has no column {id_column!r}; it has {', '.join(table.colnames)}")
     column = None if by_row else id_column or _id_column(spectra, table)
     if column is not None:
@@ -317,7 +327,7 @@ def _names(column: Any) -> np.ndarray:
 def _label(column: Any, missing: Sequence[float]) -> np.ndarray:
     """Numbers of a column, NaN where they stand for a missing one."""
     values = np.asarray(column, dtype=float)
-    for value in missing:
+    for value in real_numbers(missing, "missing").ravel():
         values = np.where(np.isclose(values, value, rtol=1e-6, atol=0), np.nan, values)
     return values
 

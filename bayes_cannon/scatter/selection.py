@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import listed, shown, whole_number, whole_numbers
 from bayes_cannon.core.folds import folds, same_labels
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.scatter.base import LearnedScatter, Scatter
@@ -171,7 +172,10 @@ def scatter_path(
         If a rank is too large, a fold does not exist, or a full covariance is tried with incomplete spectra.
 
     """
-    asked = default_candidates(problem) if candidates is None else candidates
+    asked = default_candidates(problem) if candidates is None else listed(candidates)
+    if asked is None or not all(candidate is None or isinstance(candidate, Scatter) for candidate in asked):
+        raise ValueError(f"candidates must be a list of kinds of scatter, or None among them, got {shown(candidates)}")
+    held_out, n_folds = whole_numbers(held_out, "held_out"), whole_number(n_folds, "n_folds", 2)
     tried = (None, *(candidate for candidate in asked if candidate is not None))
     groups = same_labels(problem.terms.x, n_folds) if groups is None else groups
     fold = folds(len(problem.design), n_folds, seed, groups)
