@@ -92,6 +92,30 @@ def as_array(values: Any, what: str) -> np.ndarray:
         raise ValueError(f"{what} must be an array of real numbers, got {shown(values)}: {error}") from None
 
 
+def chosen_rows(stars: Any, n_stars: int) -> np.ndarray | slice:
+    """A mask, indices or a slice of the stars, checked.
+
+    Raises
+    ------
+    ValueError
+        For a mask of another length, indices of stars that are not there, and anything else.
+
+    """
+    if isinstance(stars, slice):
+        return stars
+    rows = as_array(stars, "stars")
+    rows = rows.astype(int) if rows.shape == (0,) else rows
+    is_mask = rows.dtype == bool
+    if rows.ndim != 1 or rows.dtype.kind not in "biu" or (is_mask and rows.size != n_stars):
+        raise ValueError(
+            f"stars must be a mask of shape ({n_stars},), a list of indices or a slice; got {shown(stars)}"
+        )
+    outside = [] if is_mask else rows[(rows < -n_stars) | (rows >= n_stars)]
+    if len(outside):
+        raise ValueError(f"there is no star {outside[0]}: the rows are from 0 to {n_stars - 1}")
+    return rows
+
+
 def _from_pandas(values: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Numbers, and where pandas' own missing value stands; NaN is a number that is not finite, not a mask."""
     kinds = values.dtypes if hasattr(values, "columns") else [values.dtype]

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.arguments import check_kind, file_path, mapping, shown, texts
-from bayes_cannon.core.intake import as_array, as_mask, flux_and_ivar, real_numbers
+from bayes_cannon.core.arguments import check_kind, file_path, mapping, texts
+from bayes_cannon.core.intake import as_array, as_mask, chosen_rows, flux_and_ivar, real_numbers
 from bayes_cannon.core.typing import PerPixel, StarPixel
 from bayes_cannon.io.atomic import atomic_path, recover
 from bayes_cannon.io.damage import check, check_fits, reading
 from bayes_cannon.io.npz import read_npz, write_npz
 from bayes_cannon.io.packing import masked_flux, numbers, whole_numbers
 from bayes_cannon.io.record_file import write_groups
-from bayes_cannon.io.zarr_files import check_store, checked_codecs, refused_arrays, seal_store
+from bayes_cannon.io.zarr_files import check_store, checked_codecs, missing_chunks, refused_arrays, seal_store
 
 _HDF5_SUFFIXES = (".nc", ".h5", ".hdf5")
 _RESERVED = ("flux", "ivar", "wavelength", "dispersion", "star", "star_id", "pixel", "labels", "label_names", "attrs")
@@ -119,7 +119,7 @@ class Spectra:
 
     def at(self, stars: np.ndarray | slice) -> "Spectra":
         """Spectra of some of the stars, by mask, indices or slice."""
-        stars = _rows(stars, self.n_stars)
+        stars = chosen_rows(stars, self.n_stars)
         return replace(
             self,
             flux=self.flux[stars],
@@ -163,7 +163,14 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
     -------
     spectra
         Every array as float64. Numbers that are packed by the CF conventions are unpacked (`io.packing`). Where flux
-        or ivar are missing by them ivar is 0; labels are NaN there.
+        or ivar are missing by them ivar is 0; labels are NaN there. So it is where a Zarr store that others wrote,
+        which has no checksums, lacks a chunk.
+
+    Warns
+    -----
+    MissingChunksWarning
+        If such a store lacks chunks, naming the arrays: by Zarr's specification they hold nothing but the fill value,
+        but one that was lost looks the same.
 
     Raises
     ------
@@ -172,8 +179,8 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
     ImportError
         For ``.zarr`` where the extra ``bayes-cannon[zarr]`` is not installed.
     ValueError
-        For a file that cannot be read, is damaged, does not fit into memory or lacks something, such as a wavelength,
-        naming the file, the variable and what was expected.
+        For a file that cannot be read, is damaged, does not fit into memory or lacks something, such as a wavelength
+        or a chunk of them or of the names, naming the file, the variable and what was expected.
 
     Examples
     --------
@@ -192,7 +199,7 @@ def read_spectra(path: str | os.PathLike) -> Spectra:
         if suffix == ".npz":
             return _from_arrays(*read_npz(path))
         with _open_dataset(path, suffix) as dataset:
-            return _from_dataset(dataset)
+            return _from_dataset(dataset, missing_chunks(path, dataset) if suffix == ".zarr" else {})
 
 
 def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool = False) -> None:
@@ -272,7 +279,7 @@ def _open_dataset(path: Path, suffix: str) -> xr.Dataset:
     return xr.open_dataset(path, engine="zarr", consolidated=False, drop_variables=list(refused), **plain)
 
 
-def _from_dataset(dataset: xr.Dataset) -> Spectra:
+def _from_dataset(dataset: xr.Dataset, absent: Mapping[str, xr.Variable]) -> Spectra:
     for name in ("flux", "ivar"):
         if name not in dataset:
             raise ValueError(f"there is no variable {name!r} in it, but {', '.join(map(str, dataset.variables))}")
@@ -292,6 +299,8 @@ def _from_dataset(dataset: xr.Dataset) -> Spectra:
     }
     ids = next((dataset[name].to_numpy() for name in ("star", "star_id") if name in dataset.variables), None)
     flux, ivar = masked_flux(*(dataset[name].variable.transpose("star", "pixel") for name in ("flux", "ivar")))
+    for name in {"flux", "ivar"} & set(absent):
+        ivar = np.where(absent[name].transpose("star", "pixel").to_numpy(), 0.0, ivar)
     if "mask" in dataset and set(dataset["mask"].dims) == {"star", "pixel"}:
         ivar = _unmasked(ivar, dataset["mask"].transpose("star", "pixel").to_numpy())
     return Spectra(
@@ -299,7 +308,10 @@ def _from_dataset(dataset: xr.Dataset) -> Spectra:
         ivar=ivar,
         wavelength=None if wavelength is None else whole_numbers(str(wavelength.name), wavelength.variable),
         star_id=ids,
-        labels={name: numbers(variable)[0] for name, variable in per_star.items()},
+        labels={
+            name: np.where(absent[name].to_numpy(), np.nan, values) if name in absent else values
+            for name, values in ((name, numbers(variable)[0]) for name, variable in per_star.items())
+        },
         **_about(dataset),
     )
 
@@ -394,23 +406,6 @@ def _texts(values: Any) -> np.ndarray:
     given = as_array(values, "star_id")
     texts = [value.decode() if isinstance(value, bytes) else str(value) for value in given.ravel()]
     return np.array(texts, dtype=str).reshape(given.shape)
-
-
-def _rows(stars: Any, n_stars: int) -> np.ndarray | slice:
-    """A mask, indices or a slice of the stars, checked."""
-    if isinstance(stars, slice):
-        return stars
-    rows = as_array(stars, "stars")
-    rows = rows.astype(int) if not rows.size else rows
-    is_mask = rows.dtype == bool
-    if rows.ndim != 1 or rows.dtype.kind not in "biu" or (is_mask and rows.size != n_stars):
-        raise ValueError(
-            f"stars must be a mask of shape ({n_stars},), a list of indices or a slice; got {shown(stars)}"
-        )
-    outside = [] if is_mask else rows[(rows < -n_stars) | (rows >= n_stars)]
-    if len(outside):
-        raise ValueError(f"there is no star {outside[0]}: the rows are from 0 to {n_stars - 1}")
-    return rows
 
 
 def _row_numbers(n_stars: int) -> np.ndarray:
