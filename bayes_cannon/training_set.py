@@ -23,7 +23,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.spatial import cKDTree
 
-from bayes_cannon.core.arguments import check_seed, number
+from bayes_cannon.core.arguments import generator, number
 from bayes_cannon.core.checks import unusable
 from bayes_cannon.core.intake import flux_and_ivar
 from bayes_cannon.core.labels import all_label_names, label_array
@@ -102,7 +102,7 @@ def balance(
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= len(kept):
         raise ValueError(f"n must be an integer from 1 to the number of stars, {len(kept)}; got {n!r}")
     if method == "density":
-        picked = _draw(distances[kept], int(n), alpha, x.shape[1], np.random.default_rng(seed))
+        picked = _draw(distances[kept], int(n), alpha, x.shape[1], generator(seed))
     else:
         picked = _farthest_points(x[kept], int(n))
     return np.sort(order[kept[picked]])
@@ -170,8 +170,6 @@ def _refuse_bad_choice(method: str, seed: Any, alpha: float | None) -> None:
         raise ValueError(f"unknown method {method!r}; the methods are {', '.join(METHODS)}")
     if method == "density" and seed is None:
         raise ValueError('method "density" draws at random: pass seed=, an integer, so that the draw can be repeated')
-    if method == "density":
-        check_seed(seed)
     if alpha is not None and (method != "density" or not 0 <= number(alpha) < np.inf):
         raise ValueError(f'alpha must be finite, not negative, and is for method "density" only; got {alpha!r}')
 

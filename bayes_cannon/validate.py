@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayes_cannon.core.arguments import check_function, mapping, shown, texts, whole_number
+from bayes_cannon.core.arguments import check_function, shown, texts, whole_number
+from bayes_cannon.core.arguments import units as unit_texts
 from bayes_cannon.core.folds import folds, same_labels
 from bayes_cannon.core.intake import as_array, real_numbers
 from bayes_cannon.core.typing import PerLabel, StarLabel, StarPixel
@@ -283,9 +284,12 @@ def cross_validate(
             if rejected.shape != training.shape or rejected.dtype != bool:
                 raise ValueError(f"reject must return a mask of shape {training.shape}, got {shown(rejected)}")
             training = training[~rejected]
-        found, found_covariance, *_ = fit(labels[training], flux[training], ivar[training])(
-            flux[held_out], ivar[held_out]
-        )
+        infer = fit(labels[training], flux[training], ivar[training])
+        check_function(infer, "what fit returns", "a function of flux and ivar")
+        answer = infer(flux[held_out], ivar[held_out])
+        if not isinstance(answer, tuple | list) or len(answer) < 2:
+            raise ValueError(f"the function that fit returns must return labels and covariance, got {shown(answer)}")
+        found, found_covariance, *_ = answer
         if np.shape(found) != (held_out.size, labels.shape[1]):
             raise ValueError(
                 f"inferred labels must have shape {(held_out.size, labels.shape[1])}, got {np.shape(found)}"
@@ -336,7 +340,7 @@ def summary_table(
      TEFF    K     3      0   10          22.24
 
     """
-    label_names, units = texts(label_names, "label_names"), mapping(units, "units", "label names to units")
+    label_names, units = texts(label_names, "label_names"), unit_texts(units, "units")
     inferred, reference = real_numbers(inferred, "inferred"), real_numbers(reference, "reference")
     if inferred.shape != reference.shape or inferred.ndim != 2 or inferred.shape[1] != len(label_names):
         raise ValueError(

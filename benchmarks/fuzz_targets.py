@@ -87,8 +87,8 @@ def _of_trained(name: str, **others: Any) -> Callable[..., Any]:
 
 
 def _fit(labels: np.ndarray, flux: np.ndarray, ivar: np.ndarray) -> Callable[..., Any]:
-    slope, offset = np.linalg.lstsq(np.c_[flux[:, :2], np.ones(len(flux))], labels, rcond=None)[0][[0, 2]]
-    return lambda flux, ivar: (flux[:, :1] * slope + offset, None)
+    slope, middle = np.nan_to_num(labels).std(axis=0), np.nan_to_num(labels).mean(axis=0)
+    return lambda flux, ivar: (middle + slope * ivar.sum(axis=1, keepdims=True), None)
 
 
 @cache
@@ -299,12 +299,12 @@ def _plot_targets() -> list[Target]:
 
     return [
         Target("plot.theta", closed(tc.plot.theta), shown | {"model": trained(), "indices": [1], "label_terms":
-               ["TEFF"], "dispersion": d["wavelength"], "plot_kwds": {"lw": 1.0}}, 0.4),
+               ["TEFF"], "dispersion": d["wavelength"], "plot_kwds": None}, 0.4),
         Target("plot.scatter", closed(tc.plot.scatter), {"model": trained(), "xlim": (5000.0, None), "dispersion":
-               d["wavelength"], "plot_kwds": {"lw": 1.0}, "ax": None}, 0.4),
+               d["wavelength"], "plot_kwds": None, "ax": None}, 0.4),
         Target("plot.one_to_one", closed(tc.plot.one_to_one), {"model": trained(), "test_labels": d["labels"], "cov":
                covariance, "latex_label_names": ["T", "g"], "reference": d["labels"], "label_units": {"TEFF": "K"},
-               "scatter_kwds": {"s": 4.0}, "errorbar_kwds": {"lw": 1.0}}, 0.4),
+               "scatter_kwds": None, "errorbar_kwds": None}, 0.4),
         Target("plot.spectrum", closed(tc.plot.spectrum), shown | {"model": trained(), "labels": d["labels"][0],
                "flux": d["flux"][0], "ivar": d["ivar"][0], "cov": covariance[0], "title": "a"}, 0.4),
         Target("plot.label_space", closed(tc.plot.label_space), {"labels": d["labels"], "chosen": np.arange(5),

@@ -14,7 +14,7 @@ _OTHERS: dict[str, Callable[[], Any]] = {
     "True": lambda: True, "False": lambda: False, "0": lambda: 0, "-1": lambda: -1, "2.5": lambda: 2.5,
     "1e300": lambda: 1e300, "10**20": lambda: 10**20, "NaN": lambda: np.nan, "inf": lambda: np.inf,
     "a complex number": lambda: 1 + 2j, "an empty list": list, "an empty dict": dict, "a set": lambda: {1.0, 2.0},
-    "an object": object, "a generator": lambda: (number for number in (1.0, 2.0)), "a function": lambda: len,
+    "an object": object, "a generator": lambda: (number for number in (1.0, 2.0)), "a function": lambda: lambda *given, **named: None,
     "a class": lambda: dict, "a decimal": lambda: decimal.Decimal("1.5"), "a date": lambda: dt.date(2020, 1, 1),
     "a datetime64": lambda: np.datetime64("2020-01-01"), "a list of None": lambda: [None, None],
     "a list of texts": lambda: ["a", "b"], "a ragged list": lambda: [[1.0, 2.0], [3.0]], "a range": lambda: range(3),

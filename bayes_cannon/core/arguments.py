@@ -28,6 +28,21 @@ def number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
 
 
+def real_number(value: Any, what: str) -> float:
+    """The value as a float, which may be NaN; ValueError where it is no single real number."""
+    found = number(value)
+    if np.isnan(found) and not isinstance(value, float | np.floating):
+        raise ValueError(f"{what} must be a number, got {shown(value)}")
+    return found
+
+
+def flag(value: Any, what: str) -> bool:
+    """True or False, also as 1 or 0; TypeError for all else."""
+    if not isinstance(value, bool | int | np.bool | np.integer) or value not in (0, 1):
+        raise TypeError(f"{what} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
 def whole_number(value: Any, what: str, least: int | None = None) -> int:
     """An integer of at least ``least``.
 
@@ -53,10 +68,9 @@ def whole_numbers(values: Any, what: str) -> list[int]:
     return [whole_number(value, what) for value in ([values] if found is None else found)]
 
 
-def check_seed(seed: Any) -> None:
-    """Raise ValueError unless a seed is an integer that is not negative, or a NumPy generator."""
-    if not isinstance(seed, np.random.Generator):
-        whole_number(seed, "seed", 0)
+def generator(seed: Any) -> np.random.Generator:
+    """NumPy's generator of a seed, an integer that is not negative, or the generator that is given; else ValueError."""
+    return seed if isinstance(seed, np.random.Generator) else np.random.default_rng(whole_number(seed, "seed", 0))
 
 
 def listed(value: Any) -> list[Any] | None:
@@ -95,6 +109,15 @@ def mapping(value: Any, what: str, wanted: str) -> dict[Any, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise TypeError(f"{what} must map {wanted}, got {shown(value)}")
     return dict(value or {})
+
+
+def units(value: Any, what: str) -> dict[str, str]:
+    """Units as texts by name, None being none; ValueError for what is neither a text nor a unit of astropy."""
+    found = mapping(value, what, "names to units")
+    for name, unit in found.items():
+        if not isinstance(unit, str) and not hasattr(unit, "to_string"):
+            raise ValueError(f"{what} must be texts, such as 'K'; got {shown(unit)} for {shown(name)}")
+    return {name: str(unit) for name, unit in found.items()}
 
 
 def check_kind(value: Any, kind: type | tuple[type, ...], what: str, wanted: str) -> None:

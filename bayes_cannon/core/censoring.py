@@ -155,7 +155,7 @@ class Censors(dict[str, np.ndarray]):
             raise ValueError(
                 f"the censoring mask of {label_name!r} must have shape ({self._num_pixels},), got {values.shape}"
             )
-        if values.dtype != bool and not np.isin(values, (0, 1)).all():
+        if values.dtype != bool and (values.dtype.kind not in "iuf" or not np.isin(values, (0, 1)).all()):
             raise ValueError(f"the censoring mask of {label_name!r} must be boolean, got {values.dtype}")
         super().__setitem__(label_name, values.astype(bool))
 

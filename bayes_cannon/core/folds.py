@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.arguments import check_seed, shown, whole_number
+from bayes_cannon.core.arguments import generator, shown, whole_number
 
 
 def folds(n_stars: int, k: int = 5, seed: int = 0, groups: Any = None) -> np.ndarray:
@@ -32,14 +32,14 @@ def folds(n_stars: int, k: int = 5, seed: int = 0, groups: Any = None) -> np.nda
     array([2, 1, 2, 1, 2, 1, 0, 0])
 
     """
-    check_seed(seed)
+    rng = generator(seed)
     k = whole_number(k, "the number of folds")
     group = _numbered(groups, whole_number(n_stars, "n_stars", 0))
     n_groups = int(group.max(initial=-1)) + 1
     if not 2 <= k <= n_groups:
         kind = "stars" if groups is None else "groups"
         raise ValueError(f"the number of folds must be from 2 to the number of {kind}, {n_groups}; got {k}")
-    fold: np.ndarray = np.random.default_rng(seed).integers(0, k, n_groups)[group]
+    fold: np.ndarray = rng.integers(0, k, n_groups)[group]
     return fold
 
 

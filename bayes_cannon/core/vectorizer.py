@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.arguments import check_kind, listed, number, shown, texts, whole_number
+from bayes_cannon.core.arguments import check_kind, flag, listed, number, shown, texts, whole_number
 from bayes_cannon.core.labels import label_rows
 from bayes_cannon.core.typing import StarLabel
 
@@ -243,7 +243,7 @@ class PolynomialVectorizer(BaseVectorizer):
             return "1"
         term = sorted(self.terms[term_index - 1], key=lambda factor: self.label_names[factor[0]])
         text = _readable(tuple(term), names, mul, pow)
-        return f"({text})" if bracket and len(term) > 1 else text
+        return f"({text})" if flag(bracket, "bracket") and len(term) > 1 else text
 
     @property
     def readable_terms(self) -> list[str]:

@@ -18,9 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bayes_cannon.core.arguments import file_path, shown
+from bayes_cannon.core.arguments import file_path, flag
 
 fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 """None on Windows, where an open file cannot be removed, which serves as the lock."""
@@ -50,9 +48,7 @@ def check_output_path(path: str | os.PathLike, *, overwrite: bool) -> Path:
         raise FileNotFoundError(f"cannot write {path}: the folder {place.parent} does not exist; create it first")
     if path.is_dir() and not any((path / mark).exists() for mark in _STORE_MARKS):
         raise FileExistsError(f"cannot write {path}: a folder of that name exists; choose another name or remove it")
-    if not isinstance(overwrite, bool | np.bool):
-        raise TypeError(f"overwrite must be True or False, got {shown(overwrite)}")
-    if not overwrite and (path.exists() or path.is_symlink()):
+    if not flag(overwrite, "overwrite") and (path.exists() or path.is_symlink()):
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it, or choose another name")
     return path
 

@@ -119,7 +119,7 @@ def read_gaia_xp(
     ends = listed(wavelength_range)
     if ends is None or len(ends) != 2 or not number(ends[0]) < number(ends[1]):
         raise ValueError(f"wavelength_range must be a pair (start, end) in Angstrom, got {shown(wavelength_range)}")
-    pixels = (wavelength_range[0] <= WAVELENGTH) & (wavelength_range[1] >= WAVELENGTH)
+    pixels = (ends[0] <= WAVELENGTH) & (ends[1] >= WAVELENGTH)
     if not pixels.any():
         raise ValueError(f"no pixel lies in the wavelength_range {wavelength_range}; the spectra cover 3360 to 10200")
     table = _table(_library_path() if path is None else file_path(path))

@@ -12,7 +12,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 
-from bayes_cannon.core.arguments import check_kind, file_path, mapping, shown, texts
+from bayes_cannon.core.arguments import check_kind, file_path, flag, mapping, shown, texts, units
 from bayes_cannon.core.intake import as_array, real_numbers
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.typing import PerStar, PerStarInt, StarLabel
@@ -102,7 +102,7 @@ def label_table(
 
     """
     label_names = texts(label_names, "label_names")
-    label_units = mapping(label_units, "label_units", "label names to units")
+    label_units = units(label_units, "label_units")
     if not all(hasattr(fit, name) for name in ("labels", "covariance", "status")):
         raise TypeError(f"fit must be what fit_labels returns, got {shown(fit)}")
     labels, covariance = real_numbers(fit.labels, "fit.labels"), real_numbers(fit.covariance, "fit.covariance")
@@ -269,7 +269,7 @@ def join_labels(
     check_kind(table, Table, "table", "an astropy Table, as read_table returns it")
     if id_column is not None and (not isinstance(id_column, str) or id_column not in table.colnames):
         raise ValueError(f"the label table has no column {id_column!r}; it has {', '.join(table.colnames)}")
-    column = None if by_row else id_column or _id_column(spectra, table)
+    column = None if flag(by_row, "by_row") else id_column or _id_column(spectra, table)
     if column is not None:
         rows = _matching_rows(spectra.ids, _names(table[column]), column)
     elif len(table) == spectra.n_stars:
@@ -280,11 +280,11 @@ def join_labels(
             "need as many; give both the names of the stars"
         )
     labels = {n: _label(table[n], missing)[rows] for n in table.colnames if _is_label(table[n]) and n != column}
-    units = {name: str(table[name].unit) for name in labels if table[name].unit}
+    found = {name: str(table[name].unit) for name in labels if table[name].unit}
     kept = {name: unit for name, unit in spectra.units.items() if name not in labels}
     joined = {"labels_joined": "by row" if column is None else f"by the column {column}"}
     return replace(
-        spectra, labels={**spectra.labels, **labels}, units=kept | units, attrs={**spectra.attrs, **joined}
+        spectra, labels={**spectra.labels, **labels}, units=kept | found, attrs={**spectra.attrs, **joined}
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
-from bayes_cannon.core.arguments import check_kind, mapping
+from bayes_cannon.core.arguments import check_kind, flag, mapping
 from bayes_cannon.core.censoring import Censors
 from bayes_cannon.core.checks import CORRELATION_WARNING, check_regularization, check_same_dispersion, check_spectra
 from bayes_cannon.core.intake import is_plain, real_numbers
@@ -227,7 +227,7 @@ class CannonModel:
 
         """
         check_op_method(op_method)
-        if dof_correction and self.scatter is not None:
+        if flag(dof_correction, "dof_correction") and self.scatter is not None:
             raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
         problem, before = self._problem(), self._result
         family = self.scatter
@@ -875,7 +875,11 @@ class CannonModel:
 
         if self._result is not None:
             self._trained()  # Warns if the settings that are written are not those that it was trained with.
-        stars = self._stars if include_training_set_spectra else self._stars.without_spectra()
+        stars = (
+            self._stars
+            if flag(include_training_set_spectra, "include_training_set_spectra")
+            else self._stars.without_spectra()
+        )
         self._remember_spectra()
         write_model(path, StoredModel(stars, self._settings, self._result, self._provenance), overwrite=overwrite)
 
@@ -1044,8 +1048,9 @@ class CannonModel:
 
     @integrate_theta.setter
     def integrate_theta(self, wanted: bool) -> None:
-        changed = bool(wanted) != self.integrate_theta
-        self._settings = replace(self._settings, integrate_theta=bool(wanted))
+        wanted = flag(wanted, "integrate_theta")
+        changed = wanted != self.integrate_theta
+        self._settings = replace(self._settings, integrate_theta=wanted)
         if changed and self.posterior is not None:
             self._forget_calibration("integrate_theta has changed")
 

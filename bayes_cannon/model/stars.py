@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.arguments import mapping
+from bayes_cannon.core.arguments import units
 from bayes_cannon.core.checks import CORRELATION_WARNING, check_correlation, check_dispersion, check_spectra
 from bayes_cannon.core.intake import flux_and_ivar, in_unit
 from bayes_cannon.core.labels import label_array, label_rows, label_units
@@ -214,11 +214,11 @@ def _check_monomials(vectorizer: BaseVectorizer, x: np.ndarray) -> None:
 
 
 def _units(labels: Any, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
-    given = mapping(given, "label_units", "label names to units")
+    given = units(given, "label_units")
     unknown = sorted(str(name) for name in set(given) - set(names))
     if unknown:
         raise ValueError(f"label_units names {', '.join(unknown)}; the labels are {', '.join(names)}")
-    return label_units(labels, names) | {name: str(unit) for name, unit in given.items()}
+    return label_units(labels, names) | given
 
 
 def _own(array: np.ndarray, given: Any) -> np.ndarray:

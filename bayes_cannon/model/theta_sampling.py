@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.arguments import check_kind, file_path, whole_number
+from bayes_cannon.core.arguments import check_kind, file_path, flag, whole_number
 from bayes_cannon.core.intake import as_array
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.status import PosteriorStatus
@@ -158,7 +158,7 @@ def sample_theta(
 
     """
     subject, n_pixels = run.subject(hashes, PIXELS_AT_ONCE), run.setup.problem.n_pixels
-    keep = subject.draws_size < DRAWS_LIMIT if keep_draws is None else bool(keep_draws)
+    keep = subject.draws_size < DRAWS_LIMIT if keep_draws is None else flag(keep_draws, "keep_draws")
     kept: MemoryPosterior | StoredPosterior
     if store is None:
         kept = MemoryPosterior(subject, keep)

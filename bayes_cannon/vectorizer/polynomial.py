@@ -5,7 +5,7 @@ A structured term is a list of pairs (label, power), in which a label is a name 
 
 from collections.abc import Sequence
 
-from bayes_cannon.core.arguments import texts, whole_number
+from bayes_cannon.core.arguments import flag, texts, whole_number
 from bayes_cannon.core.vectorizer import PolynomialVectorizer, label_powers, parse_terms, readable_term, structured
 
 __all__ = [
@@ -109,7 +109,7 @@ def human_readable_label_term(
         raise ValueError(f"there is no label {outside[0]} in a term: label_names are {', '.join(names or ())}")
     named = [(label if isinstance(label, str) or names is None else names[label], power) for label, power in pairs]
     text = readable_term(named, mul, pow)
-    return f"({text})" if bracket and len(named) > 1 else text
+    return f"({text})" if flag(bracket, "bracket") and len(named) > 1 else text
 
 
 def human_readable_label_vector(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import number, shown
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.training.certificate import certify
 from bayes_cannon.training.problem import PixelProblem, PixelSolution, Progress
