@@ -250,10 +250,6 @@ def _scatter_targets() -> list[Target]:
         Target("scatter.LowRank", tc.scatter.LowRank, {"rank": 2, "heavy_tails": False, "tolerance": 0.01}),
         Target("scatter.Full", tc.scatter.Full, {"shrinkage": 0.1, "heavy_tails": False, "share": 0.05}),
         Target("scatter.Given", tc.scatter.Given, {"covariance": covariance, "heavy_tails": False}),
-        Target("scatter.LowRankScatter", tc.scatter.LowRankScatter, {"factors": np.ones((N_PIXELS, 1)), "nu": np.inf}),
-        Target("scatter.CommonCovariance", tc.scatter.CommonCovariance, {"factors": np.ones((N_PIXELS, 1)),
-               "noise": np.ones(N_PIXELS), "nu": np.inf, "floor": 1.0, "typical": 1.0, "quoted": None, "own": None,
-               "constant": 1.0, "slope": 0.0}),
         Target("train with LowRank", lambda rank, tolerance: train(scatter=tc.scatter.LowRank(rank, tolerance=tolerance
                )), {"rank": 1, "tolerance": 0.01}, 0.3, refused=True),
         Target("train with Given", lambda covariance: train(scatter=tc.scatter.Given(covariance)),

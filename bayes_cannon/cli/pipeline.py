@@ -19,6 +19,7 @@ from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
 from bayes_cannon.io.preparation import Preparation
+from bayes_cannon.io.quantities import with_units
 from bayes_cannon.io.recipe import Recipe, read_recipe
 from bayes_cannon.io.recipe_values import Limits
 from bayes_cannon.io.spectra import Spectra, read_spectra
@@ -106,10 +107,11 @@ def run_inference(
         stars = Preparation.from_text(trained.provenance["preparation"]).apply(stars)
     if stars.wavelength is None and trained.dispersion is not None:
         click.echo(f"Warning: {spectra} has no wavelengths: assuming those of the model", err=True)
-    fit = trained.fit_labels(stars.flux, stars.ivar, dispersion=stars.wavelength, progress=None if quiet else True)
+    flux, ivar, wavelength = with_units(stars)
+    fit = trained.fit_labels(flux, ivar, dispersion=wavelength, progress=None if quiet else True)
     sources: dict[str, dict[str, np.ndarray]] = {}
     if error_budget:
-        columns = trained.error_budget(stars.flux, stars.ivar, fit).columns(trained.label_names)
+        columns = trained.error_budget(flux, ivar, fit).columns(trained.label_names)
         sources = _error_columns(columns, trained.label_names)
     write_table(output, _table(trained, fit, stars, model.name, sources), overwrite=overwrite)
     if not quiet:
@@ -173,7 +175,7 @@ def _groups(spectra: Spectra, column: str | None) -> np.ndarray:
 
 def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
     """The model of a recipe, not trained, with these training stars."""
-    section, wavelength = recipe.model, stars.wavelength
+    section, (flux, ivar, wavelength) = recipe.model, with_units(stars)
     names = section.label_names
     if section.terms is None:
         vectorizer = PolynomialVectorizer(names, order=section.order)
@@ -184,9 +186,9 @@ def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
     if recipe.theta_bounds:
         kind, options["theta_bounds"] = RestrictedCannonModel, recipe.theta_bounds
     units = {name: stars.units[name] for name in names if name in stars.units} | dict(section.label_units)
-    options |= {"regularization": section.regularization, "censors": _censors(recipe, wavelength)}
+    options |= {"regularization": section.regularization, "censors": _censors(recipe, stars.wavelength)}
     return kind(
-        stars.label_array(names), stars.flux, stars.ivar, vectorizer,
+        stars.label_array(names), flux, ivar, vectorizer,
         dispersion=wavelength, label_units=units, dispersion_unit=stars.units.get("wavelength"), **options,
     )  # fmt: skip
 

@@ -250,8 +250,8 @@ def _parsed(unit: Any, text: Any) -> Any:
 
 def unit_factor(unit: Any, target: Any, what: str) -> float:
     """Factor from one unit to another."""
-    target = _parsed(unit, target)
     try:
+        target = _parsed(unit, target)
         factor = float(unit.to(target))
     except (TypeError, ValueError) as error:  # astropy's UnitConversionError is both
         names = [str(one) or "1 (without dimension)" for one in (unit, target)]

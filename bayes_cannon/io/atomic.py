@@ -95,6 +95,17 @@ def recover(path: str | os.PathLike) -> Path:
     return path
 
 
+def remove_dead(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder, where it may be written."""
+    with locked(folder) if os.access(folder, os.R_OK) else nullcontext(), suppress(OSError):
+        _remove_dead(folder)
+
+
+def remains_in(store: Path) -> set[Path]:
+    """Folders within a store in which writers have left something, or are writing."""
+    return {rest.parent for rest in store.rglob(f"{_MARK}*")}
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Wait until no other process is in a block that holds the same file or folder; nothing where this cannot be."""
