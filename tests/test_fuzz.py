@@ -58,7 +58,7 @@ def test_bare_exceptions_are_told_from_errors_in_words(fuzz):
         (lambda: tc.validate.cross_validate(OBJECT, ROWS, ROWS, ROWS), "fit must be a function of labels"),
         (lambda: tc.validate.summary_table(ROWS, ROWS, label_names="TEFF"), "label_names must be a sequence of names"),
         (lambda: tc.training_set.balance(ROWS, 2, method=["density"]), r"unknown method \['density'\]"),
-        (lambda: tc.training_set.isolated(ROWS, "0.1"), "trim must be a fraction from 0 to below 1, got '0.1'"),
+        (lambda: tc.training_set.isolated(np.eye(4), "0.1"), "trim must be a fraction from 0 to below 1, got '0.1'"),
         (lambda: tc.censoring.create_mask(np.arange(4.0), 7), "no region given"),
         (lambda: tc.censoring.create_mask(np.arange(4.0), ("a", 2)), "a region must be a pair|must be real numbers"),
         (lambda: tc.censoring.Censors(NAMES, 2.5), "num_pixels must be an integer of at least 0, got 2.5"),
