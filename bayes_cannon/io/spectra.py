@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from bayes_cannon.core.arguments import check_kind, file_path, mapping, texts
-from bayes_cannon.core.intake import as_array, as_mask, chosen_rows, flux_and_ivar, real_numbers
+from bayes_cannon.core.intake import as_array, as_mask, chosen_rows, flux_and_ivar, is_plain, real_numbers
 from bayes_cannon.core.typing import PerPixel, StarPixel
 from bayes_cannon.io.atomic import atomic_path, recover
 from bayes_cannon.io.damage import check, check_fits, reading
@@ -413,9 +413,8 @@ def _row_numbers(n_stars: int) -> np.ndarray:
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:
-    if type(values) is np.ndarray and values.dtype == float:
-        return values  # Not copied: it may be large.
-    return real_numbers(values, name)
+    # What has neither mask nor unit is not copied: it may be large.
+    return np.asarray(values, dtype=float) if is_plain(values) else real_numbers(values, name)
 
 
 def _of_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
