@@ -366,9 +366,10 @@ def parse_terms(terms: str | Iterable) -> list[list[tuple[str | int, float]]]:
 
 def label_powers(term: Any) -> list[tuple[str | int, float]]:
     """A structured term as pairs of label and power; ValueError for what is none."""
-    found = []
-    for pair in [None] if listed(term) is None else term:
-        label, power = pair if len(listed(pair) or ()) == 2 else (None, None)
+    found, pairs = [], listed(term)
+    for pair in [None] if pairs is None else pairs:
+        both = listed(pair) or ()
+        label, power = both if len(both) == 2 else (None, None)
         if not isinstance(label, str | int | np.integer) or not np.isfinite(number(power)):
             raise ValueError(f"a term must be a list of pairs (label, power), got {shown(term)}")
         found.append((label, power))
