@@ -49,7 +49,7 @@ def check_key(key: Any) -> Any:
     """The key as it is given; TypeError unless it is an integer of 64 bits, which is a seed, or a key of JAX."""
     is_seed = isinstance(key, int | np.integer) and not isinstance(key, bool) and abs(int(key)) < 2**63
     if not is_seed and not (isinstance(key, jax.Array | np.ndarray) and _is_key(key)):
-        raise TypeError(f"key must be an integer of 64 bits or a JAX key, got {shown(key)}")
+        raise TypeError(f"key must be an integer or a JAX key, got {shown(key)}")
     return key
 
 
