@@ -260,7 +260,7 @@ def _check_cuts(cuts: Mapping[str, Mapping[str, float]]) -> None:
         unknown = [limit for limit in limits if limit not in ("above", "below")]
         if unknown:
             raise ValueError(f"the limits of the cut on {name!r} are 'above' and 'below', got {unknown[0]!r}")
-        if not np.isfinite([number(limit) for limit in limits.values()]).all():
+        if np.isnan([number(limit) for limit in limits.values()]).any():
             raise ValueError(f"the limits of the cut on {name!r} must be numbers, got {shown(limits)}")
 
 

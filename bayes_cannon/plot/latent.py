@@ -9,7 +9,6 @@ from bayes_cannon.core.arguments import whole_numbers
 from bayes_cannon.plot._matplotlib import (
     COLOURS,
     REFERENCE,
-    check_model,
     limit_pixels,
     new_figure,
     pixel_axis,
@@ -47,7 +46,8 @@ def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.
         If the model has no factors, or not those that are asked for.
 
     """
-    check_model(model)
+    if not hasattr(model, "factors"):
+        raise TypeError(f"model must be a CannonModel, got {type(model).__name__}")
     if model.factors is None:
         raise ValueError("the model has no latent factors: set scatter=LowRank(rank) and train")
     n_pixels, rank = model.factors.shape
