@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import check_kind, number, shown
 from bayes_cannon.core.checks import check_spectra
+from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.typing import Record
@@ -62,13 +64,24 @@ def fit_spectrum(
         For shapes that do not fit together.
 
     """
+    check_kind(vectorizer, BaseVectorizer, "vectorizer", "a vectorizer.BaseVectorizer")
     flux, ivar = check_spectra(flux, ivar)
     if len(flux) != 1:
         raise ValueError(f"flux must be one spectrum, shape (pixel,), got {np.shape(flux)}: use CannonModel.test")
-    scaling = LabelScaling(np.asarray(fiducials, float), np.asarray(scales, float))
+    theta, s2, fiducials, scales = (
+        real_numbers(values, name)
+        for name, values in (("theta", theta), ("s2", s2), ("fiducials", fiducials), ("scales", scales))
+    )
+    n_labels = len(vectorizer.label_names)
+    for name, values in (("fiducials", fiducials), ("scales", scales)):
+        if values.shape != (n_labels,) or not np.isfinite(values).all():
+            raise ValueError(f"{name} must be {n_labels} finite numbers, one a label, got {shown(values)}")
+    if not (scales > 0).all():
+        raise ValueError(f"scales must be positive, got {shown(scales)}")
+    scaling = LabelScaling(fiducials, scales)
     starts = vectorizer.label_rows(initial_labels)
     terms = Terms(vectorizer.exponents, scaling.scaled(starts))
-    trained = TrainedModel(np.asarray(theta, float), np.asarray(s2, float), IndependentScatter(), terms, scaling)
+    trained = TrainedModel(theta, s2, IndependentScatter(), terms, scaling)
     fit = fit_labels(trained, flux, ivar)
     predicted = ModelFlux(vectorizer.exponents, scaling, trained.theta)
     (record,) = star_records(fit, vectorizer.label_names, predicted, flux, ivar, trained.s2)
@@ -99,8 +112,8 @@ def fit_theta_by_linalg(flux: Any, ivar: Any, s2: float, design_matrix: Any) -> 
 
     """
     flux, ivar, design = _pixel(flux, ivar, design_matrix)
-    if not (np.isfinite(s2) and s2 >= 0):
-        raise ValueError(f"s2 must be finite and not negative, got {s2}")
+    if not 0 <= number(s2) < np.inf:
+        raise ValueError(f"s2 must be finite and not negative, got {shown(s2)}")
     root = np.sqrt(ivar / (1 + ivar * s2))
     left = root[:, None] * design
     if np.linalg.matrix_rank(left) < design.shape[1]:
@@ -127,7 +140,7 @@ def chi_sq(theta: Any, design_matrix: Any, flux: Any, ivar: Any, axis: int | Non
 
     """
     flux, weight, design = _pixel(flux, ivar, design_matrix)
-    theta = np.asarray(theta, float)
+    theta = real_numbers(theta, "theta")
     if theta.shape != design.shape[1:]:
         raise ValueError(f"theta must have shape {design.shape[1:]}, one number for each term, got {theta.shape}")
     residual = design @ theta - flux
@@ -144,7 +157,7 @@ def L1Norm_variation(theta: Any) -> tuple[float, np.ndarray]:  # noqa: N802 - th
         Shape (term,).
 
     """
-    theta = np.asarray(theta, float)
+    theta = real_numbers(theta, "theta")
     if theta.ndim != 1 or not theta.size:
         raise ValueError(f"theta must have shape (term,), got {theta.shape}")
     return float(np.abs(theta[1:]).sum()), np.concatenate([[0.0], np.sign(theta[1:])])
@@ -153,7 +166,7 @@ def L1Norm_variation(theta: Any) -> tuple[float, np.ndarray]:  # noqa: N802 - th
 def _pixel(flux: Any, ivar: Any, design_matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Flux, zero where it is not used, ivar and terms of one pixel."""
     flux, ivar = check_spectra(flux, ivar)
-    design = np.asarray(design_matrix, float)
+    design = real_numbers(design_matrix, "design_matrix")
     if len(flux) != 1 or design.ndim != 2 or len(design) != flux.shape[1]:
         raise ValueError(
             f"flux and ivar must have shape (star,) and design_matrix (star, term), got {flux.shape} and {design.shape}"

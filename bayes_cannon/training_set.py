@@ -23,6 +23,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.spatial import cKDTree
 
+from bayes_cannon.core.arguments import generator, number
 from bayes_cannon.core.checks import unusable
 from bayes_cannon.core.intake import flux_and_ivar
 from bayes_cannon.core.labels import all_label_names, label_array
@@ -101,7 +102,7 @@ def balance(
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= len(kept):
         raise ValueError(f"n must be an integer from 1 to the number of stars, {len(kept)}; got {n!r}")
     if method == "density":
-        picked = _draw(distances[kept], int(n), alpha, x.shape[1], np.random.default_rng(seed))
+        picked = _draw(distances[kept], int(n), alpha, x.shape[1], generator(seed))
     else:
         picked = _farthest_points(x[kept], int(n))
     return np.sort(order[kept[picked]])
@@ -165,11 +166,11 @@ def usable(flux: Any, ivar: Any) -> np.ndarray:
 
 
 def _refuse_bad_choice(method: str, seed: Any, alpha: float | None) -> None:
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"unknown method {method!r}; the methods are {', '.join(METHODS)}")
     if method == "density" and seed is None:
         raise ValueError('method "density" draws at random: pass seed=, an integer, so that the draw can be repeated')
-    if alpha is not None and (method != "density" or not (np.isfinite(alpha) and alpha >= 0)):
+    if alpha is not None and (method != "density" or not 0 <= number(alpha) < np.inf):
         raise ValueError(f'alpha must be finite, not negative, and is for method "density" only; got {alpha!r}')
 
 
@@ -203,7 +204,7 @@ def _neighbor_distances(x: np.ndarray, n_neighbors: int) -> np.ndarray:
 
 
 def _most_isolated(distances: np.ndarray, trim: float) -> np.ndarray:
-    if not 0 <= trim < 1:
+    if not 0 <= number(trim) < 1:
         raise ValueError(f"trim must be a fraction from 0 to below 1, got {trim!r}")
     farthest_first = np.argsort(-distances[:, -1], kind="stable")
     return farthest_first[: int(trim * len(distances))]

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import check_function, shown, texts, whole_number
+from bayes_cannon.core.arguments import units as unit_texts
 from bayes_cannon.core.folds import folds, same_labels
+from bayes_cannon.core.intake import as_array, real_numbers
 from bayes_cannon.core.typing import PerLabel, StarLabel, StarPixel
 
 if TYPE_CHECKING:
@@ -140,9 +143,15 @@ def pulls(
     array([[2.]])
 
     """
-    error = np.hypot(label_errors(covariance), reference_error)
+    difference, error = _difference(inferred, reference), label_errors(covariance)
+    reference_error = real_numbers(reference_error, "reference_error")
+    for name, array, shapes in (
+        ("covariance", error, [difference.shape]), ("reference_error", reference_error, [(), difference.shape])
+    ):  # fmt: skip
+        if array.shape not in shapes:
+            raise ValueError(f"{name} must be that of {difference.shape} labels of stars, got {array.shape}")
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _difference(inferred, reference) / error
+        return difference / np.hypot(error, reference_error)
 
 
 def label_errors(covariance: np.ndarray) -> np.ndarray:
@@ -154,7 +163,7 @@ def label_errors(covariance: np.ndarray) -> np.ndarray:
     array([[50. ,  0.1]])
 
     """
-    covariance = np.asarray(covariance, dtype=float)
+    covariance = real_numbers(covariance, "covariance")
     if covariance.ndim != 3 or covariance.shape[1] != covariance.shape[2]:
         raise ValueError(f"covariance must have shape (star, label, label), got {covariance.shape}")
     variance = np.diagonal(covariance, axis1=1, axis2=2)
@@ -187,7 +196,10 @@ def log_scores(inferred: StarLabel, reference: StarLabel, covariance: np.ndarray
     [-5.332]
 
     """
+    covariance = real_numbers(covariance, "covariance")
     difference, error = _difference(inferred, reference), label_errors(covariance)
+    if error.shape != difference.shape:
+        raise ValueError(f"covariance must be that of {difference.shape} labels of stars, got {covariance.shape}")
     n_labels = difference.shape[1]
     known = np.isfinite(difference).all(axis=1) & np.isfinite(covariance).all(axis=(1, 2)) & (error > 0).all(axis=1)
     scores = np.full(len(difference), np.nan)
@@ -251,13 +263,16 @@ def cross_validate(
     True
 
     """
-    labels, flux, ivar = (np.asarray(array, dtype=float) for array in (labels, flux, ivar))
-    if labels.ndim != 2 or not len(labels) == len(flux) == len(ivar):
+    check_function(fit, "fit", "a function of labels, flux and ivar that returns one of flux and ivar")
+    if reject is not None:
+        check_function(reject, "reject", "None or a function of indices of stars")
+    labels, flux, ivar = real_numbers(labels, "labels"), real_numbers(flux, "flux"), real_numbers(ivar, "ivar")
+    if not labels.ndim == flux.ndim == ivar.ndim == 2 or not len(labels) == len(flux) == len(ivar):
         raise ValueError(
             "labels, flux and ivar must be two-dimensional with one row a star, "
             f"got shapes {labels.shape}, {flux.shape} and {ivar.shape}"
         )
-    fold = folds(len(labels), k, seed, same_labels(labels, k) if groups is None else groups)
+    fold = folds(len(labels), k, seed, same_labels(labels, whole_number(k, "k", 2)) if groups is None else groups)
     inferred = np.full(labels.shape, np.nan)
     covariance = np.full((*labels.shape, labels.shape[1]), np.nan)
     for number in range(k):
@@ -265,10 +280,16 @@ def cross_validate(
         if not held_out.size:
             continue
         if reject is not None:
-            training = training[~np.asarray(reject(training), dtype=bool)]
-        found, found_covariance, *_ = fit(labels[training], flux[training], ivar[training])(
-            flux[held_out], ivar[held_out]
-        )
+            rejected = as_array(reject(training), "what reject returns")
+            if rejected.shape != training.shape or rejected.dtype != bool:
+                raise ValueError(f"reject must return a mask of shape {training.shape}, got {shown(rejected)}")
+            training = training[~rejected]
+        infer = fit(labels[training], flux[training], ivar[training])
+        check_function(infer, "what fit returns", "a function of flux and ivar")
+        answer = infer(flux[held_out], ivar[held_out])
+        if not isinstance(answer, tuple | list) or len(answer) < 2:
+            raise ValueError(f"the function that fit returns must return labels and covariance, got {shown(answer)}")
+        found, found_covariance, *_ = answer
         if np.shape(found) != (held_out.size, labels.shape[1]):
             raise ValueError(
                 f"inferred labels must have shape {(held_out.size, labels.shape[1])}, got {np.shape(found)}"
@@ -319,7 +340,8 @@ def summary_table(
      TEFF    K     3      0   10          22.24
 
     """
-    inferred, reference = np.asarray(inferred, dtype=float), np.asarray(reference, dtype=float)
+    label_names, units = texts(label_names, "label_names"), unit_texts(units, "units")
+    inferred, reference = real_numbers(inferred, "inferred"), real_numbers(reference, "reference")
     if inferred.shape != reference.shape or inferred.ndim != 2 or inferred.shape[1] != len(label_names):
         raise ValueError(
             f"inferred and reference must both have shape (star, {len(label_names)}) for {', '.join(label_names)}; "
@@ -327,7 +349,7 @@ def summary_table(
         )
     columns: dict[str, object] = {
         "label": list(label_names),
-        "unit": [(units or {}).get(name, "") for name in label_names],
+        "unit": [units.get(name, "") for name in label_names],
         "stars": np.full(len(label_names), len(inferred)),
         "failed": (~np.isfinite(inferred)).sum(axis=0),
         "bias": bias(inferred, reference),
@@ -344,7 +366,7 @@ def summary_table(
     from astropy.table import Table  # Half a second that training need not wait for.
 
     table = Table(columns)
-    table.meta["pulls_include_reference_errors"] = bool(np.any(np.asarray(reference_error) != 0))
+    table.meta["pulls_include_reference_errors"] = bool(np.any(real_numbers(reference_error, "reference_error") != 0))
     for column in table.itercols():
         if column.dtype.kind == "f":
             column.format = ".4g"
@@ -352,7 +374,7 @@ def summary_table(
 
 
 def _difference(inferred: StarLabel, reference: StarLabel | float) -> np.ndarray:
-    inferred, reference = np.asarray(inferred, dtype=float), np.asarray(reference, dtype=float)
+    inferred, reference = real_numbers(inferred, "inferred"), real_numbers(reference, "reference")
     if inferred.ndim != 2 or reference.shape not in ((), inferred.shape):
         raise ValueError(
             f"inferred and reference must have the same shape (star, label), got {inferred.shape} and {reference.shape}"

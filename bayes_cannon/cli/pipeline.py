@@ -24,6 +24,7 @@ from bayes_cannon.io.joining import join_labels
 from bayes_cannon.io.label_table import label_table
 from bayes_cannon.io.model_file import array_hash, provenance_of_writing
 from bayes_cannon.io.preparation import Preparation
+from bayes_cannon.io.quantities import with_units
 from bayes_cannon.io.recipe import Recipe, read_recipe
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spectra
@@ -109,10 +110,11 @@ def run_inference(
     stars, named = _spectra_for(trained, spectra, settings or FileSettings()), ", ".join(Path(s).name for s in spectra)
     if stars.wavelength is None and trained.dispersion is not None:
         click.echo(f"Warning: {named} has no wavelengths: assuming those of the model", err=True)
-    fit = trained.fit_labels(stars.flux, stars.ivar, dispersion=stars.wavelength, progress=None if quiet else True)
+    flux, ivar, wavelength = with_units(stars)
+    fit = trained.fit_labels(flux, ivar, dispersion=wavelength, progress=None if quiet else True)
     sources: dict[str, dict[str, np.ndarray]] = {}
     if error_budget:
-        columns = trained.error_budget(stars.flux, stars.ivar, fit).columns(trained.label_names)
+        columns = trained.error_budget(flux, ivar, fit).columns(trained.label_names)
         sources = _error_columns(columns, trained.label_names)
     write_table(output, _table(trained, fit, stars, model, named, sources), overwrite=overwrite)
     if not quiet:
@@ -190,7 +192,7 @@ def _groups(spectra: Spectra, column: str | None) -> np.ndarray:
 
 def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
     """The model of a recipe, not trained, with these training stars."""
-    section, wavelength = recipe.model, stars.wavelength
+    section, (flux, ivar, wavelength) = recipe.model, with_units(stars)
     names = section.label_names
     if section.terms is None:
         vectorizer = PolynomialVectorizer(names, order=section.order)
@@ -201,10 +203,10 @@ def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
     if recipe.theta_bounds:
         kind, options["theta_bounds"] = RestrictedCannonModel, recipe.theta_bounds
     units = {name: stars.units[name] for name in names if name in stars.units} | dict(section.label_units)
-    options |= {"regularization": section.regularization, "censors": _censors(recipe, wavelength)}
+    options |= {"regularization": section.regularization, "censors": _censors(recipe, stars.wavelength)}
     return kind(
-        stars.label_array(names), stars.flux, stars.ivar, vectorizer,
-        dispersion=wavelength, label_units=units, **options,
+        stars.label_array(names), flux, ivar, vectorizer,
+        dispersion=wavelength, label_units=units, dispersion_unit=stars.units.get("wavelength"), **options,
     )  # fmt: skip
 
 

@@ -7,12 +7,13 @@ The original package documents its masks so, too, but its code does the reverse:
 True. Invert (``~mask``) the masks of scripts that were written to work with that code.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from bayes_cannon.core.intake import in_unit, wavelength_bound
+from bayes_cannon.core.arguments import check_kind, listed, mapping, texts, whole_number
+from bayes_cannon.core.intake import as_array, in_unit, wavelength_bound
 from bayes_cannon.core.vectorizer import BaseVectorizer
 
 
@@ -84,16 +85,17 @@ def create_inverse_mask(dispersion: np.ndarray, kept_regions: Sequence) -> np.nd
 
 
 def _pairs(regions: Sequence, unit: str | None) -> list[tuple[float, float]]:
-    regions = list(regions)
-    if not regions:
+    found = listed(regions)
+    if not found:
         raise ValueError("no region given: write a pair (start, end), or a list of pairs; None is an open end")
-    if not isinstance(regions[0], Iterable):
-        regions = [regions]
+    # One pair of numbers, or of Quantities, or None is one region.
+    sections = [found] if listed(found[0]) is None else found
     pairs = []
-    for region in regions:
-        if not isinstance(region, Iterable) or len(list(region)) != 2:
+    for region in sections:
+        ends = listed(region)
+        if ends is None or len(ends) != 2:
             raise ValueError(f"a region must be a pair (start, end), got {region!r}")
-        start, end = region
+        start, end = ends
         low, high = wavelength_bound(start, -np.inf, unit), wavelength_bound(end, np.inf, unit)
         if not low <= high:
             raise ValueError(f"a region must start before it ends, got {region!r}")
@@ -129,9 +131,9 @@ class Censors(dict[str, np.ndarray]):
 
     def __init__(self, label_names: Sequence[str], num_pixels: int, items: Mapping[str, Any] | None = None):
         super().__init__()
-        self._label_names = tuple(label_names)
-        self._num_pixels = int(num_pixels)
-        self.update(items or {})
+        self._label_names = texts(label_names, "label_names")
+        self._num_pixels = whole_number(num_pixels, "num_pixels", 0)
+        self.update(mapping(items, "items", "label names to masks"))
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -148,12 +150,12 @@ class Censors(dict[str, np.ndarray]):
             raise ValueError(
                 f"unknown label {label_name!r} for censoring; the labels are {', '.join(self._label_names)}"
             )
-        values = np.asarray(mask)
+        values = as_array(mask, f"the censoring mask of {label_name!r}")
         if values.shape != (self._num_pixels,):
             raise ValueError(
                 f"the censoring mask of {label_name!r} must have shape ({self._num_pixels},), got {values.shape}"
             )
-        if values.dtype != bool and not np.isin(values, (0, 1)).all():
+        if values.dtype != bool and (values.dtype.kind not in "iuf" or not np.isin(values, (0, 1)).all()):
             raise ValueError(f"the censoring mask of {label_name!r} must be boolean, got {values.dtype}")
         super().__setitem__(label_name, values.astype(bool))
 
@@ -203,6 +205,8 @@ def design_matrix_mask(censors: Censors, vectorizer: BaseVectorizer) -> np.ndarr
            [ True,  True,  True]])
 
     """
+    check_kind(censors, Censors, "censors", "a censoring.Censors")
+    check_kind(vectorizer, BaseVectorizer, "vectorizer", "a vectorizer.BaseVectorizer")
     free = np.ones((censors.num_pixels, vectorizer.n_terms), dtype=bool)
     contains = vectorizer.exponents > 0
     for label_name, mask in censors.items():

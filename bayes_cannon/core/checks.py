@@ -6,7 +6,8 @@ from itertools import combinations
 
 import numpy as np
 
-from bayes_cannon.core.intake import flux_and_ivar, in_unit
+from bayes_cannon.core.arguments import number
+from bayes_cannon.core.intake import flux_and_ivar, in_unit, real_numbers
 from bayes_cannon.core.warnings import BayesCannonWarning, stars_text
 from bayes_cannon.core.wavelengths import LIGHT
 
@@ -74,10 +75,7 @@ def check_dispersion(dispersion: object, n_pixels: int) -> np.ndarray | None:
     """
     if dispersion is None:
         return None
-    try:
-        wavelength = np.array(dispersion, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"dispersion must be numbers, got {dispersion!r:.60}") from None
+    wavelength = real_numbers(dispersion, "dispersion")
     if wavelength.shape != (n_pixels,):
         raise ValueError(f"dispersion must have shape ({n_pixels},), one value a pixel; got shape {wavelength.shape}")
     if not np.isfinite(wavelength).all():
@@ -163,7 +161,7 @@ def check_regularization(regularization: object, n_pixels: int | None) -> float 
     """
     if regularization is None:
         return None
-    lam = np.array(regularization, dtype=float)
+    lam = real_numbers(regularization, "regularization")
     if lam.size == 1:
         lam = lam.reshape(())
     elif n_pixels is None or lam.shape != (n_pixels,):
@@ -196,7 +194,7 @@ def check_correlation(labels: np.ndarray, label_names: Sequence[str], rho_warnin
         warning that is no number of at least 0.
 
     """
-    if isinstance(rho_warning, bool) or not isinstance(rho_warning, int | float | np.number) or not rho_warning >= 0:
+    if not number(rho_warning) >= 0:
         raise ValueError(f"rho_warning must be a correlation from 0 to 1, got {rho_warning!r}")
     if labels.shape[1] == 1 or len(labels) <= labels.shape[1]:
         return

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_cannon.core.arguments import real_number
 from bayes_cannon.core.continuum_input import ContinuumRegion, checked_spectra, continuum_regions, period
 from bayes_cannon.core.warnings import (
     ContinuumNotDeterminedWarning,
@@ -245,7 +246,7 @@ def _fit_all(
     fill_value: float,
 ) -> tuple[np.ndarray, np.ndarray, "list[list[Record]]"]:
     """Continuum, whether it is determined (both (star, pixel)), and metadata; warns of everything that is amiss."""
-    continuum = np.full(flux.shape, float(fill_value))
+    continuum = np.full(flux.shape, real_number(fill_value, "fill_value"))
     determined = np.ones(flux.shape, dtype=bool)
     metadata: "list[list[Record]]" = [[] for _ in flux]
     for region in sections:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.intake import flux_and_ivar, in_unit, wavelength_bound
+from bayes_cannon.core.arguments import listed, number, shown
+from bayes_cannon.core.intake import as_array, flux_and_ivar, in_unit, wavelength_bound
 from bayes_cannon.core.likelihood import masked
 from bayes_cannon.core.warnings import ContinuumWarning, FluxNotFiniteWarning, stars_text, warn_user
 
@@ -75,10 +76,10 @@ def period(L: Any, unit: str | None) -> float:
         If only L has a unit, or one that cannot be converted, or is not positive and finite.
 
     """
-    number, own = in_unit(L, unit, "L")
+    given, own = in_unit(L, unit, "L")
     if own is not None and unit is None:
         raise ValueError(f"L has the unit {own}, and dispersion has none: give both with their units, or neither")
-    value = float(number)
+    value = number(given)
     if not (np.isfinite(value) and value > 0):
         raise ValueError(f"L must be positive and finite, got {L!r}")
     return value
@@ -134,12 +135,15 @@ def continuum_regions(
 def _bounds(regions: Any, wavelength: np.ndarray, unit: str | None) -> list[tuple[float, float]]:
     if regions is None:
         return [(float(wavelength.min()), float(wavelength.max()))]
-    pairs = []
-    for r, region in enumerate(regions):
-        if np.ndim(region) != 1 or len(region) != 2:
+    pairs, sections = [], listed(regions)
+    if sections is None:
+        raise ValueError(f"regions must be a list of pairs (start, end), got {shown(regions)}")
+    for r, region in enumerate(sections):
+        ends = listed(region)
+        if ends is None or len(ends) != 2:
             raise ValueError(f"regions must be a list of pairs (start, end), got {region!r} as region {r}")
-        start = wavelength_bound(region[0], float(wavelength.min()), unit)
-        end = wavelength_bound(region[1], float(wavelength.max()), unit)
+        start = wavelength_bound(ends[0], float(wavelength.min()), unit)
+        end = wavelength_bound(ends[1], float(wavelength.max()), unit)
         if not start < end:
             raise ValueError(f"a region must start before it ends, got {start} to {end} as region {r}")
         pairs.append((start, end))
@@ -149,7 +153,7 @@ def _bounds(regions: Any, wavelength: np.ndarray, unit: str | None) -> list[tupl
 
 
 def _continuum_mask(continuum_pixels: Any, n_pixels: int) -> np.ndarray:
-    given = np.asarray(continuum_pixels)
+    given = as_array(continuum_pixels, "continuum_pixels")
     if given.ndim != 1 or given.dtype.kind not in "biu":
         raise ValueError(
             f"continuum_pixels must be a boolean mask of shape ({n_pixels},) or a list of integer indices, got "

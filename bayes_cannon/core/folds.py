@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import generator, shown, whole_number
+
 
 def folds(n_stars: int, k: int = 5, seed: int = 0, groups: Any = None) -> np.ndarray:
     """Fold of each star, ``numpy.random.default_rng(seed).integers(0, k, n_stars)``, shape (star,).
@@ -30,12 +32,14 @@ def folds(n_stars: int, k: int = 5, seed: int = 0, groups: Any = None) -> np.nda
     array([2, 1, 2, 1, 2, 1, 0, 0])
 
     """
-    group = _numbered(groups, n_stars)
+    rng = generator(seed)
+    k = whole_number(k, "the number of folds")
+    group = _numbered(groups, whole_number(n_stars, "n_stars", 0))
     n_groups = int(group.max(initial=-1)) + 1
     if not 2 <= k <= n_groups:
         kind = "stars" if groups is None else "groups"
         raise ValueError(f"the number of folds must be from 2 to the number of {kind}, {n_groups}; got {k}")
-    fold: np.ndarray = np.random.default_rng(seed).integers(0, k, n_groups)[group]
+    fold: np.ndarray = rng.integers(0, k, n_groups)[group]
     return fold
 
 
@@ -56,8 +60,13 @@ def _numbered(groups: Any, n_stars: int) -> np.ndarray:
     """Number of the group of each star, counted in the order in which groups first appear."""
     if groups is None:
         return np.arange(n_stars)
-    groups = np.asarray(groups)
+    try:
+        groups = np.asarray(groups)
+    except ValueError:
+        raise ValueError(f"groups must have shape ({n_stars},), one value a star; got {shown(groups)}") from None
     if groups.shape != (n_stars,):
         raise ValueError(f"groups must have shape ({n_stars},), one value a star; got {groups.shape}")
+    if groups.dtype == object:  # Such as names with None among them, which cannot be sorted.
+        groups = np.array([str(group) for group in groups])
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]

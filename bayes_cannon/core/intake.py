@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import number, shown
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
 
 _STAR_AND_PIXEL = ("star", "pixel")
@@ -63,8 +64,56 @@ def values_of(values: Any, what: str) -> Values:
         if not isinstance(mask, np.ndarray | np.bool):
             mask = None
         array = getattr(values, "unmasked", np.ma.getdata(values) if mask is not None else values)
-        array = np.asarray(getattr(array, "value", array) if unit is not None else array)
+        array = as_array(getattr(array, "value", array) if unit is not None else array, what)
     return Values(_real(array, what), as_mask(mask, np.shape(array), what), unit)
+
+
+def real_numbers(values: Any, what: str) -> np.ndarray:
+    """Copy of the values of one container in float64, NaN where they are masked; units are dropped.
+
+    Raises
+    ------
+    ValueError
+        For what is not real numbers, naming ``what``.
+
+    """
+    found = values_of(values, what)
+    real = found.array.astype(np.float64)
+    if found.mask is not None:
+        real[found.mask] = np.nan
+    return real
+
+
+def as_array(values: Any, what: str) -> np.ndarray:
+    """An array of whatever kind; ValueError for rows of different lengths, naming ``what``."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:  # Rows of different lengths, and whatever a class of its own raises.
+        raise ValueError(f"{what} must be an array of real numbers, got {shown(values)}: {error}") from None
+
+
+def chosen_rows(stars: Any, n_stars: int) -> np.ndarray | slice:
+    """A mask, indices or a slice of the stars, checked.
+
+    Raises
+    ------
+    ValueError
+        For a mask of another length, indices of stars that are not there, and anything else.
+
+    """
+    if isinstance(stars, slice):
+        return stars
+    rows = as_array(stars, "stars")
+    rows = rows.astype(int) if rows.shape == (0,) else rows
+    is_mask = rows.dtype == bool
+    if rows.ndim != 1 or rows.dtype.kind not in "biu" or (is_mask and rows.size != n_stars):
+        raise ValueError(
+            f"stars must be a mask of shape ({n_stars},), a list of indices or a slice; got {shown(stars)}"
+        )
+    outside = [] if is_mask else rows[(rows < -n_stars) | (rows >= n_stars)]
+    if len(outside):
+        raise ValueError(f"there is no star {outside[0]}: the rows are from 0 to {n_stars - 1}")
+    return rows
 
 
 def _from_pandas(values: Any) -> tuple[np.ndarray, np.ndarray | None]:
@@ -201,8 +250,8 @@ def _parsed(unit: Any, text: Any) -> Any:
 
 def unit_factor(unit: Any, target: Any, what: str) -> float:
     """Factor from one unit to another."""
-    target = _parsed(unit, target)
     try:
+        target = _parsed(unit, target)
         factor = float(unit.to(target))
     except (TypeError, ValueError) as error:  # astropy's UnitConversionError is both
         names = [str(one) or "1 (without dimension)" for one in (unit, target)]
@@ -228,7 +277,7 @@ def in_unit(values: Any, unit: str | None, what: str) -> tuple[np.ndarray, str |
         For masked values, and a unit that cannot be converted.
 
     """
-    found = values_of(values, what) if values is not None and not is_plain(values) else Values(np.asarray(values))
+    found = Values(np.asarray(values)) if is_plain(values) else values_of(values, what)
     if found.mask is not None:
         raise ValueError(f"{what} must not be masked: {int(found.mask.sum())} values are")
     if found.unit is None:
@@ -249,7 +298,7 @@ def wavelength_bound(value: Any, open_end: float, unit: str | None) -> float:
     """
     if value is None:
         return open_end
-    number, own = in_unit(value, unit, "the end of a region")
+    end, own = in_unit(value, unit, "the end of a region")
     if own is not None and unit is None:
         raise ValueError(f"a region in {own} needs wavelengths that have a unit, too: that of their numbers is unknown")
-    return float(number)
+    return number(end)

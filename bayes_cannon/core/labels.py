@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.intake import unit_factor, values_of
+from bayes_cannon.core.arguments import texts
+from bayes_cannon.core.intake import real_numbers, unit_factor
 from bayes_cannon.core.warnings import stars_text
 
 SENTINELS = (-32768.0, -9999.99, -9999.9, -9999.0, -999.99, -999.9, -999.0, -99.99, -99.9, -99.0,
@@ -94,7 +95,7 @@ def label_rows(
         if all(np.ndim(labels[name]) == 0 for name in names):  # One star.
             return np.array([[float(_in_unit(labels[name], (units or {}).get(name), name)) for name in names]])
         return _from_columns(labels, columns, names, units or {})
-    rows = np.atleast_2d(_real_numbers(labels, what))
+    rows = np.atleast_2d(real_numbers(labels, what))
     if rows.ndim != 2 or rows.shape[1] != len(names):
         raise ValueError(
             f"{what} must have shape (star, {len(names)}) for {', '.join(names)}; got shape {np.shape(labels)}"
@@ -187,9 +188,7 @@ def _column_names(labels: Any) -> list[str] | None:
 
 
 def _checked_names(label_names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(label_names, str):
-        raise ValueError(f"label_names must be a sequence of names, got the text {label_names!r}: write a tuple")
-    names = tuple(str(name) for name in label_names)
+    names = texts(label_names, "label_names")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ValueError(f"label_names must be distinct; {repeated[0]!r} occurs more than once in {names}")
@@ -199,7 +198,7 @@ def _checked_names(label_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _from_plain(labels: Any, names: tuple[str, ...]) -> np.ndarray:
-    array = _real_numbers(labels, "labels")
+    array = real_numbers(labels, "labels")
     if array.ndim == 1 and len(names) == 1:
         array = array[:, None]
     if array.ndim != 2 or array.shape[1] != len(names):
@@ -225,7 +224,7 @@ def _from_columns(labels: Any, columns: list[str], names: tuple[str, ...], units
 
 def _in_unit(values: Any, unit: str | None, what: str) -> np.ndarray:
     """Numbers of one column, converted where it has a unit and another is wanted."""
-    array, own = _real_numbers(values, what), getattr(values, "unit", None)
+    array, own = real_numbers(values, what), getattr(values, "unit", None)
     same = own is None or not unit or str(own) in ("", unit) or ("dex" in str(own) and "dex" in unit)
     return array if same else array * unit_factor(own, unit, what)
 
@@ -238,15 +237,6 @@ def _refuse_unknown(columns: list[str], names: tuple[str, ...]) -> None:
             raise ValueError(f"the labels have no column {name!r}; the columns are {', '.join(columns)}{hint}")
         if columns.count(name) > 1:
             raise ValueError(f"the labels have {columns.count(name)} columns named {name!r}: rename all but one")
-
-
-def _real_numbers(values: Any, what: str) -> np.ndarray:
-    """Copy of the values in float64, NaN where they are masked."""
-    found = values_of(values, what)
-    real = found.array.astype(np.float64)
-    if found.mask is not None:
-        real[found.mask] = np.nan
-    return real
 
 
 def _refuse_non_finite(array: np.ndarray, names: tuple[str, ...]) -> None:

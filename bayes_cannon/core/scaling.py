@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bayes_cannon.core.arguments import number
 from bayes_cannon.core.records import dims
 
 
@@ -53,8 +54,8 @@ class LabelScaling:
             If a label is constant.
 
         """
-        if not (np.isfinite(factor) and factor > 0):
-            raise ValueError(f"scale_factor must be positive and finite, got {factor}")
+        if not 0 < number(factor) < np.inf:
+            raise ValueError(f"scale_factor must be positive and finite, got {factor!r}")
         low, median, high = np.percentile(labels, [2.5, 50, 97.5], axis=0)
         scale = np.where(high > low, high - low, np.ptp(labels, axis=0))
         for name, value, width in zip(label_names, median, scale, strict=True):

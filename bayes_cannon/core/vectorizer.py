@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import check_kind, flag, listed, number, shown, texts, whole_number
 from bayes_cannon.core.labels import label_rows
 from bayes_cannon.core.typing import StarLabel
 
@@ -44,13 +45,13 @@ class BaseVectorizer:
     """
 
     def __init__(self, label_names: Sequence[str], terms: Sequence[Term]):
-        self._label_names = tuple(str(name) for name in label_names)
-        self._terms = [tuple((int(k), int(power)) for k, power in term) for term in terms]
+        self._label_names = texts(label_names, "label_names")
         repeated = [name for name, count in Counter(self._label_names).items() if count > 1]
         if repeated:
             raise ValueError(f"label_names must be distinct; {repeated[0]!r} occurs more than once in {label_names}")
         if not self._label_names:
             raise ValueError("label_names is empty: a model needs at least one label")
+        self._terms = [_indexed(term, list(self._label_names)) for term in structured(terms, "terms")]
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -191,8 +192,8 @@ class PolynomialVectorizer(BaseVectorizer):
     ):
         if (terms is None) == (order is None):
             raise ValueError(f"give either order or terms, not both or neither; got order={order!r}, terms={terms!r}")
-        if isinstance(label_names, str):
-            raise ValueError(f"label_names must be a sequence of names, got the text {label_names!r}: write a tuple")
+        if label_names is not None:
+            label_names = texts(label_names, "label_names")
         if terms is None:
             if label_names is None:
                 raise ValueError("label_names is needed together with order")
@@ -233,11 +234,16 @@ class PolynomialVectorizer(BaseVectorizer):
 
         Labels within a term stand in alphabetical order of their own names, whatever names are shown.
         """
+        if not 0 <= whole_number(term_index, "term_index") < self.n_terms:
+            raise ValueError(f"term_index must be from 0 to {self.n_terms - 1}, got {term_index}")
+        names = texts(self.label_names if label_names is None else label_names, "label_names")
+        if len(names) != len(self.label_names):
+            raise ValueError(f"label_names must be {len(self.label_names)} texts, one a label, got {names}")
         if term_index == 0:
             return "1"
         term = sorted(self.terms[term_index - 1], key=lambda factor: self.label_names[factor[0]])
-        text = _readable(tuple(term), label_names or self.label_names, mul, pow)
-        return f"({text})" if bracket and len(term) > 1 else text
+        text = _readable(tuple(term), names, mul, pow)
+        return f"({text})" if flag(bracket, "bracket") and len(term) > 1 else text
 
     @property
     def readable_terms(self) -> list[str]:
@@ -246,6 +252,7 @@ class PolynomialVectorizer(BaseVectorizer):
 
     def term_index(self, text: str) -> int:
         """Index of a term given as text, its labels in any order; ``"1"`` is the constant."""
+        check_kind(text, str, "a term", "a text such as 'TEFF*LOGG'")
         if text.strip() == "1":
             return 0
         (named,) = parse_terms([text])
@@ -317,7 +324,7 @@ def _numpy_products(padded: np.ndarray, factors: np.ndarray) -> np.ndarray:
 def _all_monomials(n_labels: int, order: int | None, cross_term_order: int | None) -> list[Term]:
     if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
         raise ValueError(f"order must be a positive integer, got {order!r}")
-    highest = order - 1 if cross_term_order is None else cross_term_order
+    highest = order - 1 if cross_term_order is None else whole_number(cross_term_order, "cross_term_order")
     terms = [
         tuple(sorted(Counter(combination).items()))
         for degree in range(1, max(order, 1 + highest) + 1)
@@ -332,9 +339,14 @@ def _all_monomials(n_labels: int, order: int | None, cross_term_order: int | Non
 
 def parse_terms(terms: str | Iterable) -> list[list[tuple[str | int, float]]]:
     """Pairs of label and power from text or from pairs; a power of zero drops out, and repeated labels add up."""
-    texts = terms.split("+") if isinstance(terms, str) else terms
+    listed_terms = terms.split("+") if isinstance(terms, str) else listed(terms)
+    if listed_terms is None:
+        raise ValueError(
+            "terms must be a text such as 'TEFF + LOGG^2', or a list of such texts or of lists of pairs "
+            f"(label, power); got {shown(terms)}"
+        )
     parsed = []
-    for term in texts:
+    for term in listed_terms:
         if isinstance(term, str):
             factors: list[tuple[str | int, float]] = []
             for factor in term.split("*"):
@@ -344,12 +356,32 @@ def parse_terms(terms: str | Iterable) -> list[list[tuple[str | int, float]]]:
                 except ValueError:
                     raise ValueError(f"the power in {factor.strip()!r} is not a number") from None
         else:
-            factors = [(name, power) for name, power in term]
+            factors = label_powers(term)
         total: dict[str | int, float] = {}
         for label, exponent in factors:
             total[label] = total.get(label, 0) + exponent
         parsed.append([(label, exponent) for label, exponent in total.items() if exponent != 0])
     return [term for term in parsed if term]
+
+
+def label_powers(term: Any) -> list[tuple[str | int, float]]:
+    """A structured term as pairs of label and power; ValueError for what is none."""
+    found, pairs = [], listed(term)
+    for pair in [None] if pairs is None else pairs:
+        both = listed(pair) or ()
+        label, power = both if len(both) == 2 else (None, None)
+        if not isinstance(label, str | int | np.integer) or not np.isfinite(number(power)):
+            raise ValueError(f"a term must be a list of pairs (label, power), got {shown(term)}")
+        found.append((label, power))
+    return found
+
+
+def structured(terms: Any, what: str) -> list[list[tuple[str | int, float]]]:
+    """Structured terms as pairs of label and power; TypeError for what is no list."""
+    found = listed(terms)
+    if found is None:
+        raise TypeError(f"{what} must be a list of lists of pairs (label, power), got {shown(terms)}")
+    return [label_powers(term) for term in found]
 
 
 def _indexed(term: Sequence[tuple[str | int, float]], label_names: list[str]) -> Term:
@@ -360,7 +392,7 @@ def _indexed(term: Sequence[tuple[str | int, float]], label_names: list[str]) ->
         k = label_names.index(name) if isinstance(name, str) else int(name)
         if not 0 <= k < len(label_names):
             raise ValueError(f"label index {k} in a term is outside 0 to {len(label_names) - 1}")
-        if power != int(power) or power < 1:
+        if not (np.isfinite(power) and power == int(power) and power >= 1):
             raise ValueError(f"the power of {label_names[k]} must be a positive integer, got {power}")
         indexed.append((k, int(power)))
     return tuple(sorted(indexed))
@@ -368,6 +400,8 @@ def _indexed(term: Sequence[tuple[str | int, float]], label_names: list[str]) ->
 
 def readable_term(term: Iterable[tuple[object, float]], mul: str, pow: str) -> str:  # noqa: A002
     """Text of a term of pairs (name, power)."""
+    for name, sign in (("mul", mul), ("pow", pow)):
+        check_kind(sign, str, name, "a text")
     return mul.join(f"{name}{pow}{power:g}" if power > 1 else f"{name}" for name, power in term)
 
 

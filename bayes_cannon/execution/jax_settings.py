@@ -7,9 +7,13 @@ keeps such settings for each thread, so that each thread enters it anew. Outside
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import jax
+import numpy as np
 from jax._src.xla_bridge import backends_are_initialized  # JAX has no public name for it.
+
+from bayes_cannon.core.arguments import shown
 
 _inherited = False
 """Whether this process was forked from one in which JAX was running: the threads of JAX are not in it."""
@@ -39,6 +43,20 @@ def refuse_forked_process() -> None:
             'start processes with multiprocessing.get_context("spawn") or joblib, or fork before anything is trained '
             "or labelled. One process uses all cores"
         )
+
+
+def check_key(key: Any) -> Any:
+    """The key as it is given; TypeError unless it is an integer of 64 bits, which is a seed, or a key of JAX."""
+    is_seed = isinstance(key, int | np.integer) and not isinstance(key, bool) and abs(int(key)) < 2**63
+    if not is_seed and not (isinstance(key, jax.Array | np.ndarray) and _is_key(key)):
+        raise TypeError(f"key must be an integer or a JAX key, got {shown(key)}")
+    return key
+
+
+def _is_key(array: Any) -> bool:
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return array.ndim == 0
+    return array.ndim == 1 and array.dtype == np.uint32
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bayes_cannon.core.arguments import file_path, flag
+
 fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 """None on Windows, where an open file cannot be removed, which serves as the lock."""
 _STORE_MARKS = ("zarr.json", ".zgroup")
@@ -40,13 +42,13 @@ def check_output_path(path: str | os.PathLike, *, overwrite: bool) -> Path:
         If the folder that it is to lie in does not exist.
 
     """
-    path = Path(path)
+    path = file_path(path)
     place = _place(path)
     if not place.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {place.parent} does not exist; create it first")
     if path.is_dir() and not any((path / mark).exists() for mark in _STORE_MARKS):
         raise FileExistsError(f"cannot write {path}: a folder of that name exists; choose another name or remove it")
-    if not overwrite and (path.exists() or path.is_symlink()):
+    if not flag(overwrite, "overwrite") and (path.exists() or path.is_symlink()):
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it, or choose another name")
     return path
 
@@ -94,12 +96,23 @@ def put_in_place(made: Path, place: Path, aside: Path) -> None:
 
 def recover(path: str | os.PathLike) -> Path:
     """The path; where nothing is there, after what a writer that was killed had moved aside was put back."""
-    path = Path(path)
+    path = file_path(path)
     place = _place(path)
     if not path.exists() and place.parent.is_dir():
         with suppress(OSError):  # A folder that must not be written: the path stays missing.
             _remove_dead(place.parent)
     return path
+
+
+def remove_dead(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder, where it may be written."""
+    with locked(folder) if os.access(folder, os.R_OK) else nullcontext(), suppress(OSError):
+        _remove_dead(folder)
+
+
+def remains_in(store: Path) -> set[Path]:
+    """Folders within a store in which writers have left something, or are writing."""
+    return {rest.parent for rest in store.rglob(f"{_MARK}*")}
 
 
 @contextmanager

@@ -23,6 +23,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.polynomial import Polynomial
 
+from bayes_cannon.core.arguments import check_kind, file_path, listed, mapping, number, shown
 from bayes_cannon.core.typing import PerPixelMask, PerStar, StarPixel
 from bayes_cannon.io.spectra import Spectra
 
@@ -118,9 +119,10 @@ def read_gaia_xp(
     (3599, 3)
 
     """
+    cuts = mapping(cuts, "cuts", "columns to limits")
     _check_cuts(cuts)
     pixels = _pixels_in(wavelength_range)
-    table = _table(_library_path() if path is None else Path(path))
+    table = _table(_library_path() if path is None else file_path(path))
     columns = {name: table[column].astype(float) for name, (column, _) in COLUMNS.items()}
     taken = _first_rows(table["gaiaedr3_source_id"]) & _pass(columns, cuts)
     rows = np.flatnonzero(taken)
@@ -230,7 +232,8 @@ def colour_outliers(spectra: Spectra, *, threshold: float = 5.0) -> np.ndarray:
     True
 
     """
-    if not threshold > 0:
+    check_kind(spectra, Spectra, "spectra", "what read_gaia_xp returns")
+    if not number(threshold) > 0:
         raise ValueError(f"threshold must be positive, got {threshold}")
     names = ("PHOT_BP", "PHOT_RP", "PHOT_G", "PHOT_J", "PHOT_KS", "XP_BP_RP", "XP_G")
     bp, rp, g, j, ks, xp_colour, xp_g = spectra.label_array(names).T
@@ -243,7 +246,10 @@ def colour_outliers(spectra: Spectra, *, threshold: float = 5.0) -> np.ndarray:
 
 
 def _pixels_in(wavelength_range: tuple[float, float]) -> PerPixelMask:
-    pixels = (wavelength_range[0] <= WAVELENGTH) & (wavelength_range[1] >= WAVELENGTH)
+    ends = listed(wavelength_range)
+    if ends is None or len(ends) != 2 or not number(ends[0]) < number(ends[1]):
+        raise ValueError(f"wavelength_range must be a pair (start, end) in Angstrom, got {shown(wavelength_range)}")
+    pixels = (ends[0] <= WAVELENGTH) & (ends[1] >= WAVELENGTH)
     if not pixels.any():
         raise ValueError(f"no pixel lies in the wavelength_range {wavelength_range}; the spectra cover 3360 to 10200")
     return pixels
@@ -305,14 +311,17 @@ def _table(path: Path) -> fits.FITS_rec:
 
 
 def _check_cuts(cuts: Mapping[str, Mapping[str, float]]) -> None:
-    for name, limits in cuts.items():
+    for name, given in cuts.items():
         if name not in COLUMNS:
-            near = get_close_matches(name, COLUMNS, n=1)
+            near = get_close_matches(str(name), COLUMNS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"there is no column {name!r} to cut on; there are {', '.join(COLUMNS)}{hint}")
+        limits = mapping(given, f"the cut on {name!r}", "'above' and 'below' to numbers")
         unknown = [limit for limit in limits if limit not in ("above", "below")]
         if unknown:
             raise ValueError(f"the limits of the cut on {name!r} are 'above' and 'below', got {unknown[0]!r}")
+        if np.isnan([number(limit) for limit in limits.values()]).any():
+            raise ValueError(f"the limits of the cut on {name!r} must be numbers, got {shown(limits)}")
 
 
 def _pass(columns: Mapping[str, np.ndarray], cuts: Mapping[str, Mapping[str, float]]) -> np.ndarray:

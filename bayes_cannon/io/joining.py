@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
+from bayes_cannon.core.arguments import check_kind, flag
+from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.io.label_table import STAR_ID
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.io.spectra_variables import RESERVED, beyond_float, texts
@@ -81,10 +83,12 @@ def join_labels(
     array([5000., 4500.])
 
     """
+    check_kind(spectra, Spectra, "spectra", "a Spectra, as read_spectra returns it")
+    check_kind(table, Table, "table", "an astropy Table, as read_table returns it")
     _check_rules(table, duplicates, best_by, unmatched)
     if id_column is not None:
         _column(table, id_column)
-    column = None if by_row else id_column or _id_column(spectra, table)
+    column = None if flag(by_row, "by_row") else id_column or _id_column(spectra, table)
     if column is not None:
         rank = None if best_by is None or duplicates != "best" else _element(table, best_by)[0]
         rows, said = _matching_rows(spectra.ids, _names(table[column]), column, rank, duplicates, unmatched)
@@ -160,9 +164,9 @@ def _element(table: Table, place: str) -> tuple[Any, Any]:
 
 
 def _column(table: Table, name: str) -> Any:
-    if name not in table.colnames:
+    if not isinstance(name, str) or name not in table.colnames:
         lower = {known.lower(): known for known in table.colnames}
-        near = get_close_matches(name.lower(), lower, n=1)
+        near = get_close_matches(str(name).lower(), lower, n=1)
         hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
         raise ValueError(f"the label table has no column {name!r}; it has {', '.join(table.colnames)}{hint}")
     return table[name]
@@ -216,7 +220,7 @@ def _known(column: Any) -> np.ndarray:
 def _label(column: Any, missing: Sequence[float]) -> np.ndarray:
     """Numbers of a column, NaN where they are missing or stand for a missing one."""
     values = np.where(np.ma.getmaskarray(column), np.nan, np.ma.getdata(column).astype(float))
-    for value in missing:
+    for value in real_numbers(missing, "missing").ravel():
         values[np.isclose(values, value, rtol=1e-6, atol=0)] = np.nan
     return values
 

@@ -8,6 +8,8 @@ import numpy as np
 from astropy import units as u
 from astropy.table import Table
 
+from bayes_cannon.core.arguments import mapping, shown, texts, units
+from bayes_cannon.core.intake import as_array, real_numbers
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.typing import PerStar, PerStarInt, StarLabel
 from bayes_cannon.validate import label_errors
@@ -96,7 +98,11 @@ def label_table(
     (['star_id', 'TEFF', 'TEFF_ERR', 'LOGG', 'LOGG_ERR'], 'K')
 
     """
-    labels, covariance = np.asarray(fit.labels, dtype=float), np.asarray(fit.covariance, dtype=float)
+    label_names = texts(label_names, "label_names")
+    label_units = units(label_units, "label_units")
+    if not all(hasattr(fit, name) for name in ("labels", "covariance", "status")):
+        raise TypeError(f"fit must be what fit_labels returns, got {shown(fit)}")
+    labels, covariance = real_numbers(fit.labels, "fit.labels"), real_numbers(fit.covariance, "fit.covariance")
     n_stars, n_labels = len(labels), len(label_names)
     if labels.shape != (n_stars, n_labels) or covariance.shape != (n_stars, n_labels, n_labels):
         raise ValueError(
@@ -119,20 +125,22 @@ def label_table(
         *([("misfit", fit.misfit)] if hasattr(fit, "misfit") else []),
         ("status", status),
         ("status_text", np.array([StarStatus(number).message for number in status], dtype=str)),
-        *(extra or {}).items(),
+        *mapping(extra, "extra", "names to columns").items(),
     ]
     taken = {STAR_ID, *(name.lower() for name, _ in columns)}
     names: list[tuple[str, Any]] = [(STAR_ID, np.arange(n_stars).astype(str) if star_id is None else star_id)]
-    names += [(f"{name}_ID" if name.lower() in taken else name, texts) for name, texts in (identifiers or {}).items()]
-    table = Table(meta=dict(meta or {}))
-    for name, values in names + columns:
+    for name, values in mapping(identifiers, "identifiers", "names to texts").items():
+        names.append((f"{name}_ID" if name.lower() in taken else name, values))
+    table = Table(meta=mapping(meta, "meta", "names to texts and numbers"))
+    for name, given in names + columns:
+        values = as_array(given, f"the column {name!r}")
         if name in table.colnames:
             raise ValueError(f"the column {name!r} would occur twice: give that label another name")
-        if len(values) != n_stars:
-            raise ValueError(f"the column {name!r} must have {n_stars} rows, one a star; got {len(values)}")
-        table[name] = np.asarray(values)
+        if values.shape[:1] != (n_stars,):
+            raise ValueError(f"the column {name!r} must have {n_stars} rows, one a star; got {shown(given)}")
+        table[name] = values
     for name in label_names:
-        if unit := (label_units or {}).get(name):
+        if unit := label_units.get(name):
             table[name].unit = table[f"{name}_ERR"].unit = u.Unit(unit, parse_strict="silent")
     return table
 

@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
-from bayes_cannon.io.atomic import atomic_path, locked, recover
+from bayes_cannon.io.atomic import atomic_path, locked, recover, remains_in, remove_dead
 from bayes_cannon.io.posterior_chunks import MARK, damaged_chunks
 from bayes_cannon.io.posterior_tree import (
     SETTING,
@@ -95,6 +95,8 @@ class StoredPosterior:
             with locked(mark) if mark.is_file() else nullcontext(), atomic_path(path, overwrite=overwrite) as temporary:
                 _create(temporary, subject, keep_draws, block)
             return cls(path, subject, keep_draws)
+        for folder in (path.absolute().parent, *remains_in(path)):
+            remove_dead(folder)
         mended = _mend_frame(path, subject, keep_draws, block)
         _check_same(path, subject, keep_draws)
         store = cls(path, subject, keep_draws)

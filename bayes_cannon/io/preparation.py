@@ -130,7 +130,12 @@ def _normalized(spectra: Spectra, continuum: Mapping[str, Any]) -> Spectra:
     else:
         pixels = np.asarray(continuum["pixels"], dtype=int)
     flux, ivar, _, _ = normalize(wavelength, np.asarray(spectra.flux), np.asarray(spectra.ivar), pixels, **keywords)
-    return replace(spectra, flux=flux, ivar=ivar)
+    return replace(spectra, flux=flux, ivar=ivar, units=_without_dimension(spectra.units))
+
+
+def _without_dimension(units: Mapping[str, str]) -> dict[str, str]:
+    """The units of spectra whose flux has become a number."""
+    return {name: "" if name == "flux" else unit for name, unit in units.items()}
 
 
 def _chosen(spectra: Spectra, wavelength_range: tuple[float, float]) -> Spectra:
@@ -156,4 +161,5 @@ def _logarithm(spectra: Spectra) -> Spectra:
     flux, ivar = np.asarray(spectra.flux), np.asarray(spectra.ivar)
     usable = (ivar > 0) & (flux > 0)
     positive = np.where(usable, flux, 1.0)
-    return replace(spectra, flux=np.log(positive), ivar=np.where(usable, ivar * positive**2, 0.0))
+    ivar, units = np.where(usable, ivar * positive**2, 0.0), _without_dimension(spectra.units)
+    return replace(spectra, flux=np.log(positive), ivar=ivar, units=units)

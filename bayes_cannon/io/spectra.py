@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.core.arguments import check_kind, file_path, mapping
+from bayes_cannon.core.arguments import texts as names_in
+from bayes_cannon.core.intake import chosen_rows, flux_and_ivar, is_plain, real_numbers
 from bayes_cannon.io.atomic import atomic_path, recover
 from bayes_cannon.io.damage import check, reading
 from bayes_cannon.io.npz import read_npz, write_npz
 from bayes_cannon.io.record_file import write_groups
 from bayes_cannon.io.spectra_variables import RESERVED, USED, beyond_float, from_arrays, from_dataset, texts
-from bayes_cannon.io.zarr_files import check_store, checked_codecs, refused_arrays, seal_store
+from bayes_cannon.io.zarr_files import check_store, checked_codecs, missing_chunks, refused_arrays, seal_store
 
 if TYPE_CHECKING:  # What reads survey files must not load JAX.
     from bayes_cannon.core.typing import PerPixel, StarPixel
@@ -82,11 +85,17 @@ class Spectra:
     noise_correlation: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        _set(self, "flux", _numbers("flux", self.flux))
+        for name, wanted in (("labels", "names to numbers"), ("units", "names to units"), ("attrs", "names to texts")):
+            _set(self, name, mapping(getattr(self, name), name, wanted))
+            names_in(list(getattr(self, name)), f"the names in {name}")
+        flux, ivar, unit = flux_and_ivar(self.flux, self.ivar, unit=self.units.get("flux"))
+        if unit:
+            _set(self, "units", {**self.units, "flux": unit})
+        _set(self, "flux", _numbers("flux", flux))
         if self.flux.ndim != 2:
             raise ValueError(f"flux must have shape (star, pixel), got shape {self.flux.shape}")
         n_stars, n_pixels = self.flux.shape
-        _set(self, "ivar", _of_shape("ivar", _numbers("ivar", self.ivar), (n_stars, n_pixels)))
+        _set(self, "ivar", _of_shape("ivar", _numbers("ivar", ivar), (n_stars, n_pixels)))
         if self.wavelength is not None:
             _set(self, "wavelength", _of_shape("wavelength", _numbers("wavelength", self.wavelength), (n_pixels,)))
         if self.noise_correlation is not None:
@@ -131,6 +140,7 @@ class Spectra:
 
     def at(self, stars: np.ndarray | slice) -> "Spectra":
         """Spectra of some of the stars, by mask, indices or slice."""
+        stars = chosen_rows(stars, self.n_stars)
         return replace(
             self,
             flux=self.flux[stars],
@@ -149,6 +159,9 @@ class Spectra:
             For a label that is not there, listing those that are.
 
         """
+        label_names = names_in(label_names, "label_names")
+        if not label_names:
+            raise ValueError(f"label_names is empty; there are {', '.join(self.labels) or 'none'}")
         for name in label_names:
             if name not in self.labels:
                 raise ValueError(f"there is no label {name!r}; there are {', '.join(self.labels) or 'none'}")
@@ -172,7 +185,14 @@ def read_spectra_file(path: str | os.PathLike) -> Spectra:
     -------
     spectra
         Every array of numbers as float64. Numbers that are packed by the CF conventions are unpacked (`io.packing`).
-        Where flux or ivar are missing by them ivar is 0; labels are NaN there.
+        Where flux or ivar are missing by them ivar is 0; labels are NaN there. So it is where a Zarr store that others
+        wrote, which has no checksums, lacks a chunk.
+
+    Warns
+    -----
+    MissingChunksWarning
+        If such a store lacks chunks, naming the arrays: by Zarr's specification they hold nothing but the fill value,
+        but one that was lost looks the same.
 
     Raises
     ------
@@ -181,8 +201,8 @@ def read_spectra_file(path: str | os.PathLike) -> Spectra:
     ImportError
         For ``.zarr`` where the extra ``bayes-cannon[zarr]`` is not installed.
     ValueError
-        For a file that cannot be read, is damaged, does not fit into memory or lacks something, such as a wavelength,
-        naming the file, the variable and what was expected.
+        For a file that cannot be read, is damaged, does not fit into memory or lacks something, such as a wavelength
+        or a chunk of them or of the names, naming the file, the variable and what was expected.
 
     Examples
     --------
@@ -192,7 +212,8 @@ def read_spectra_file(path: str | os.PathLike) -> Spectra:
     (3, 4, ['TEFF'])
 
     """
-    suffix = known_suffix(Path(path))
+    path = file_path(path)
+    suffix = known_suffix(path)
     path = recover(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path} with spectra")
@@ -200,7 +221,7 @@ def read_spectra_file(path: str | os.PathLike) -> Spectra:
         if suffix == ".npz":
             return Spectra(**from_arrays(*read_npz(path)))
         with open_dataset(path, suffix) as dataset:
-            return Spectra(**from_dataset(dataset))
+            return Spectra(**from_dataset(dataset, missing_chunks(path, dataset) if suffix == ".zarr" else {}))
 
 
 def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool = False) -> None:
@@ -232,7 +253,8 @@ def write_spectra(path: str | os.PathLike, spectra: Spectra, *, overwrite: bool 
     array([5000., 5001., 5002., 5003.])
 
     """
-    suffix = known_suffix(Path(path))
+    check_kind(spectra, Spectra, "spectra", "a Spectra")
+    suffix = known_suffix(file_path(path))
     with atomic_path(path, overwrite=overwrite) as temporary:
         if suffix == ".npz":
             arrays: dict[str, Any] = {"flux": spectra.flux, "ivar": spectra.ivar}
@@ -306,10 +328,8 @@ def _row_numbers(n_stars: int) -> np.ndarray:
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must hold real numbers, got {np.asarray(values).dtype}") from None
+    # What has neither mask nor unit is not copied: it may be large.
+    return np.asarray(values, dtype=float) if is_plain(values) else real_numbers(values, name)
 
 
 def _of_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

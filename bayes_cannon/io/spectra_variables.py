@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.core.intake import as_mask
+from bayes_cannon.core.intake import as_array, as_mask
 from bayes_cannon.io.damage import check_fits
 from bayes_cannon.io.packing import masked_flux, numbers, whole_numbers
 
@@ -32,12 +32,13 @@ def beyond_float(values: Any) -> bool:
 
 def texts(values: Any) -> np.ndarray:
     """Texts of a fixed width from texts, bytes or numbers of any kind."""
-    found = [value.decode() if isinstance(value, bytes) else str(value) for value in np.asarray(values).ravel()]
-    return np.array(found, dtype=str).reshape(np.shape(values))
+    given = as_array(values, "the names")
+    found = [value.decode() if isinstance(value, bytes) else str(value) for value in given.ravel()]
+    return np.array(found, dtype=str).reshape(given.shape)
 
 
-def from_dataset(dataset: xr.Dataset) -> dict[str, Any]:
-    """The fields of `Spectra` that a dataset holds."""
+def from_dataset(dataset: xr.Dataset, absent: Mapping[str, xr.Variable]) -> dict[str, Any]:
+    """The fields of `Spectra` that a dataset holds; ``absent`` says by name where an array lacks its chunks."""
     for name in ("flux", "ivar"):
         if name not in dataset:
             raise ValueError(f"there is no variable {name!r} in it, but {', '.join(map(str, dataset.variables))}")
@@ -57,6 +58,8 @@ def from_dataset(dataset: xr.Dataset) -> dict[str, Any]:
     }
     ids = next((dataset[name].to_numpy() for name in ("star", "star_id") if name in dataset.variables), None)
     flux, ivar = masked_flux(*(dataset[name].variable.transpose("star", "pixel") for name in ("flux", "ivar")))
+    for name in {"flux", "ivar"} & set(absent):
+        ivar = np.where(absent[name].transpose("star", "pixel").to_numpy(), 0.0, ivar)
     if "mask" in dataset and set(dataset["mask"].dims) == {"star", "pixel"}:
         ivar = _unmasked(ivar, dataset["mask"].transpose("star", "pixel").to_numpy())
     correlation = dataset.get("noise_correlation")
@@ -66,7 +69,11 @@ def from_dataset(dataset: xr.Dataset) -> dict[str, Any]:
         ivar=ivar,
         wavelength=None if wavelength is None else whole_numbers(str(wavelength.name), wavelength.variable),
         star_id=ids,
-        labels={name: values for name, values in per_star.items() if values.dtype.kind == "f"},
+        labels={
+            name: np.where(absent[name].to_numpy(), np.nan, values) if name in absent else values
+            for name, values in per_star.items()
+            if values.dtype.kind == "f"
+        },
         identifiers={name: texts(values) for name, values in per_star.items() if _are_texts(values)},
         **_about(dataset),
     )

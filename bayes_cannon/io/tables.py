@@ -19,6 +19,7 @@ from astropy.io.votable.exceptions import VOWarning
 from astropy.table import Column, MaskedColumn, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
+from bayes_cannon.core.arguments import check_kind, file_path
 from bayes_cannon.io import table_formats as formats
 from bayes_cannon.io.atomic import atomic_path
 from bayes_cannon.io.spectra_variables import beyond_float, texts
@@ -62,6 +63,7 @@ def write_table(path: str | os.PathLike, table: Table, *, overwrite: bool = Fals
     Unit("K")
 
     """
+    check_kind(table, Table, "table", "an astropy Table")
     path = check_table_suffix(path)
     with atomic_path(path, overwrite=overwrite) as temporary, _careful():
         try:
@@ -72,7 +74,7 @@ def write_table(path: str | os.PathLike, table: Table, *, overwrite: bool = Fals
 
 def check_table_suffix(path: str | os.PathLike) -> Path:
     """Refuse a suffix that `write_table` does not write, or lacks a package for, before any work is done for it."""
-    path = Path(path)
+    path = file_path(path)
     suffix = path.suffix.lower()
     if suffix not in _WRITERS:
         *others, last = _WRITERS
@@ -118,7 +120,7 @@ def read_table(path: str | os.PathLike) -> Table:
     [4500.0, nan]
 
     """
-    path, which = _split(Path(path))
+    path, which = _split(file_path(path))
     suffix = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     if suffix not in _READERS:
         raise ValueError(f"a table must be one of {', '.join(_READERS)}, got {path}")

@@ -8,9 +8,16 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import xarray as xr
+
+from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
+
+_CHUNKED = ("flux", "ivar", "mask", "wavelength", "dispersion", "star", "star_id")
 CHECKSUMS = "bayes_cannon_checksums"
 _DESCRIPTIONS = ("zarr.json", ".zarray")
 _DEEPEST = 8
@@ -21,6 +28,10 @@ _NUMCODECS = frozenset({
 _TEXT_CODECS = frozenset({"vlen-utf8", "vlen-bytes"})
 _CODECS = frozenset({"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd"}) | _TEXT_CODECS
 """Codecs that turn bytes into numbers or texts. Those that make other objects, such as pickle, can run code."""
+
+
+class MissingChunksWarning(BayesCannonWarning):
+    """A Zarr store without checksums lacks chunks: they were lost, or hold nothing but the fill value."""
 
 
 def refused_arrays(store: Path) -> dict[str, str]:
@@ -100,6 +111,46 @@ def check_store(store: Path) -> None:
     if named:
         more = f", and {len(named) - 3} more" if len(named) > 3 else ""
         raise ValueError(f"it is damaged: {', '.join(named[:3])}{more}")
+
+
+def absent_values(store: Path, name: str) -> np.ndarray | None:
+    """Which values of an array have no chunk in the store, and are read as its fill value; None if all have one.
+
+    By the specification of Zarr that is what such a chunk means, and writers leave out chunks that hold nothing else;
+    but a chunk that was lost looks the same.
+    """
+    import zarr  # An extra.
+
+    array: Any = zarr.open_group(store, mode="r")[name]
+    size = array.shards or array.chunks
+    absent = np.zeros(array.shape, bool)
+    for place in np.ndindex(*(ceil(n / step) for n, step in zip(array.shape, size, strict=True))):
+        if not (store / name / array.metadata.encode_chunk_key(place)).is_file():
+            absent[tuple(slice(k * step, (k + 1) * step) for k, step in zip(place, size, strict=True))] = True
+    return absent if absent.any() else None
+
+
+def missing_chunks(path: Path, dataset: xr.Dataset) -> dict[str, xr.Variable]:
+    """Where the numbers of a store have no chunk, True, by name; a warning says what is made of that.
+
+    A store that this package wrote has them all, which its checksums tell (`check_store`).
+    """
+    if seal_of(path) is not None:
+        return {}
+    names = [name for name in map(str, dataset.variables) if name in _CHUNKED or dataset[name].dims == ("star",)]
+    masks = {name: mask for name in names if (mask := absent_values(path, name)) is not None}
+    for name in masks:
+        if name in ("wavelength", "dispersion", "star", "star_id"):
+            raise ValueError(f"chunks of {name!r} are not there: copy the store anew, or write it once more")
+    if masks:
+        named = ", ".join(f"{int(mask.sum())} of {mask.size} values of {name!r}" for name, mask in masks.items())
+        warn_user(
+            f"the store {path} has no chunks for {named}. They were lost, or not written because they hold nothing but "
+            "the fill value; ivar is taken as 0 where flux or ivar have none, and labels as not known (NaN). To keep "
+            "them write with write_empty_chunks=True",
+            MissingChunksWarning,
+        )
+    return {name: xr.Variable(dataset[name].dims, mask) for name, mask in masks.items()}
 
 
 def _files(store: Path) -> list[Path]:

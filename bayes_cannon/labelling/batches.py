@@ -1,9 +1,11 @@
 """Batches of spectra: what is wrong with them, and the one shape that they are computed in."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import listed, shown
 from bayes_cannon.core.intake import UnitWarning, flux_and_ivar
 from bayes_cannon.core.warnings import warn_user
 
@@ -40,6 +42,17 @@ def spectra_rows(flux: Any, ivar: Any, unit: str | None = None) -> tuple[Any, An
         )
     flux, ivar = (np.atleast_2d(np.asarray(array)) if len(array.shape) < 2 else array for array in (flux, ivar))
     return flux, ivar
+
+
+def pairs_of_spectra(batches: Any) -> Iterator[tuple[Any, Any]]:
+    """The pairs of flux and ivar of a stream; ValueError where an element is no pair, naming its place."""
+    if not isinstance(batches, Iterable):
+        raise ValueError(f"batches must give pairs of flux and ivar, got {shown(batches)}")
+    for number, batch in enumerate(batches):
+        pair = listed(batch)
+        if pair is None or len(pair) != 2:
+            raise ValueError(f"batches must give pairs of flux and ivar, got {shown(batch)} as batch {number}")
+        yield pair[0], pair[1]
 
 
 def native(array: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from itertools import chain
 import jax
 import numpy as np
 
+from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.typing import PerPixelMask, PerStar, StarPixel
 from bayes_cannon.execution.compiled_programs import make_room
@@ -343,13 +344,14 @@ def _scaled_starts(initial_labels: np.ndarray | None, n_stars: int, trained: Tra
     n_labels = trained.n_labels
     if initial_labels is None:
         return np.zeros((n_stars, 0, n_labels))
-    labels = np.asarray(initial_labels, float)
+    labels = real_numbers(initial_labels, "initial_labels")
+    shape = labels.shape
     if labels.ndim in (1, 2):
         labels = np.atleast_2d(labels)[:, None, :]
     if labels.ndim != 3 or labels.shape[2] != n_labels or labels.shape[0] not in (1, n_stars):
         raise ValueError(
             f"initial_labels must have shape ({n_labels},), (1, {n_labels}), ({n_stars}, {n_labels}) or "
-            f"({n_stars}, start, {n_labels}); got {np.shape(initial_labels)}"
+            f"({n_stars}, start, {n_labels}); got {shape}"
         )
     if not np.isfinite(labels).all():
         star, start, label = np.argwhere(~np.isfinite(labels))[0]

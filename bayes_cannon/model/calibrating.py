@@ -7,8 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
+from bayes_cannon.core.arguments import whole_number
 from bayes_cannon.core.folds import folds, same_labels
+from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.typing import StarLabel
+from bayes_cannon.execution.jax_settings import check_key
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model.stars import TrainingSet
 
@@ -78,13 +81,17 @@ def learn_calibration(
     """
     from bayes_cannon.calibration.fit import calibrate  # NumPyro takes half a second to import.
 
-    if reference_errors is not None and np.shape(reference_errors) != stars.labels.shape:
+    check_key(key)
+    errors = None if reference_errors is None else real_numbers(reference_errors, "reference_errors")
+    if errors is not None and errors.shape != stars.labels.shape:
         raise ValueError(
-            f"reference_errors must have the shape of the training labels, {stars.labels.shape}; "
-            f"got {np.shape(reference_errors)}"
+            f"reference_errors must have the shape of the training labels, {stars.labels.shape}; got {errors.shape}"
         )
+    if errors is not None and (errors < 0).any():
+        star, label = np.argwhere(errors < 0)[0]
+        raise ValueError(f"reference_errors has {errors[star, label]} for label {label} of star {star}: give NaN or 0")
     flux, ivar = np.asarray(stars.flux), np.asarray(stars.ivar)
-    groups = same_labels(stars.labels, n_folds) if groups is None else groups
+    groups = same_labels(stars.labels, whole_number(n_folds, "n_folds", 2)) if groups is None else groups
     fold = folds(len(stars.labels), n_folds, seed, groups)
     inferred = np.full(stars.labels.shape, np.nan)
     snr, leverage = np.full((2, len(fold)), np.nan)
@@ -98,5 +105,5 @@ def learn_calibration(
         if progress is not None:
             progress(1)
     return calibrate(
-        inferred - stars.labels, covariance, snr, leverage=leverage, reference_errors=reference_errors, key=key,
+        inferred - stars.labels, covariance, snr, leverage=leverage, reference_errors=errors, key=key,
     )  # fmt: skip

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
+from bayes_cannon.core.arguments import check_kind, flag, mapping
 from bayes_cannon.core.censoring import Censors
 from bayes_cannon.core.checks import CORRELATION_WARNING, check_regularization, check_same_dispersion, check_spectra
-from bayes_cannon.core.intake import is_plain
+from bayes_cannon.core.intake import is_plain, real_numbers
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.records import equal
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.typing import PerStar, Record, StarLabel
 from bayes_cannon.core.vectorizer import BaseVectorizer
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
-from bayes_cannon.labelling.batches import check_batch, spectra_rows
+from bayes_cannon.labelling.batches import check_batch, pairs_of_spectra, spectra_rows
 from bayes_cannon.labelling.error_budget import ErrorBudget, error_budget
 from bayes_cannon.labelling.fit import fit_label_stream, fit_labels, signal_to_noise
 from bayes_cannon.labelling.hull import in_convex_hull
@@ -226,7 +227,7 @@ class CannonModel:
 
         """
         check_op_method(op_method)
-        if dof_correction and self.scatter is not None:
+        if flag(dof_correction, "dof_correction") and self.scatter is not None:
             raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
         problem, before = self._problem(), self._result
         family = self.scatter
@@ -328,7 +329,9 @@ class CannonModel:
             For another shape, or a negative variance.
 
         """
-        theta, s2 = np.array(theta, dtype=float), np.array(s2, dtype=float)
+        theta, s2 = real_numbers(theta, "theta"), real_numbers(s2, "s2")
+        if theta.ndim != 2:
+            raise ValueError(f"theta must have shape (pixel, term), got {theta.shape}")
         if len(theta) != (self._stars.n_pixels or len(theta)):
             raise ValueError(f"theta is of {len(theta)} pixels, and the model has {self._stars.n_pixels}")
         self._result = TrainingResult.from_elsewhere(self._stars, theta, s2, self._settings)
@@ -453,7 +456,7 @@ class CannonModel:
             For spectra that do not fit the model.
 
         """
-        unknown = sorted(set(op_kwds or {}) - set(_LEASTSQ_KEYWORDS))
+        unknown = sorted(set(map(str, mapping(op_kwds, "op_kwds", "keywords to values"))) - set(_LEASTSQ_KEYWORDS))
         if unknown:
             raise ValueError(f"unknown op_kwds {', '.join(unknown)}; known are {', '.join(_LEASTSQ_KEYWORDS)}")
         flux, ivar = self._spectra(flux, ivar, dispersion)
@@ -500,7 +503,7 @@ class CannonModel:
 
         """
         result = self._trained()
-        spectra = (self._spectra(*batch) for batch in batches)
+        spectra = (self._spectra(*pair) for pair in pairs_of_spectra(batches))
         fits = fit_label_stream(self._label_model(), spectra, initial_labels=self._starts(initial_labels))
         return (calibrated_fit(fit, result.calibration, self._stars) for fit in fits)
 
@@ -529,6 +532,7 @@ class CannonModel:
         """
         result = self._trained()
         fit = self.fit_labels(flux, ivar) if fit is None else fit
+        check_kind(fit, CalibratedFit, "fit", "what fit_labels of this model returns")
         ivar = np.asarray(self._spectra(flux, ivar)[1], dtype=float)
         if len(fit.labels) != len(ivar):
             raise ValueError(f"the fit has {len(fit.labels)} stars but ivar {len(ivar)}")
@@ -867,7 +871,11 @@ class CannonModel:
 
         if self._result is not None:
             self._trained()  # Warns if the settings that are written are not those that it was trained with.
-        stars = self._stars if include_training_set_spectra else self._stars.without_spectra()
+        stars = (
+            self._stars
+            if flag(include_training_set_spectra, "include_training_set_spectra")
+            else self._stars.without_spectra()
+        )
         self._remember_spectra()
         write_model(path, StoredModel(stars, self._settings, self._result, self._provenance), overwrite=overwrite)
 
@@ -1041,8 +1049,9 @@ class CannonModel:
 
     @integrate_theta.setter
     def integrate_theta(self, wanted: bool) -> None:
-        changed = bool(wanted) != self.integrate_theta
-        self._settings = replace(self._settings, integrate_theta=bool(wanted))
+        wanted = flag(wanted, "integrate_theta")
+        changed = wanted != self.integrate_theta
+        self._settings = replace(self._settings, integrate_theta=wanted)
         if changed and self.posterior is not None:
             self._forget_calibration("integrate_theta has changed")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from bayes_cannon.core.arguments import listed, number
 from bayes_cannon.core.censoring import Censors, design_matrix_mask
 from bayes_cannon.core.records import dims, encoded, equal, one_of
 from bayes_cannon.core.vectorizer import BaseVectorizer, PolynomialVectorizer
@@ -126,9 +127,10 @@ def checked_theta_bounds(
     checked: dict[str, Bound] = {}
     for term, bounds in (theta_bounds or {}).items():
         polynomial(vectorizer).term_index(str(term))
-        if len(bounds) != 2:
+        pair = listed(bounds)
+        if pair is None or len(pair) != 2:
             raise ValueError(f"the bounds of {term!r} must be a pair (lower, upper), got {bounds!r}")
-        low, high = (None if bound is None else float(bound) for bound in bounds)
+        low, high = (None if bound is None else number(bound) for bound in pair)
         if any(bound is not None and np.isnan(bound) for bound in (low, high)):
             raise ValueError(f"the bounds of {term!r} must be numbers or None, got {bounds!r}")
         if low is not None and high is not None and low > high:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import units as units_as_texts
 from bayes_cannon.core.checks import CORRELATION_WARNING, check_correlation, check_dispersion, check_spectra
 from bayes_cannon.core.intake import flux_and_ivar, in_unit
 from bayes_cannon.core.labels import label_array, label_rows, label_units
@@ -110,6 +111,8 @@ class TrainingSet:
                     f"training_set_labels has {len(values)} stars but training_set_flux {len(flux)}: "
                     "both need one row a star, in the same order"
                 )
+        if dispersion_unit is not None:
+            dispersion_unit = units_as_texts({"dispersion": dispersion_unit}, "dispersion_unit")["dispersion"]
         stars = cls(vectorizer, values, scaling, units, flux, ivar, None, flux_unit, dispersion_unit)
         return stars.with_dispersion(dispersion)
 
@@ -213,10 +216,11 @@ def _check_monomials(vectorizer: BaseVectorizer, x: np.ndarray) -> None:
 
 
 def _units(labels: Any, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
-    unknown = sorted(set(given or {}) - set(names))
+    given = units_as_texts(given, "label_units")
+    unknown = sorted(str(name) for name in set(given) - set(names))
     if unknown:
         raise ValueError(f"label_units names {', '.join(unknown)}; the labels are {', '.join(names)}")
-    return label_units(labels, names) | dict(given or {})
+    return label_units(labels, names) | given
 
 
 def _own(array: np.ndarray, given: Any) -> np.ndarray:

@@ -3,17 +3,18 @@
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.core.arguments import check_kind, file_path, flag, whole_number
+from bayes_cannon.core.intake import as_array
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
-from bayes_cannon.execution.jax_settings import own_jax_settings
+from bayes_cannon.execution.jax_settings import check_key, own_jax_settings
 from bayes_cannon.io.posterior_store import StoredPosterior
 from bayes_cannon.io.posterior_tree import (
     MemoryPosterior,
@@ -36,6 +37,8 @@ from bayes_cannon.training.problem import PixelProblem
 
 DRAWS_LIMIT = 200e6
 """Bytes up to which draws are kept without being asked for."""
+LEAST_WEIGHTED = 25
+"""Draws of importance sampling, of which a fifth, and five at least, tell the tail of the weights."""
 _LAPLACE = "laplace"
 
 
@@ -68,12 +71,18 @@ class ThetaSampling:
     ) -> "ThetaSampling":
         """Check what a user asks for; the parameters and errors are those of `CannonModel.sample`."""
         _check_counts(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws)
+        n_chains, n_warmup, n_draws = int(n_chains), int(n_warmup), int(n_draws)
+        if method in ("psis", _LAPLACE) and n_chains * n_draws < LEAST_WEIGHTED:
+            raise ValueError(
+                f"method {method!r} needs at least {LEAST_WEIGHTED} draws, whose weights are smoothed; "
+                f"n_chains * n_draws is {n_chains * n_draws}"
+            )
         _check_unbounded(problem, result.stars)
         setup = ThetaRun.from_problem(
             problem, theta=result.theta, s2=result.scatter.marginal_variance(problem, result.s2),
             priors=ThetaPriors.weak(problem, theta_0, s_scale), method="psis" if method == _LAPLACE else method,
             settings=ChainSettings(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws),
-            precision=result.scatter.star_precisions(problem, result), key=_checked_key(key),
+            precision=result.scatter.star_precisions(problem, result), key=check_key(key),
             several=_several_modes(problem, result),
         )  # fmt: skip
         return cls(result.stars, setup, _chosen_pixels(pixels, problem.n_pixels))
@@ -149,12 +158,14 @@ def sample_theta(
 
     """
     subject, n_pixels = run.subject(hashes, PIXELS_AT_ONCE), run.setup.problem.n_pixels
-    keep = subject.draws_size < DRAWS_LIMIT if keep_draws is None else bool(keep_draws)
+    keep = subject.draws_size < DRAWS_LIMIT if keep_draws is None else flag(keep_draws, "keep_draws")
     kept: MemoryPosterior | StoredPosterior
     if store is None:
         kept = MemoryPosterior(subject, keep)
     else:
-        kept = StoredPosterior.open(Path(store), subject, keep_draws=keep, block=PIXELS_AT_ONCE, overwrite=overwrite)
+        kept = StoredPosterior.open(
+            file_path(store, "store"), subject, keep_draws=keep, block=PIXELS_AT_ONCE, overwrite=overwrite
+        )
     finished = np.zeros(n_pixels, dtype=bool)
     finished[run.pixels] = kept.resumable
     with reporter(progress, int((~finished[run.pixels]).sum()), "pixel") as report:
@@ -176,6 +187,7 @@ def read_theta_posterior(
         with read_posterior(posterior) as tree:
             check_model(tree.attrs, hashes, f"the posterior {os.fspath(posterior)}")
             return theta_posterior(tree, n_pixels)
+    check_kind(posterior, xr.DataTree, "posterior", "a tree that CannonModel.sample returned, or the path of one")
     check_posterior(posterior, "the tree")
     check_model(posterior.attrs, hashes, "the posterior")
     return theta_posterior(posterior, n_pixels)
@@ -209,15 +221,14 @@ def _check_unbounded(problem: PixelProblem, stars: TrainingSet) -> None:
 def _check_counts(**counts: int) -> None:
     # R-hat and sample sizes split each chain in two and need variances of the halves.
     for name, least in (("n_chains", 1), ("n_warmup", 0), ("n_draws", 4)):
-        if not isinstance(counts[name], int | np.integer) or counts[name] < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {counts[name]!r}")
+        whole_number(counts[name], name, least)
 
 
 def _chosen_pixels(pixels: Any, n_pixels: int) -> np.ndarray:
     """Numbers of the pixels in ascending order."""
     if pixels is None:
         return np.arange(n_pixels)
-    chosen = np.atleast_1d(np.asarray(pixels))
+    chosen = np.atleast_1d(as_array(pixels, "pixels"))
     if chosen.dtype == bool:
         if chosen.shape != (n_pixels,):
             raise ValueError(f"a mask of pixels must have shape ({n_pixels},), got {chosen.shape}")
@@ -233,12 +244,6 @@ def _chosen_pixels(pixels: Any, n_pixels: int) -> np.ndarray:
     if (counts > 1).any():
         raise ValueError(f"pixels names pixel {numbers[np.argmax(counts > 1)]} more than once")
     return numbers.astype(int)
-
-
-def _checked_key(key: Any) -> Any:
-    if isinstance(key, bool) or not (isinstance(key, int | np.integer) or hasattr(key, "dtype")):
-        raise TypeError(f"key must be an integer or a JAX key, got {key!r}")
-    return key
 
 
 def _key_text(key: Any) -> str:

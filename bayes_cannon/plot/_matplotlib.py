@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import listed, mapping, number, shown, texts
+from bayes_cannon.core.intake import real_numbers
+
 COLOURS = ("#2b5c8a", "#d1662a", "#3d8f6f", "#8c5aa8", "#b8a12d", "#7a7a7a")
 """Colours of lines, in the order of use."""
 
@@ -65,7 +68,7 @@ def pixel_axis(dispersion: np.ndarray | None, n_pixels: int, unit: object = None
     """
     if dispersion is None:
         return np.arange(n_pixels, dtype=float), "Pixel"
-    x = np.asarray(dispersion, dtype=float)
+    x = real_numbers(dispersion, "dispersion")
     if x.shape != (n_pixels,):
         raise ValueError(f"dispersion must have shape ({n_pixels},), one value a pixel, got {x.shape}")
     return x, label_title("Wavelength", "Å" if str(unit).lower() in _ANGSTROM else str(unit or ""))
@@ -79,7 +82,7 @@ def unit_of(trainings: Mapping[str, Any], dispersion: np.ndarray | None) -> str 
 def limit_pixels(axes: Any, x: np.ndarray, xlim: Sequence[float | None] | None = None) -> None:
     """Limits of the horizontal axis: those asked for, or all pixels."""
     if xlim is not None:
-        axes.set_xlim(*xlim)
+        axes.set_xlim(*ends_of(xlim))
     elif x.size and x.min() < x.max():
         axes.set_xlim(x.min(), x.max())
 
@@ -92,7 +95,8 @@ def own_words(kwds: Mapping[str, Any] | None, aliases: Mapping[str, str]) -> dic
     short = {"c": "color", "linewidth": "lw", "linestyle": "ls", "markersize": "ms", "markeredgewidth": "mew"} | dict(
         aliases
     )
-    named = ((short.get(name, name), value) for name, value in (kwds or {}).items())
+    given = mapping(kwds, "the keywords of a line", "names to values, as Matplotlib has them")
+    named = ((short.get(name, name), value) for name, value in given.items())
     return {name: value for name, value in named if name}
 
 
@@ -122,6 +126,14 @@ def _breaks(x: np.ndarray) -> np.ndarray:
     return moving[leaps | (direction != (np.sign(direction.sum()) or 1.0))] + 1
 
 
+def check_model(model: Any) -> None:
+    """Raise unless this is a model, and it is trained."""
+    if not hasattr(model, "vectorizer"):
+        raise TypeError(f"model must be a CannonModel, got {shown(model)}")
+    if getattr(model, "theta", None) is None:
+        raise ValueError("the model is not trained: call train() first")
+
+
 def label_title(name: str, unit: str = "", latex: str | None = None) -> str:
     """Name of a label with its unit, such as ``TEFF (K)``; LaTeX without dollar signs takes the name's place."""
     shown = name if latex is None else f"${latex.strip('$')}$"
@@ -132,7 +144,7 @@ def latex_names(latex_label_names: Sequence[str] | None, label_names: Sequence[s
     """The LaTeX names, one a label, or None."""
     if latex_label_names is None:
         return None
-    names = [str(name) for name in latex_label_names]
+    names = list(texts(latex_label_names, "latex_label_names"))
     if len(names) != len(label_names):
         raise ValueError(
             f"latex_label_names must have one name for each of {', '.join(label_names)}; got {len(names)}: {names}"
@@ -148,6 +160,8 @@ def by_name(trainings: Any, is_array: Callable[[Any], bool]) -> dict[str, Any]:
     for name, training in named.items():
         if not is_array(training) and getattr(training, "theta", None) is None:
             what = f"the model {name!r}" if name else "the model"
+            if not hasattr(training, "theta"):
+                raise TypeError(f"{what} must be a CannonModel, an array, or a mapping of these, got {shown(training)}")
             raise ValueError(f"{what} is not trained: call train() first")
     return {str(name): training for name, training in named.items()}
 
@@ -164,7 +178,15 @@ def visible(x: np.ndarray, xlim: Sequence[float | None] | None) -> np.ndarray:
     return (x >= (-np.inf if low is None else low)) & (x <= (np.inf if high is None else high))
 
 
+def ends_of(limits: Any) -> tuple[float | None, float | None]:
+    """Both limits of an axis; ValueError for what is no pair of numbers or None."""
+    ends = listed(limits)
+    if ends is None or len(ends) != 2 or not all(end is None or np.isfinite(number(end)) for end in ends):
+        raise ValueError(f"xlim must be a pair (start, end), with None for an open end, got {shown(limits)}")
+    return ends[0], ends[1]
+
+
 def sorted_limits(limits: Sequence[float | None]) -> tuple[float | None, float | None]:
     """Lower and upper limit in this order; an axis may run backwards."""
-    low, high = limits
+    low, high = ends_of(limits)
     return (high, low) if low is not None and high is not None and low > high else (low, high)

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import check_kind
 from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure
 from bayes_cannon.scatter.base import Scatter
+from bayes_cannon.scatter.selection import ScatterPath
 
 
 def scatter_path(path: Any) -> Any:
@@ -31,6 +33,7 @@ def scatter_path(path: Any) -> Any:
         If Matplotlib is not installed.
 
     """
+    check_kind(path, ScatterPath, "path", "what CannonModel.scatter_path returns")
     table, best = path.table, path.candidates.index(path.best)
     names = [_name(candidate) for candidate in path.candidates]
     figure = new_figure(4.8 + 0.08 * max(map(len, names)), 1.4 + 0.32 * len(table))

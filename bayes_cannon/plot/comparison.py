@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import mapping, number, shown
+from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, label_title, latex_names, new_figure, own_words
 from bayes_cannon.validate import bias, label_errors, robust_scatter
 
@@ -73,13 +75,18 @@ def one_to_one(
     >>> figure.savefig("one-to-one.png")
 
     """
+    if not hasattr(model, "vectorizer"):
+        raise TypeError(f"model must be a CannonModel, which names the labels, got {shown(model)}")
     names = tuple(model.vectorizer.label_names)
-    inferred = np.asarray(test_labels, dtype=float)
-    truth = np.asarray(model.training_set_labels if reference is None else reference, dtype=float)
+    inferred = real_numbers(test_labels, "test_labels")
+    truth = real_numbers(model.training_set_labels if reference is None else reference, "reference")
+    cov = None if cov is None else real_numbers(cov, "cov")
     _check_shapes(inferred, truth, cov, names, default=reference is None)
-    errors = None if cov is None else label_errors(np.asarray(cov))
+    errors = None if cov is None else label_errors(cov)
     latex = latex_names(latex_label_names, names)
-    units = getattr(model, "label_units", {}) if label_units is None else label_units
+    units = mapping(
+        getattr(model, "label_units", {}) if label_units is None else label_units, "label_units", "names to units"
+    )
     figure, panels, residual_panels = _panels(len(names))
     kwds = _point_words(scatter_kwds), own_words(errorbar_kwds, _BAR_WORDS)
     for k, name in enumerate(names):
@@ -95,8 +102,9 @@ def one_to_one(
 
 def _point_words(scatter_kwds: Mapping[str, Any] | None) -> dict[str, Any]:
     """Keywords of ``scatter`` as those of ``plot``, which draws thousands of stars faster."""
-    area: Any = (scatter_kwds or {}).get("s")
-    if (area is not None and np.size(area) > 1) or "cmap" in (scatter_kwds or {}):
+    scatter_kwds = mapping(scatter_kwds, "scatter_kwds", "names to values, as Matplotlib has them")
+    area: Any = scatter_kwds.get("s")
+    if (area is not None and not number(area) >= 0) or "cmap" in scatter_kwds:
         raise ValueError("scatter_kwds must give all stars one size and colour: leave out s with many values, and cmap")
     words = own_words(scatter_kwds, _POINT_WORDS)
     return words if area is None else words | {"ms": float(np.sqrt(area))}
@@ -114,7 +122,7 @@ def _check_shapes(
         remedy = "; for other stars than the training set give reference=" if default else ""
         raise ValueError(f"{what} must have the shape of test_labels, {inferred.shape}, got {truth.shape}{remedy}")
     if cov is not None and np.shape(cov) != (*inferred.shape, len(names)):
-        raise ValueError(f"cov must have shape {(*inferred.shape, len(names))}, got {np.shape(cov)}")
+        raise ValueError(f"cov must have shape {(*inferred.shape, len(names))}, got {cov.shape}")
 
 
 def _panels(n_labels: int) -> tuple[Any, list[Any], list[Any]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.intake import as_array
 from bayes_cannon.core.labels import all_label_names, label_array, label_units
 from bayes_cannon.plot._matplotlib import COLOURS, label_title, latex_names, new_figure
 
@@ -79,7 +80,7 @@ def label_space(
 
 
 def _rows(chosen: np.ndarray | None, n_stars: int) -> np.ndarray:
-    rows = np.asarray([] if chosen is None else chosen)
+    rows = as_array([] if chosen is None else chosen, "chosen")
     if rows.dtype == bool:
         if rows.shape != (n_stars,):
             raise ValueError(f"the mask chosen must have shape ({n_stars},), one value a star; got shape {rows.shape}")

@@ -5,7 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, limit_pixels, new_figure, pixel_axis, unit_of, with_gaps
+from bayes_cannon.core.arguments import whole_numbers
+from bayes_cannon.plot._matplotlib import (
+    COLOURS,
+    REFERENCE,
+    limit_pixels,
+    new_figure,
+    pixel_axis,
+    unit_of,
+    with_gaps,
+)
 
 
 def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.ndarray | None = None) -> Any:
@@ -37,10 +46,12 @@ def factors(model: Any, indices: Sequence[int] | None = None, *, dispersion: np.
         If the model has no factors, or not those that are asked for.
 
     """
+    if not hasattr(model, "factors"):
+        raise TypeError(f"model must be a CannonModel, got {type(model).__name__}")
     if model.factors is None:
         raise ValueError("the model has no latent factors: set scatter=LowRank(rank) and train")
     n_pixels, rank = model.factors.shape
-    shown = list(range(min(rank, 6))) if indices is None else [int(index) for index in indices]
+    shown = list(range(min(rank, 6))) if indices is None else whole_numbers(indices, "indices")
     for index in shown:
         if not 0 <= index < rank:
             raise ValueError(f"there is no factor {index}: the model has {rank}, from 0 to {rank - 1}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import texts
 from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, limit_pixels, new_figure, pixel_axis, with_gaps
 
 _TERMS_SHOWN = 3
@@ -45,9 +46,11 @@ def theta_posterior(tree: Any, terms: Sequence[str] | None = None) -> Any:
     >>> figure = tc.plot.theta_posterior(tree, terms=["TEFF", "FE_H"])
 
     """
+    if "summary" not in getattr(tree, "children", ()):
+        raise TypeError(f"tree must be what CannonModel.sample returns, got {type(tree).__name__}")
     summary = tree["summary"].to_dataset()
     names = [str(name) for name in summary["term"].to_numpy()]
-    shown = names[1 : 1 + _TERMS_SHOWN] if terms is None else [str(term) for term in terms]
+    shown = names[1 : 1 + _TERMS_SHOWN] if terms is None else list(texts(terms, "terms"))
     for name in shown:
         if name not in names:
             raise ValueError(f"there is no term {name!r}; there are {', '.join(names)}")

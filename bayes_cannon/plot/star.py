@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.plot._matplotlib import (
     COLOURS,
     REFERENCE,
+    check_model,
     label_title,
     latex_names,
     limit_pixels,
@@ -78,8 +80,7 @@ def spectrum(
     >>> figure = tc.plot.spectrum(model, labels, flux, ivar)
 
     """
-    if getattr(model, "theta", None) is None:
-        raise ValueError("the model is not trained: call train() first")
+    check_model(model)
     names = tuple(model.vectorizer.label_names)
     values = _of_shape("labels", labels, (len(names),), f"one value for each of {', '.join(names)}")
     predicted = np.asarray(model(values), dtype=float).ravel()
@@ -87,7 +88,7 @@ def spectrum(
     x, x_title = pixel_axis(model.dispersion, n_pixels, unit_of({"": model}, None))
     s2 = scatter_variance(model)
     s2 = np.where(np.isfinite(s2), s2, np.nan)
-    title = _title(model, values, cov, latex_label_names) if title is None else title
+    title = _title(model, values, cov, latex_label_names) if title is None else str(title)
     figure = new_figure(9.0, (3.6 if flux is None else 5.0) + 0.17 * title.count("\n"))
     if flux is None:
         axes = bottom = figure.subplots()
@@ -205,7 +206,7 @@ def _decimals(number: float, digits: int) -> int:
 
 def _of_shape(name: str, values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
     """The values as floats; a single star may be a row of shape (1, ...)."""
-    array = np.asarray(values, dtype=float)
+    array = real_numbers(values, name)
     if array.shape == (1, *shape):
         array = array[0]
     if array.shape != shape:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import shown, texts, whole_numbers
+from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.plot._matplotlib import (
     COLOURS,
@@ -154,10 +156,14 @@ def scatter(
 
     """
     trainings = by_name(model, _is_array)
-    variances = {name: np.asarray(t, float) if _is_array(t) else scatter_variance(t) for name, t in trainings.items()}
+    variances = {
+        name: real_numbers(t, "model") if _is_array(t) else scatter_variance(t) for name, t in trainings.items()
+    }
     _check_same_shape(variances, ("pixel",))
     n_pixels = next(iter(variances.values())).size
     x, x_title = _pixel_axis(trainings, dispersion, n_pixels)
+    if ax is not None and not hasattr(ax, "figure"):
+        raise TypeError(f"ax must be Matplotlib axes, got {shown(ax)}")
     figure = new_figure(8.0, 3.6) if ax is None else ax.figure
     axes = figure.subplots() if ax is None else ax
     s = {name: np.sqrt(np.where(np.isfinite(s2), s2, np.nan)) for name, s2 in variances.items()}
@@ -192,7 +198,7 @@ def _is_array(training: Any) -> bool:
 
 
 def _thetas(trainings: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    thetas = {name: np.asarray(t if _is_array(t) else t.theta, dtype=float) for name, t in trainings.items()}
+    thetas = {name: real_numbers(t if _is_array(t) else t.theta, "model") for name, t in trainings.items()}
     _check_same_shape(thetas, ("pixel", "term"))
     return thetas
 
@@ -210,12 +216,12 @@ def _chosen_terms(
     """Indices of the terms to show, each once, in the order asked for."""
     if indices is None and label_terms is None:
         return list(range(n_terms))
-    chosen = [] if indices is None else [int(index) for index in np.ravel(list(np.atleast_1d(indices)))]
+    chosen = [] if indices is None else whole_numbers(indices, "indices")
     if label_terms is not None:
         if vectorizer is None:
             raise ValueError("label_terms needs a model, whose vectorizer knows the terms; give indices for an array")
-        texts = [label_terms] if isinstance(label_terms, str) else label_terms
-        chosen += [vectorizer.term_index(text) for text in texts]
+        wanted = (label_terms,) if isinstance(label_terms, str) else texts(label_terms, "label_terms")
+        chosen += [vectorizer.term_index(text) for text in wanted]
     for index in chosen:
         if not -n_terms <= index < n_terms:
             raise ValueError(f"there is no term {index}: the terms are 0 to {n_terms - 1}")

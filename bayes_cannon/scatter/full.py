@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayes_cannon.core.arguments import number
 from bayes_cannon.scatter.base import LearnedScatter, Scatter, joint_solution
 from bayes_cannon.scatter.full_training import check_stars, train_full
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
@@ -47,9 +48,9 @@ class Full(Scatter):
     share: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
+        if self.shrinkage is not None and not 0 <= number(self.shrinkage) <= 1:
             raise ValueError(f"shrinkage must be from 0 to 1, or None to choose it; got {self.shrinkage!r}")
-        if not 0 <= self.share < np.inf:
+        if not 0 <= number(self.share) < np.inf:
             raise ValueError(f"share must be finite and not negative, got {self.share!r}")
 
     def check(self, problem: PixelProblem) -> None:

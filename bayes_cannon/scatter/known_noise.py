@@ -25,6 +25,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, eigh, solve_triangular
 from scipy.optimize import minimize
 
+from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.student_t import fitted_nu, log_density
 from bayes_cannon.scatter.base import LearnedScatter, Scatter, joint_solution
 from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
@@ -72,7 +73,7 @@ class Given(Scatter):
     heavy_tails: bool = False
 
     def __post_init__(self) -> None:
-        covariance = np.array(self.covariance, dtype=float)
+        covariance = real_numbers(self.covariance, "the given covariance")
         if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
             raise ValueError(f"the given covariance must have shape (pixel, pixel), got {covariance.shape}")
         if not np.isfinite(covariance).all():

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_cannon.core.arguments import number
 from bayes_cannon.core.student_t import log_density
 from bayes_cannon.core.typing import Array, PerStar, StarPixel
 from bayes_cannon.execution.jax_settings import own_jax_settings
@@ -71,7 +72,7 @@ class LowRank(Scatter):
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int | np.integer) or self.rank < 1:
             raise ValueError(f"rank must be a positive integer, got {self.rank!r}; without factors leave scatter=None")
-        if not self.tolerance > 0:
+        if not number(self.tolerance) > 0:
             raise ValueError(f"tolerance must be positive, got {self.tolerance!r}")
 
     def check(self, problem: PixelProblem) -> None:

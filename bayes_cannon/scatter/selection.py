@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import listed, shown, whole_number, whole_numbers
 from bayes_cannon.core.folds import folds, same_labels
+from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.scatter.base import LearnedScatter, Scatter
 from bayes_cannon.scatter.full import Full
@@ -19,7 +21,7 @@ from bayes_cannon.scatter.full_training import fewest_stars
 from bayes_cannon.scatter.held_out_labels import label_scores
 from bayes_cannon.scatter.independent import Independent
 from bayes_cannon.scatter.low_rank import LowRank
-from bayes_cannon.training.problem import PixelProblem, Progress
+from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.train import train
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ def scatter_path(
     held_out: Sequence[int] = (0,),
     seed: int = 0,
     groups: Any = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> ScatterPath:
     """Train each candidate and score the spectra that were held out.
 
@@ -158,7 +160,7 @@ def scatter_path(
     held_out
         Folds that are held out, one after the other; `enough_folds` are those that training with ``"auto"`` takes.
     progress
-        Called with one after each training.
+        True for a bar on the standard error, or a function that is called with one after each training.
 
     Returns
     -------
@@ -171,27 +173,31 @@ def scatter_path(
         If a rank is too large, a fold does not exist, or a full covariance is tried with incomplete spectra.
 
     """
-    asked = default_candidates(problem) if candidates is None else candidates
+    asked = default_candidates(problem) if candidates is None else listed(candidates)
+    if asked is None or not all(candidate is None or isinstance(candidate, Scatter) for candidate in asked):
+        raise ValueError(f"candidates must be a list of kinds of scatter, or None among them, got {shown(candidates)}")
+    held_out, n_folds = whole_numbers(held_out, "held_out"), whole_number(n_folds, "n_folds", 2)
     tried = (None, *(candidate for candidate in asked if candidate is not None))
     groups = same_labels(problem.terms.x, n_folds) if groups is None else groups
     fold = folds(len(problem.design), n_folds, seed, groups)
     scores, labels = (np.full((len(tried), len(fold)), np.nan) for _ in range(2))
     nu, valid = np.full(len(tried), np.inf), np.ones(len(tried), bool)
-    for out in held_out:
-        away = fold == out
-        if not away.any():
-            raise ValueError(f"there is no fold {out}: folds are from 0 to {n_folds - 1}")
-        kept, other = problem.of_stars(~away), problem.of_stars(away)
-        independent = solution = train(kept)
-        learned: LearnedScatter | None = None
-        for k, candidate in enumerate(map(as_scatter, tried)):
-            if learned is None or not candidate.continues(learned):
-                solution, learned = independent, None
-            solution, learned = candidate.fit(kept, solution, learned)
-            nu[k] = learned.nu
-            valid[k] &= not learned.hit_bound
-            scores[k, away] = learned.log_likelihood(other, solution)
-            labels[k, away] = label_scores(other, solution, learned)
-            if progress is not None:
-                progress(1)
+    with reporter(progress, len(held_out) * len(tried), "training") as report:
+        for out in held_out:
+            away = fold == out
+            if not away.any():
+                raise ValueError(f"there is no fold {out}: folds are from 0 to {n_folds - 1}")
+            kept, other = problem.of_stars(~away), problem.of_stars(away)
+            independent = solution = train(kept)
+            learned: LearnedScatter | None = None
+            for k, candidate in enumerate(map(as_scatter, tried)):
+                if learned is None or not candidate.continues(learned):
+                    solution, learned = independent, None
+                solution, learned = candidate.fit(kept, solution, learned)
+                nu[k] = learned.nu
+                valid[k] &= not learned.hit_bound
+                scores[k, away] = learned.log_likelihood(other, solution)
+                labels[k, away] = label_scores(other, solution, learned)
+                if report is not None:
+                    report(1)
     return ScatterPath(tried, scores, nu, valid, labels)

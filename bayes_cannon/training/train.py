@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import mapping
+from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import Record
 from bayes_cannon.core.warnings import BayesCannonWarning
@@ -68,7 +70,7 @@ def train(
 
     """
     method = check_op_method(op_method)
-    options = dict(op_kwds or {})
+    options = {str(name): value for name, value in mapping(op_kwds, "op_kwds", "keywords to values").items()}
     if method == "certified":
         if options:
             raise TypeError(
@@ -109,7 +111,7 @@ def train_path(
         If ``lambdas`` is empty or not a list of numbers, or one of them is negative or not finite.
 
     """
-    strengths = np.atleast_1d(np.asarray(lambdas, dtype=float))
+    strengths = np.atleast_1d(real_numbers(lambdas, "lambdas"))
     if strengths.ndim != 1 or not strengths.size:
         raise ValueError(f"lambdas must be a list of numbers, got shape {strengths.shape}")
     for position, strength in enumerate(strengths):

@@ -4,9 +4,9 @@ A structured term is a list of pairs (label, power), in which a label is a name 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from bayes_cannon.core.vectorizer import PolynomialVectorizer, parse_terms, readable_term
+from bayes_cannon.core.arguments import flag, texts, whole_number
+from bayes_cannon.core.vectorizer import PolynomialVectorizer, label_powers, parse_terms, readable_term, structured
 
 __all__ = [
     "PolynomialVectorizer", "get_label_names", "human_readable_label_term", "human_readable_label_vector",
@@ -33,7 +33,7 @@ def terminator(label_names: Sequence[str], order: int, cross_term_order: int = -
     'A + B + A^2 + A*B + B^2'
 
     """
-    highest = None if cross_term_order < 0 else cross_term_order
+    highest = None if whole_number(cross_term_order, "cross_term_order") < 0 else cross_term_order
     vectorizer = PolynomialVectorizer(label_names, order, cross_term_order=highest)
     return " + ".join(vectorizer.readable_terms[1:])
 
@@ -66,7 +66,7 @@ def parse_label_vector_description(
         raise ValueError(f"no term in {description!r}: write such as 'TEFF + LOGG + TEFF^2'")
     if label_names is None:
         return terms
-    names = list(label_names)
+    names = list(texts(label_names, "label_names"))
     unknown = [label for label in get_label_names(terms) if isinstance(label, str) and label not in names]
     if unknown:
         raise ValueError(f"unknown label {unknown[0]!r} in a term; the labels are {', '.join(names)}")
@@ -83,7 +83,8 @@ def get_label_names(label_vector: Structured) -> list[str | int]:
     ['A', 'B']
 
     """
-    return list(dict.fromkeys(label for term in label_vector for label, power in term if power != 0))
+    pairs = [pair for term in structured(label_vector, "label_vector") for pair in term]
+    return list(dict.fromkeys(label for label, power in pairs if power != 0))
 
 
 def human_readable_label_term(
@@ -101,10 +102,14 @@ def human_readable_label_term(
     '(B*A^3)'
 
     """
-    named = [(label if isinstance(label, str) or label_names is None else label_names[label], power)
-             for label, power in term]  # fmt: skip
+    names = None if label_names is None else texts(label_names, "label_names")
+    pairs = label_powers(term)
+    outside = [k for k, _ in pairs if names is not None and not isinstance(k, str) and not 0 <= k < len(names)]
+    if outside:
+        raise ValueError(f"there is no label {outside[0]} in a term: label_names are {', '.join(names or ())}")
+    named = [(label if isinstance(label, str) or names is None else names[label], power) for label, power in pairs]
     text = readable_term(named, mul, pow)
-    return f"({text})" if bracket and len(named) > 1 else text
+    return f"({text})" if flag(bracket, "bracket") and len(named) > 1 else text
 
 
 def human_readable_label_vector(
@@ -122,7 +127,6 @@ def human_readable_label_vector(
     '1 + A + B^2'
 
     """
-    if isinstance(terms, str) or not isinstance(terms, Sequence):
-        raise TypeError(f"terms must be a list of lists of pairs (label, power), got {terms!r:.80}")
-    listed: Sequence[Any] = terms
-    return " + ".join(["1", *(human_readable_label_term(term, label_names, mul, pow, bracket) for term in listed)])
+    listed_terms = structured(terms, "terms")
+    texts_of = (human_readable_label_term(term, label_names, mul, pow, bracket) for term in listed_terms)
+    return " + ".join(["1", *texts_of])

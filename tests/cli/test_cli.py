@@ -15,6 +15,7 @@ from astropy.table import Table
 from click.testing import CliRunner, Result
 
 from bayes_cannon.cli import main
+from bayes_cannon.cli.pipeline import build_model
 from bayes_cannon.io.model_file import array_hash, training_set_hash
 from bayes_cannon.io.recipe import read_recipe
 from bayes_cannon.io.spectra import Spectra, write_spectra
@@ -453,3 +454,25 @@ def test_help_loads_nothing_heavy():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+def test_units_of_the_spectra_go_with_the_model(trained, tmp_path):
+    """The model keeps them, and spectra in other ones are converted: wavelengths in nm, flux in hundredths."""
+    folder, stars = trained[0], _held_out()
+    recipe = read_recipe(folder / "recipe.toml")
+    units = {"wavelength": "Angstrom", "flux": "Jy", "TEFF": "K"}
+    model = build_model(recipe, replace(_usable().at(_fold() != 1), units=units))
+    assert (model.dispersion_unit, model.flux_unit, model.label_units["TEFF"]) == ("Angstrom", "Jy", "K")
+    known = CannonModel.read(folder / "out/deep/sim.model")
+    model.use_theta(known.theta, known.s2)
+    model.write(tmp_path / "m.model")
+    other = {"wavelength": "nm", "flux": "cJy"}
+    inputs = {"a.nc": (1.0, 1.0, units), "b.nc": (100.0, 0.1, other)}
+    for name, (factor, length, of) in inputs.items():
+        spectra = Spectra(factor * stars.flux, stars.ivar / factor**2, length * WAVELENGTH, stars.ids, units=of)
+        write_spectra(tmp_path / name, spectra)
+        result = run("infer", tmp_path / "m.model", tmp_path / name, "-q", "-o", tmp_path / f"{name}.ecsv")
+        assert result.exit_code == 0, result.output
+    assert_same_labels(tmp_path / "a.nc.ecsv", tmp_path / "b.nc.ecsv")
+    found = read_table(tmp_path / "a.nc.ecsv")
+    assert np.median(np.abs(np.asarray(found["TEFF"]) - stars.labels["TEFF"])) < 50

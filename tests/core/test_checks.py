@@ -54,7 +54,7 @@ def test_dispersion_passes_in_either_direction():
     [
         ([1, 2], r"shape \(3,\), one value a pixel; got shape \(2,\)"),
         ([1, np.nan, 2], "dispersion must be finite; got nan at pixel 1"),
-        (["a", "b", "c"], "dispersion must be numbers"),
+        (["a", "b", "c"], "dispersion must be real numbers"),
     ],
 )
 def test_dispersion_errors(dispersion, message):

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from bayes_cannon.io.atomic import fcntl
 from bayes_cannon.io.posterior_store import DamagedStoreWarning, StoredPosterior
 from bayes_cannon.io.posterior_tree import MemoryPosterior, Subject, read_posterior
 from bayes_cannon.io.zarr_files import CHECKSUMS
@@ -171,3 +174,26 @@ def test_a_tree_without_its_variables_is_refused_by_name(wanted, tmp_path):
     bad.to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
     with pytest.raises(ValueError, match=r"b\.nc is no valid posterior: summary/s2_mean must be numbers"):
         read_posterior(tmp_path / "b.nc")
+
+
+def remains(folder: Path) -> Path:
+    """What a writer leaves in a folder when it is killed: its lock, which nobody holds any more, and a file."""
+    rest = folder / ".bayes_cannon-0123456789ab"
+    rest.mkdir()
+    (rest / "lock").write_text(socket.gethostname())
+    (rest / "half").write_text("half")
+    return rest
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are other ones")
+def test_a_run_that_goes_on_removes_what_killed_writers_left(store, wanted):
+    dead = remains(store.parent), remains(store / "summary" / "s_mean")
+    (store.parent / "living").mkdir()
+    alive = remains(store.parent / "living").rename(store.parent / ".bayes_cannon-living")
+    with (alive / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        again = opened(store)
+        assert not any(rest.exists() for rest in dead)
+        assert alive.is_dir()
+    again.write(block([6]))
+    xr.testing.assert_identical(read_posterior(store)["posterior"].to_dataset(), wanted["posterior"].to_dataset())

@@ -359,7 +359,7 @@ def _bad_file(kind: str, folder: Path) -> Path:
         ("ivar of another shape", r"ivar must have shape \(2, 3\)"),
         ("one spectrum", "flux must have shape"),
         ("wavelength of another length", r"wavelength must have shape \(3,\)"),
-        ("texts for flux", "flux must hold real numbers"),
+        ("texts for flux", "flux must be real numbers"),
         ("labels without names", "label_names"),
         ("too few names", "label_names"),
         ("pickled array", "'labels' cannot be loaded"),

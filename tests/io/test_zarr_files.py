@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
+import zarr
 
 from bayes_cannon.io import read_spectra
 from bayes_cannon.io.spectra import Spectra, write_spectra
-from bayes_cannon.io.zarr_files import CHECKSUMS, refused_arrays
+from bayes_cannon.io.zarr_files import CHECKSUMS, MissingChunksWarning, absent_values, refused_arrays
 
 
 class Bomb:
@@ -95,3 +97,55 @@ def test_lost_checksums_are_found(tmp_path):
     (store / CHECKSUMS / "zarr.json").unlink()
     with pytest.raises(ValueError, match=r"its checksums in .* are lost"):
         read_spectra(store)
+
+
+def missing(store: Path, name: str) -> None:
+    """A store as others write it, over two chunks of stars, that lacks the second chunk of an array."""
+    dataset = xr.Dataset(
+        {
+            "flux": (("star", "pixel"), np.full((4, 3), 2.0)), "ivar": (("star", "pixel"), np.full((4, 3), 5.0)),
+            "TEFF": ("star", np.array([4e3, 5e3, 6e3, 7e3])), "flag": ("star", np.array([1, 1, 1, 1])),
+        },
+        {"wavelength": ("pixel", np.arange(3.0)), "star": np.array(["a", "b", "c", "d"], object)},
+    )  # fmt: skip
+    sizes = {"pixel": 3, "star": 2}
+    packing = {name: {"chunks": [sizes[dim] for dim in dataset[name].dims]} for name in dataset.variables}
+    dataset.to_zarr(store, zarr_format=3, consolidated=False, encoding=packing)
+    (chunk,) = (store / name / "c").rglob("1/0" if name in ("flux", "ivar") else "1" if name != "wavelength" else "0")
+    chunk.unlink()
+
+
+@pytest.mark.parametrize("name", ["flux", "ivar"])
+def test_a_chunk_of_a_foreign_store_that_is_not_there_is_ivar_zero(name, tmp_path):
+    missing(tmp_path / "s.zarr", name)
+    with pytest.warns(MissingChunksWarning, match=rf"no chunks for 6 of 12 values of '{name}'"):
+        spectra = read_spectra(tmp_path / "s.zarr")
+    assert spectra.ivar.tolist() == [[5.0] * 3] * 2 + [[0.0] * 3] * 2
+    assert spectra.flux[:2].tolist() == [[2.0] * 3] * 2
+    assert spectra.labels["TEFF"].tolist() == [4e3, 5e3, 6e3, 7e3]
+
+
+@pytest.mark.parametrize("name", ["TEFF", "flag"])
+def test_a_label_whose_chunk_is_not_there_is_not_known(name, tmp_path):
+    """A lost chunk of integers would be read as 0, which is no missing value to anybody."""
+    missing(tmp_path / "s.zarr", name)
+    with pytest.warns(MissingChunksWarning, match=rf"2 of 4 values of '{name}'"):
+        spectra = read_spectra(tmp_path / "s.zarr")
+    assert np.isnan(spectra.labels[name]).tolist() == [False, False, True, True]
+    assert (spectra.ivar == 5).all()
+
+
+@pytest.mark.parametrize("name", ["wavelength", "star"])
+def test_wavelengths_and_names_whose_chunk_is_not_there_are_refused(name, tmp_path):
+    missing(tmp_path / "s.zarr", name)
+    with pytest.raises(ValueError, match=rf"s\.zarr: chunks of '{name}' are not there"):
+        read_spectra(tmp_path / "s.zarr")
+
+
+def test_chunks_within_shards_are_looked_for_by_shard(tmp_path):
+    store = tmp_path / "s.zarr"
+    array = zarr.create_group(store).create_array("flux", shape=(4, 8), chunks=(2, 2), shards=(2, 4), dtype="f8")
+    array[:2] = 1.0
+    assert absent_values(store, "flux").tolist() == [[False] * 8] * 2 + [[True] * 8] * 2
+    array[2:] = 1.0
+    assert absent_values(store, "flux") is None

@@ -9,6 +9,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import AffineTransform, IndependentTransform
 
+from bayes_cannon.core.arguments import listed, mapping, number, shown
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.execution.jax_settings import own_jax_settings
 
@@ -80,7 +81,9 @@ class LabelPrior:
             distribution, low, high = _given(prior, len(label_names), scaling)
         else:
             raise ValueError(f"prior must be one of {', '.join(NAMES)} or a NumPyro distribution, got {prior!r}")
-        lowest, highest = (scaling.scaled(ends) for ends in _ends(bounds or {}, label_names))
+        lowest, highest = (
+            scaling.scaled(ends) for ends in _ends(mapping(bounds, "bounds", "label names to pairs"), label_names)
+        )
         low, high = np.maximum(low, lowest), np.minimum(high, highest)
         empty = ~(low < high)
         if empty.any():
@@ -161,14 +164,16 @@ def _given(
 
 def _ends(bounds: Bounds, label_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest value of each label, in its unit, shape (label,)."""
-    unknown = sorted(set(bounds) - set(label_names))
+    unknown = sorted(str(name) for name in set(bounds) - set(label_names))
     if unknown:
         raise ValueError(f"bounds of unknown labels {', '.join(unknown)}; the model has {', '.join(label_names)}")
     low, high = np.full(len(label_names), -np.inf), np.full(len(label_names), np.inf)
     for name, ends in bounds.items():
-        label = list(label_names).index(name)
+        label, pair = list(label_names).index(name), listed(ends)
+        if pair is None or len(pair) != 2:
+            raise ValueError(f"bounds of {name} must be a lower and a higher value, got {shown(ends)}")
         low[label], high[label] = (
-            missing if end is None else end for end, missing in zip(ends, (-np.inf, np.inf), strict=True)
+            missing if end is None else number(end) for end, missing in zip(pair, (-np.inf, np.inf), strict=True)
         )
         if not low[label] < high[label]:
             raise ValueError(f"bounds of {name} must be a lower and a higher value, got {ends}")

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from bayes_cannon.core.status import PosteriorStatus
-from bayes_cannon.execution.jax_settings import own_jax_settings
+from bayes_cannon.execution.jax_settings import check_key, own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
 from bayes_cannon.labelling.compressed import compressed_batch
@@ -121,6 +121,7 @@ def sample_star_labels(
     check_batch(flux, ivar, trained.n_pixels)
     n_stars = flux.shape[0]
     _check_settings(settings)
+    check_key(key)
     size = batch_size or min(MAX_BATCH, 1 << max(n_stars - 1, 7).bit_length())
     if isinstance(key, int | np.integer):
         with own_jax_settings():

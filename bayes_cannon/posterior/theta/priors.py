@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayes_cannon.core.arguments import listed, number, shown
+from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.training.problem import PixelProblem
 
 THETA_0_WIDTH, S_WIDTH = 10.0, 3.0
@@ -60,7 +62,11 @@ class ThetaPriors:
         spread = np.sqrt(np.where(known, (flux - mean) ** 2, 0.0).sum(axis=0) / count)
         noise = np.sqrt(np.where(known, 1.0 / np.where(known, problem.ivar, 1.0), 0.0).sum(axis=0) / count)
         spread = np.maximum(spread, noise)
-        location, width = (mean, THETA_0_WIDTH * spread) if theta_0 is None else theta_0
+        pair = (mean, THETA_0_WIDTH * spread) if theta_0 is None else listed(theta_0) or ()
+        if theta_0 is not None and (len(pair) != 2 or not np.isfinite([number(one) for one in pair]).all()):
+            raise ValueError(f"theta_0 must be a pair of numbers (mean, standard deviation), got {shown(theta_0)}")
+        location, width = pair
+        s_scale = None if s_scale is None else real_numbers(s_scale, "s_scale")
         h = S_WIDTH * spread if s_scale is None else s_scale
         shape = (problem.n_pixels,)
         try:

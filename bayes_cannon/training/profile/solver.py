@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bayes_cannon.core.arguments import number, shown
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.execution.threads import n_threads
 from bayes_cannon.training.problem import PixelProblem, PixelSolution, Progress
@@ -125,9 +126,9 @@ def _size_within(terms: Terms, n_pixels: int, n_nodes: int, max_memory: float | 
     once = SETTINGS.star_arrays * rows + SETTINGS.term_arrays * n_terms**2
     once += (n_nodes + SETTINGS.grid_size // 2 + 2) * basis.n_moments
     each = 8 * once * n_threads()
-    if shared + each > max_memory:
+    if not shared + each <= number(max_memory):
         raise ValueError(
-            f"max_memory is {max_memory:.3g} bytes, but {n_stars} stars, {n_terms} terms and {n_threads()} blocks at a "
-            f"time need at least {shared + each:.3g}"
+            f"max_memory is {shown(max_memory)} bytes, but {n_stars} stars, {n_terms} terms and {n_threads()} blocks "
+            f"at a time need at least {shared + each:.3g}"
         )
     return min(size, int((max_memory - shared) // each))

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.arguments import number, shown
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.training.certificate import certify
 from bayes_cannon.training.problem import PixelProblem, PixelSolution, Progress
@@ -197,7 +198,9 @@ def checked_options(
 
     """
     known = sorted({*defaults, *ignored})
-    for name in options or {}:
+    for name, value in (options or {}).items():
+        if isinstance(defaults.get(name), int | float) and np.isnan(number(value)) and not isinstance(value, bool):
+            raise ValueError(f"{name} in op_kwds of {method!r} must be a number, got {shown(value)}")
         if name not in known:
             nearest = get_close_matches(name, known, n=1)
             hint = f" (the nearest known is {nearest[0]!r})" if nearest else ""
