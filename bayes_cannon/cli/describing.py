@@ -137,11 +137,11 @@ def _of_model(path: Path) -> Iterator[str]:
     model = CannonModel.read(path)
     units = model.label_units
     yield _line("labels", ", ".join(f"{name} [{units[name]}]" if name in units else name for name in model.label_names))
-    yield _line("terms", f"{model.vectorizer.exponents.shape[0]}: {model.vectorizer.human_readable_label_vector}")
+    yield _line("terms", f"{model.vectorizer.n_terms}: {getattr(model.vectorizer, 'human_readable_label_vector', '')}")
     yield _line("stars", f"{len(model.training_set_labels)} in the training set")
     if model.dispersion is not None:
         yield _line("pixels", _range(model.dispersion))
-    elif model.is_trained:
+    elif model.theta is not None:
         yield _line("pixels", f"{len(model.theta)}, without wavelengths")
     yield _line("trained", "yes" if model.is_trained else "no")
     if model.is_trained:

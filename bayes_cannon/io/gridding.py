@@ -72,7 +72,7 @@ def on_grid(decoded: DecodedSpectra, grid: Grid, *, covariance: bool = False) ->
     """
     n_stars = decoded.source.n_spectra
     doppler = np.asarray(decoded.doppler, dtype=float)
-    for k in np.flatnonzero(~(np.isfinite(doppler) & (doppler > 0))):
+    for k in map(int, np.flatnonzero(~(np.isfinite(doppler) & (doppler > 0)))):
         raise ValueError(
             f"the velocity of {_whose(decoded, k)} is not known (its Doppler factor is {doppler[k]}): leave the "
             'spectrum out, give its velocity, or leave the wavelengths as they are with velocity="none"'
@@ -86,7 +86,7 @@ def on_grid(decoded: DecodedSpectra, grid: Grid, *, covariance: bool = False) ->
             for n, noise in _covariances(arm, overlaps_at_rest(arm.cells, doppler, grid, decoded.medium)):
                 variance = noise.diagonal()
                 new_ivar[n] = np.divide(1.0, variance, out=np.zeros(variance.shape), where=variance > 0)
-        arm_ivars.append(new_ivar)
+        arm_ivars.append(np.asarray(new_ivar))
         ivar += new_ivar
         # A running mean: where one arm alone contributes its flux stays as it is, bit for bit.
         flux += np.divide(new_ivar, ivar, out=np.zeros(ivar.shape), where=ivar > 0) * (new_flux - flux)
@@ -305,8 +305,8 @@ def _wavelength_of(path: Path) -> tuple[Any, str | None, Medium | None]:
 
 def _of_spectra(path: Path) -> tuple[Any, str | None, Medium | None]:
     spectra = read_spectra_file(path)
-    medium = spectra.attrs.get(MEDIUM)
-    return spectra.wavelength, spectra.units.get("wavelength"), medium if medium in ("vacuum", "air") else None
+    known: dict[Any, Medium] = {"vacuum": "vacuum", "air": "air"}
+    return spectra.wavelength, spectra.units.get("wavelength"), known.get(spectra.attrs.get(MEDIUM))
 
 
 def _whose(decoded: DecodedSpectra, k: int) -> str:

@@ -1,6 +1,7 @@
 """Spectra of several files as one: rows after rows, columns that not all have, units and texts that may differ."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def merged_texts(texts: Mapping[str, Sequence[str]], more: Mapping[str, object])
     return merged
 
 
-def about(units: Mapping[str, str], attrs: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+def about(units: Mapping[str, str], attrs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Fields ``units`` and ``attrs`` of `Spectra` from what was merged."""
     differ = [name for name, unit in units.items() if not unit]
     texts = {name: "; ".join(values) for name, values in attrs.items()}

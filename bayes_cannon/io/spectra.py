@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -24,9 +24,6 @@ from bayes_cannon.io.npz import read_npz, write_npz
 from bayes_cannon.io.record_file import write_groups
 from bayes_cannon.io.spectra_variables import RESERVED, USED, beyond_float, from_arrays, from_dataset, texts
 from bayes_cannon.io.zarr_files import check_store, checked_codecs, missing_chunks, refused_arrays, seal_store
-
-if TYPE_CHECKING:  # What reads survey files must not load JAX.
-    from bayes_cannon.core.typing import PerPixel, StarPixel
 
 OWN_SUFFIXES = (".nc", ".h5", ".hdf5", ".zarr", ".npz")
 """Of files of spectra of this package."""
@@ -73,9 +70,9 @@ class Spectra:
 
     """
 
-    flux: "StarPixel"
-    ivar: "StarPixel"
-    wavelength: "PerPixel | None" = None
+    flux: np.ndarray
+    ivar: np.ndarray
+    wavelength: np.ndarray | None = None
     star_id: np.ndarray | None = None
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)

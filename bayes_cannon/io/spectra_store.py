@@ -99,7 +99,7 @@ def open_store(path: str | os.PathLike) -> SpectraStore:
                 raise ValueError(f"the dimensions of 'flux' must be star and pixel, got {flux.dims}")
             encoding = flux.encoding
             size = (encoding.get("shards") or encoding["chunks"])[0]
-            return SpectraStore(path, *flux.shape, shard_size=int(size))
+            return SpectraStore(path, len(flux), flux.shape[1], int(size))
 
 
 def _check(path: Path, wanted: Callable[[str], bool]) -> None:

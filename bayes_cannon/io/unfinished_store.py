@@ -71,7 +71,8 @@ class Rows:
     @classmethod
     def none(cls, n_pixels: int) -> Self:
         """No rows."""
-        return cls(*np.empty((2, 0, n_pixels), np.float32), np.empty(0, dtype=str), {}, {})
+        nothing = np.empty((0, n_pixels), np.float32)
+        return cls(nothing, nothing, np.empty(0, dtype=str), {}, {})
 
     @staticmethod
     def joined(parts: Sequence["Rows"]) -> "Rows":

@@ -42,7 +42,7 @@ def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -
                 compare(trained.tables, found.root, found.w, found.y, trained.terms.x[chosen][:, None])[0]
             )
     else:
-        chi_squared = _chi_squared(trained, design, y, np.where(used, known, 0.0))
+        chi_squared = np.asarray(_chi_squared(trained, design, y, np.where(used, known, 0.0)))
     snr = signal_to_noise(known, trained.solved)
     reach = leverage(leverage_root(trained.terms.design), design)
     return GoodnessOfFit.of_training(chi_squared, counted, snr, reach, n_terms, n_stars)
