@@ -74,7 +74,7 @@ def on_grid(decoded: DecodedSpectra, grid: Grid, *, covariance: bool = False) ->
     doppler = np.asarray(decoded.doppler, dtype=float)
     for k in np.flatnonzero(~(np.isfinite(doppler) & (doppler > 0))):
         raise ValueError(
-            f"the velocity of {_whose(decoded, k)} is not known (its Doppler factor is {doppler[k]}): leave the "
+            f"the velocity of {_whose(decoded, int(k))} is not known (its Doppler factor is {doppler[k]}): leave the "
             'spectrum out, give its velocity, or leave the wavelengths as they are with velocity="none"'
         )
     arms = [_Arm.of(decoded, segment) for segment in decoded.segments]
@@ -305,8 +305,8 @@ def _wavelength_of(path: Path) -> tuple[Any, str | None, Medium | None]:
 
 def _of_spectra(path: Path) -> tuple[Any, str | None, Medium | None]:
     spectra = read_spectra(path)
-    medium = spectra.attrs.get(MEDIUM)
-    return spectra.wavelength, spectra.units.get("wavelength"), medium if medium in ("vacuum", "air") else None
+    known: dict[Any, Medium] = {"vacuum": "vacuum", "air": "air"}
+    return spectra.wavelength, spectra.units.get("wavelength"), known.get(spectra.attrs.get(MEDIUM))
 
 
 def _whose(decoded: DecodedSpectra, k: int) -> str:
