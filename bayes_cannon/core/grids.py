@@ -9,7 +9,7 @@ Where a step is more than `GAP` times what is usual on either side of it there i
 the pixels beside it are as wide as those next to them, and the gap belongs to none.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from typing import Any
@@ -94,7 +94,7 @@ class Grid:
     edges: np.ndarray
     name: str = ""
     medium: Medium | None = None
-    upper: np.ndarray = field(default=None)  # type: ignore[assignment]
+    upper: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         wavelength = checked_wavelength(self.wavelength)
