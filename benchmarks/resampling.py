@@ -1,4 +1,4 @@
-"""Time to resample spectra of APOGEE's 8,575 pixels, and to shift each to rest, beside specutils and SpectRes.
+"""Time to resample spectra of APOGEE's 8,575 pixels, and to shift each to rest, beside specutils.
 
 uv run python benchmarks/resampling.py
 """
@@ -35,10 +35,10 @@ def ours(n_stars: int, repeats: int, moving: bool) -> dict:
     return {"seconds": median_seconds(call, repeats)[0] / n_stars}
 
 
-def other(name: str, repeats: int) -> dict:
-    """Seconds of one spectrum at rest by another package, and its largest difference from ours inside both ends."""
+def specutils(repeats: int) -> dict:
+    """Seconds of one spectrum at rest by specutils, and its largest difference from ours inside both ends."""
     (flux, *_), (ivar, *_), wavelength, _ = spectra(1)
-    time, theirs = median_seconds(OTHERS[name](flux, ivar, wavelength), repeats)
+    time, theirs = median_seconds(by_specutils(flux, ivar, wavelength), repeats)
     mine = resample(flux, ivar, wavelength, GRID)[0]
     return {"seconds": time, "difference": float(np.abs(mine - theirs)[2:-2].max())}
 
@@ -55,16 +55,6 @@ def by_specutils(flux: np.ndarray, ivar: np.ndarray, wavelength: np.ndarray) -> 
     return lambda: FluxConservingResampler()(spectrum, grid_of(GRID).wavelength * u.AA).flux.value
 
 
-def by_spectres(flux: np.ndarray, ivar: np.ndarray, wavelength: np.ndarray) -> Callable[[], np.ndarray]:
-    from spectres import spectres
-
-    error = 1 / np.sqrt(ivar)
-    return lambda: spectres(grid_of(GRID).wavelength, wavelength, flux, spec_errs=error, verbose=False)[0]
-
-
-OTHERS = {"specutils": by_specutils, "spectres": by_spectres}
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--stars", type=int, default=1000)
@@ -78,14 +68,11 @@ def main() -> None:
     ):  # fmt: skip
         time[work] = measured(ours, stars, repeats, moving)["seconds"]
         rows.append(["bayes_cannon", work, str(stars), number(1e3 * time[work]), "-", "-"])
-    for name in OTHERS:
-        if find_spec(name) is None:
-            continue
-        result = measured(other, name, min(repeats, 3))
+    if find_spec("specutils") is not None:
+        result = measured(specutils, min(repeats, 3))
         faster = number(result["seconds"] / time["same pixels, one at a time"])
-        rows.append(
-            [name, "same pixels", "1", number(1e3 * result["seconds"]), faster, number(result["difference"], 2)]
-        )
+        difference = number(result["difference"], 2)
+        rows.append(["specutils", "same pixels", "1", number(1e3 * result["seconds"]), faster, difference])
     header = ["package", "work", "spectra", "time a spectrum, ms", "ours is faster by", "largest difference of flux"]
     publish("resampling", [about, table(header, rows)], write=given.write)
 

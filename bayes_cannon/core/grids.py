@@ -14,16 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from bayes_cannon.core.intake import in_unit
 from bayes_cannon.core.wavelengths import Medium
-
-if TYPE_CHECKING:  # What reads survey files must not load JAX.
-    from bayes_cannon.core.typing import PerPixel
 
 GAP = 1.5
 """Steps longer than the usual ones, the median of `REACH` on either side, by this factor are gaps."""
@@ -95,11 +92,11 @@ class Grid:
 
     """
 
-    wavelength: "PerPixel"
-    edges: "PerPixel"
+    wavelength: np.ndarray
+    edges: np.ndarray
     name: str = ""
     medium: Medium | None = None
-    upper: "PerPixel" = field(default=None)  # type: ignore[assignment]
+    upper: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         wavelength = checked_wavelength(self.wavelength)
@@ -125,7 +122,7 @@ class Grid:
         return self.wavelength.size
 
     @cached_property
-    def width(self) -> "PerPixel":
+    def width(self) -> np.ndarray:
         """Width of each pixel, Angstrom, shape (pixel,)."""
         return self.upper - self.edges[:-1]
 
@@ -207,7 +204,7 @@ def checked_wavelength(values: Any) -> np.ndarray:
     return wavelength
 
 
-def pixel_bounds(wavelength: "PerPixel", *, log_linear: bool = False) -> "tuple[PerPixel, PerPixel]":
+def pixel_bounds(wavelength: np.ndarray, *, log_linear: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper edge of each pixel, as `bayes_cannon.core.grids` says, each of shape (pixel,).
 
     Parameters
@@ -232,7 +229,7 @@ def pixel_bounds(wavelength: "PerPixel", *, log_linear: bool = False) -> "tuple[
     return np.append(wavelength_at(x[0] - first / 2), above), np.append(below, wavelength_at(x[-1] + last / 2))
 
 
-def cells(lower: "PerPixel", upper: "PerPixel") -> Cells:
+def cells(lower: np.ndarray, upper: np.ndarray) -> Cells:
     """Pixels and the gaps between them, one after the other."""
     gaps = np.flatnonzero(upper[:-1] < lower[1:])
     edges = np.insert(np.append(lower, upper[-1]), gaps + 1, upper[gaps])

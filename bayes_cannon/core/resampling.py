@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, diags_array
@@ -32,9 +32,6 @@ from bayes_cannon.core.checks import check_spectra
 from bayes_cannon.core.grids import Cells, Grid, cells, checked_wavelength, grid_of, pixel_bounds
 from bayes_cannon.core.intake import in_unit
 from bayes_cannon.core.wavelengths import Medium, air_to_vacuum, doppler_factor, vacuum_to_air
-
-if TYPE_CHECKING:  # What reads survey files must not load JAX.
-    from bayes_cannon.core.typing import PerPixel, PerStar, StarPixel
 
 GOOD_SHARE = 0.9
 """Of the width of a new pixel, what good pixels must cover."""
@@ -139,7 +136,7 @@ def resample(
     return (new[0][0], new[1][0]) if one else new
 
 
-def rising(wavelength: Any) -> "tuple[PerPixel, bool]":
+def rising(wavelength: Any) -> tuple[np.ndarray, bool]:
     """Wavelengths from the shortest to the longest, and whether they had to be turned for it.
 
     Raises
@@ -154,7 +151,7 @@ def rising(wavelength: Any) -> "tuple[PerPixel, bool]":
 
 
 def overlaps_at_rest(
-    pixels: Cells, doppler: "PerStar", grid: Grid, medium: Medium | None = None
+    pixels: Cells, doppler: np.ndarray, grid: Grid, medium: Medium | None = None
 ) -> Iterator[tuple[np.ndarray, Overlap]]:
     """The overlap with a grid of each group of spectra that have the same Doppler factor, one after the other.
 
@@ -187,7 +184,7 @@ def overlaps_at_rest(
             yield stars, overlap_of(Cells(edges, pixels.pixel), grid)
 
 
-def _at_rest(wavelength: "PerPixel", doppler: float, medium: Medium | None, wanted: Medium | None) -> "PerPixel":
+def _at_rest(wavelength: np.ndarray, doppler: float, medium: Medium | None, wanted: Medium | None) -> np.ndarray:
     """Lines are where they are in vacuum: the shift is made there."""
     if medium == "air" and wanted == "vacuum":
         return air_to_vacuum(wavelength) / doppler
@@ -219,8 +216,8 @@ def overlap_of(pixels: Cells, grid: Grid) -> Overlap:
 
 
 def resampled(
-    flux: "StarPixel", ivar: "StarPixel", overlaps: Iterator[tuple[np.ndarray, Overlap]]
-) -> "tuple[StarPixel, StarPixel]":
+    flux: np.ndarray, ivar: np.ndarray, overlaps: Iterator[tuple[np.ndarray, Overlap]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Flux and ivar on the new pixels, shape (star, new pixel), as `bayes_cannon.core.resampling` says.
 
     Parameters
@@ -243,7 +240,7 @@ def resampled(
     return new_flux, new_ivar
 
 
-def _product(flux: "StarPixel", ivar: "StarPixel", overlap: Overlap) -> "tuple[StarPixel, StarPixel]":
+def _product(flux: np.ndarray, ivar: np.ndarray, overlap: Overlap) -> tuple[np.ndarray, np.ndarray]:
     good = ivar > 0
     with np.errstate(over="ignore"):  # An ivar of 1e-310 is a variance that is infinite, which becomes 0 again.
         variance = np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=good)
@@ -256,7 +253,7 @@ def _product(flux: "StarPixel", ivar: "StarPixel", overlap: Overlap) -> "tuple[S
     return np.where(usable & (new_ivar > 0), total / safe, 0.0).T, new_ivar.T
 
 
-def weights(overlap: Overlap, ivar: "PerPixel") -> csr_array:
+def weights(overlap: Overlap, ivar: np.ndarray) -> csr_array:
     """The matrix W of one spectrum, shape (new pixel, old pixel); rows of new pixels with ivar = 0 are empty.
 
     Parameters

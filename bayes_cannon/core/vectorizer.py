@@ -369,10 +369,10 @@ def label_powers(term: Any) -> list[tuple[str | int, float]]:
     found, pairs = [], listed(term)
     for pair in [None] if pairs is None else pairs:
         both = listed(pair) or ()
-        label, power = both if len(both) == 2 else (None, None)
+        label, power = both if len(both) == 2 else (None, np.nan)
         if not isinstance(label, str | int | np.integer) or not np.isfinite(number(power)):
             raise ValueError(f"a term must be a list of pairs (label, power), got {shown(term)}")
-        found.append((label, power))
+        found.append((label if isinstance(label, str) else int(label), power))
     return found
 
 

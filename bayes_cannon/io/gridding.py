@@ -74,7 +74,7 @@ def on_grid(decoded: DecodedSpectra, grid: Grid, *, covariance: bool = False) ->
     doppler = np.asarray(decoded.doppler, dtype=float)
     for k in map(int, np.flatnonzero(~(np.isfinite(doppler) & (doppler > 0)))):
         raise ValueError(
-            f"the velocity of {_whose(decoded, k)} is not known (its Doppler factor is {doppler[k]}): leave the "
+            f"the velocity of {_whose(decoded, int(k))} is not known (its Doppler factor is {doppler[k]}): leave the "
             'spectrum out, give its velocity, or leave the wavelengths as they are with velocity="none"'
         )
     arms = [_Arm.of(decoded, segment) for segment in decoded.segments]

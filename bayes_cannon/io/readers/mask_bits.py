@@ -10,7 +10,8 @@ DESI specmask             all, as the survey's own co-addition does
 ========================  ==================================================================================
 
 Sources: the bitmask pages of SDSS DR9 (sppixmask) and DR17 (APOGEE_PIXMASK), the data production description of LAMOST,
-``desispec.maskbits``. GALAH and Gaia publish no pixel masks.
+``desispec.maskbits``. GALAH masks only what its fitted spectra were not
+fitted to, which is not bad; Gaia publishes no pixel masks.
 """
 
 from collections.abc import Mapping
@@ -74,6 +75,7 @@ DESI = MaskBits("DESI specmask", _DESI_BITS, tuple(_DESI_BITS))
 MASKS = {mask.name: mask for mask in (APOGEE, SDSS, LAMOST, DESI)}
 """All masks by their name."""
 
+GALAH_FIT = MaskBits("GALAH fit", {"NOT_FITTED": 0}, ())
 _OF_READER = {
     "apogee-apstar": APOGEE,
     "apogee-apvisit": APOGEE,
@@ -85,6 +87,7 @@ _OF_READER = {
     "lamost-low": LAMOST,
     "lamost-medium": LAMOST,
     "desi-coadd": DESI,
+    "galah-fit": GALAH_FIT,
 }
 
 ZERO_FLUX_IS_NO_DATA = frozenset(
@@ -93,6 +96,11 @@ ZERO_FLUX_IS_NO_DATA = frozenset(
 )  # fmt: skip
 """Readers of surveys that write a flux of exactly zero where there is none, not everywhere with a mask bit or a large
 error: gaps between chips, ends of arms."""
+
+
+TOO_COARSE_FOR_VELOCITIES = frozenset(("gaia-xp-sampled", "gaia-xp-continuous"))
+"""Readers of spectra whose samples are wider than any star moves, and which come without velocities: they count as at
+rest."""
 
 
 def mask_of(reader: str, segment: str) -> MaskBits | None:
