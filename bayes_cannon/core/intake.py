@@ -110,7 +110,7 @@ def chosen_rows(stars: Any, n_stars: int) -> np.ndarray | slice:
         raise ValueError(
             f"stars must be a mask of shape ({n_stars},), a list of indices or a slice; got {shown(stars)}"
         )
-    outside = [] if is_mask else rows[(rows < -n_stars) | (rows >= n_stars)]
+    outside: Any = [] if is_mask else rows[(rows < -n_stars) | (rows >= n_stars)]
     if len(outside):
         raise ValueError(f"there is no star {outside[0]}: the rows are from 0 to {n_stars - 1}")
     return rows

@@ -62,7 +62,7 @@ class ThetaPriors:
         spread = np.sqrt(np.where(known, (flux - mean) ** 2, 0.0).sum(axis=0) / count)
         noise = np.sqrt(np.where(known, 1.0 / np.where(known, problem.ivar, 1.0), 0.0).sum(axis=0) / count)
         spread = np.maximum(spread, noise)
-        pair = (mean, THETA_0_WIDTH * spread) if theta_0 is None else listed(theta_0) or ()
+        pair: Any = (mean, THETA_0_WIDTH * spread) if theta_0 is None else listed(theta_0) or ()
         if theta_0 is not None and (len(pair) != 2 or not np.isfinite([number(one) for one in pair]).all()):
             raise ValueError(f"theta_0 must be a pair of numbers (mean, standard deviation), got {shown(theta_0)}")
         location, width = pair
