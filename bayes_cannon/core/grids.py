@@ -11,7 +11,7 @@ the pixels beside it are as wide as those next to them, and the gap belongs to n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from typing import Any

@@ -366,7 +366,8 @@ def parse_terms(terms: str | Iterable) -> list[list[tuple[str | int, float]]]:
 
 def label_powers(term: Any) -> list[tuple[str | int, float]]:
     """A structured term as pairs of label and power; ValueError for what is none."""
-    found, pairs = [], listed(term)
+    found: list[tuple[Any, Any]] = []
+    pairs = listed(term)
     for pair in [None] if pairs is None else pairs:
         both = listed(pair) or ()
         label, power = both if len(both) == 2 else (None, np.nan)

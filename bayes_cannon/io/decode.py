@@ -8,7 +8,7 @@ import numpy as np
 from astropy.constants import c
 from astropy.nddata.bitmask import bitfield_to_boolean_mask, extend_bit_flag_map
 
-from bayes_cannon.io.readers.mask_bits import TOO_COARSE_FOR_VELOCITIES, MASKS, ZERO_FLUX_IS_NO_DATA, MaskBits, mask_of
+from bayes_cannon.io.readers.mask_bits import MASKS, TOO_COARSE_FOR_VELOCITIES, ZERO_FLUX_IS_NO_DATA, MaskBits, mask_of
 from bayes_cannon.io.readers.survey_spectra import DecodedSegment, DecodedSpectra, Medium, Segment, SurveySpectra
 
 NO_DATA_ERROR = 1e10

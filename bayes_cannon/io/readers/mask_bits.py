@@ -72,10 +72,11 @@ _DESI_BITS = _numbered(
 )  # fmt: skip
 DESI = MaskBits("DESI specmask", _DESI_BITS, tuple(_DESI_BITS))
 
-MASKS = {mask.name: mask for mask in (APOGEE, SDSS, LAMOST, DESI)}
+GALAH_FIT = MaskBits("GALAH fit", {"NOT_FITTED": 0}, ())
+
+MASKS = {mask.name: mask for mask in (APOGEE, SDSS, LAMOST, DESI, GALAH_FIT)}
 """All masks by their name."""
 
-GALAH_FIT = MaskBits("GALAH fit", {"NOT_FITTED": 0}, ())
 _OF_READER = {
     "apogee-apstar": APOGEE,
     "apogee-apvisit": APOGEE,
