@@ -13,7 +13,7 @@ from bayes_cannon.io.decode import decode
 from bayes_cannon.io.file_lists import Paths, list_files
 from bayes_cannon.io.gridding import find_grid, on_grid
 from bayes_cannon.io.readers.registry import Reader, reader_called, sniff
-from bayes_cannon.io.readers.survey_spectra import DecodedSpectra, SurveySpectra
+from bayes_cannon.io.readers.survey_spectra import DecodedSpectra, Medium, SurveySpectra
 from bayes_cannon.io.rows import joined
 from bayes_cannon.io.spectra import OWN_SUFFIXES, Spectra, read_spectra_file
 
@@ -262,9 +262,15 @@ def _own_grid(decoded: DecodedSpectra) -> Grid:
             'that the spectra share no pixels: say with grid= where they shall go, or leave them with velocity="none"'
         )
     arm = decoded.segments[0]
-    wavelength = np.sort(arm.wavelength)
-    lower, upper = pixel_bounds(wavelength, log_linear=arm.log_linear)
-    return Grid(wavelength, np.append(lower, upper[-1]), medium=decoded.medium, upper=upper)
+    return _grid_at(np.sort(arm.wavelength).tobytes(), arm.log_linear, decoded.medium)
+
+
+@lru_cache(maxsize=4)
+def _grid_at(wavelengths: bytes, log_linear: bool, medium: Medium | None) -> Grid:
+    """The same for all files with these pixels, so that what overlaps with it is worked out once."""
+    wavelength = np.frombuffer(wavelengths)
+    lower, upper = pixel_bounds(wavelength, log_linear=log_linear)
+    return Grid(wavelength, np.append(lower, upper[-1]), medium=medium, upper=upper)
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,11 @@ class ApStar:
     def read(self, path: Path) -> list[SurveySpectra]:
         """Combined spectra and visits, which share their pixels."""
         with opened(path, "expected an apStar file: flux, error and mask in the HDUs 1 to 3") as hdus:
-            header, flux = hdus[0].header, np.atleast_2d(hdus[1].data)
+            header, of_flux = layout(path).headers[:2]
+            flux = np.atleast_2d(hdus[1].data)
             n_visits = int(header.get("NVISITS", max(len(flux) - 2, 1)))
             which = _rows(len(flux), n_visits)
-            wavelength = log10_wavelengths(hdus[1].header, flux.shape[1])
+            wavelength = log10_wavelengths(of_flux, flux.shape[1])
             return [
                 SurveySpectra(
                     self.name,
@@ -79,7 +80,7 @@ class ApStar:
                     _UNITS,
                     "vacuum",
                     "rest",
-                    flux_unit(text(hdus[1].header, "BUNIT")),
+                    flux_unit(text(of_flux, "BUNIT")),
                 )
             ]
 

@@ -3,16 +3,18 @@
 import gzip
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from bayes_cannon.io.damage import reading
+from bayes_cannon.io.readers.cards import plain_headers
 
 _KEPT = 1 << 26
 """Bytes of a file up to which it is kept in memory between the look at it and its reading."""
@@ -23,11 +25,11 @@ _CUT = "File may have been truncated|Error validating header"
 
 @dataclass(frozen=True)
 class Layout:
-    """Headers of all HDUs of a FITS file, none where it is not FITS."""
+    """Headers of all HDUs of a FITS file, values by keyword; none where it is not FITS."""
 
-    headers: tuple[fits.Header, ...]
+    headers: Sequence[Mapping[str, Any]]
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """EXTNAME of each HDU, in capitals, empty where it has none."""
         return tuple(str(header.get("EXTNAME", "")).strip().upper() for header in self.headers)
@@ -55,12 +57,13 @@ def layout(path: Path) -> Layout:
 
 @lru_cache(maxsize=4)
 def _layout(path: Path, changed: int, size: int) -> Layout:
-    del changed, size  # They tell a file from one that was written in its place.
     with reading(path, "the FITS file", "is it damaged, or was it not wholly copied?"):
         if not _begins_as_fits(path):
             if path.name.lower().endswith(_FITS_SUFFIXES):
                 raise ValueError("it does not begin as a FITS file does")
             return Layout(())
+        if size < _KEPT and (headers := _content(path, changed, size)[1]):
+            return Layout(headers)
         with _whole(path) as hdus:
             return Layout(tuple(hdu.header for hdu in hdus))
 
@@ -81,6 +84,7 @@ def opened(path: Path, wanted: str) -> Iterator[fits.HDUList]:
         with reading(path, "spectra", wanted), _whole(path) as hdus:
             yield hdus
     finally:  # Reading data changes headers, as those of scaled integers.
+        _content.cache_clear()
         _hdus.cache_clear()
         _layout.cache_clear()
 
@@ -102,13 +106,21 @@ def _whole(path: Path) -> Iterator[fits.HDUList]:
 
 
 @lru_cache(maxsize=1)
-def _hdus(path: Path, changed: int, size: int) -> fits.HDUList:
-    """All HDUs of a file in memory, for who looks and for who reads: most of the time goes into parsing headers."""
-    del changed, size
+def _content(path: Path, changed: int, size: int) -> tuple[bytes, tuple[Mapping[str, Any], ...] | None]:
+    """A file in memory, and its headers if they are plain, for who looks and for who reads."""
+    del changed, size  # They tell a file from one that was written in its place.
     content = path.read_bytes()
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    return content, plain_headers(content)
+
+
+@lru_cache(maxsize=1)
+def _hdus(path: Path, changed: int, size: int) -> fits.HDUList:
+    """All HDUs of a file in memory, each of which Astropy parses when it is asked for."""
+    content, headers = _content(path, changed, size)
     hdus = fits.open(io.BytesIO(content), memmap=False)
-    last = hdus[len(hdus) - 1].fileinfo()  # The length reads all of them.
-    if content[last["datLoc"] + last["datSpan"] :].startswith(b"XTENSION"):  # Astropy only warns.
-        raise ValueError(f"it ends within the header of HDU {len(hdus)}")
+    if headers is None:
+        last = hdus[len(hdus) - 1].fileinfo()  # The length reads all of them.
+        if content[last["datLoc"] + last["datSpan"] :].startswith(b"XTENSION"):  # Astropy only warns.
+            raise ValueError(f"it ends within the header of HDU {len(hdus)}")
     return hdus

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import numpy as np
 from astropy import units
@@ -67,6 +68,7 @@ def whole_numbers(values: np.ndarray, what: str) -> np.ndarray:
     return values.astype(np.int64)
 
 
+@lru_cache
 def flux_unit(said: str) -> str | None:
     """Unit of the flux in words that Astropy understands; as it stands where that cannot be found, None where empty.
 
