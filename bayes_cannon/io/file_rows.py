@@ -18,11 +18,14 @@ from threadpoolctl import threadpool_limits
 
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.io.survey_files import FileSettings, First, check_alike, spectra_of_file
+from bayes_cannon.io.survey_files import FileSettings, First, check_alike, spectra_of_files
 from bayes_cannon.io.unfinished_store import Rows
 
 _BATCH, _BATCH_BYTES = 16, 64e6
 """Files that a worker reads at a time: so many, and no more than one beyond so many bytes."""
+
+Group = tuple[Path, ...]
+"""Files that become rows together; mostly one."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +40,20 @@ class Work:
 
 @dataclass(frozen=True)
 class FileRows:
-    """What the store holds of a file."""
+    """What the store holds of a group of files."""
 
     rows: Rows
     units: Mapping[str, str]
     attrs: Mapping[str, str]
 
 
-def in_order(files: Sequence[Path], work: Work, workers: int) -> Iterator[tuple[Path, FileRows | str]]:
-    """Rows of each file, or why it is refused, in the order of the files; never more than a few batches ahead."""
-    batches = _batches(files)
+def in_order(groups: Sequence[Group], work: Work, workers: int) -> Iterator[tuple[Group, FileRows | str]]:
+    """Rows of each group of files, or why it is refused, in their order; never more than a few batches ahead."""
+    batches = _batches(groups)
     if workers == 1:
-        yield from ((path, _rows(path, work)) for path in files)
+        yield from ((group, _rows(group, work)) for group in groups)
         return
-    waiting, pool = deque[tuple[list[Path], Future]](), _pool(work, workers)
+    waiting, pool = deque[tuple[list[Group], Future]](), _pool(work, workers)
     try:
         while True:
             for batch in islice(batches, 2 * workers - len(waiting)):
@@ -62,19 +65,19 @@ def in_order(files: Sequence[Path], work: Work, workers: int) -> Iterator[tuple[
                 found = future.result()
             except BrokenProcessPool:  # A library has crashed, or the system has killed it for its memory.
                 pool.shutdown()
-                found, pool = [_rows_apart(path, work) for path in batch], _pool(work, workers)
+                found, pool = [_rows_apart(group, work) for group in batch], _pool(work, workers)
                 waiting = deque((other, pool.submit(_rows_of, other)) for other, _ in waiting)
             yield from zip(batch, found, strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:
-    batch, size = list[Path](), 0
-    for path in files:
-        batch.append(path)
+def _batches(groups: Sequence[Group]) -> Iterator[list[Group]]:
+    batch, size = list[Group](), 0
+    for group in groups:
+        batch.append(group)
         with suppress(OSError):  # It vanished, which its reader will tell.
-            size += path.stat().st_size
+            size += sum(path.stat().st_size for path in group)
         if len(batch) == _BATCH or size > _BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -99,25 +102,25 @@ def _start(work: Work) -> None:
     _works[:] = [work]
 
 
-def _rows_of(batch: Sequence[Path]) -> list[FileRows | str]:
-    return [_rows(path, _works[0]) for path in batch]
+def _rows_of(batch: Sequence[Group]) -> list[FileRows | str]:
+    return [_rows(group, _works[0]) for group in batch]
 
 
-def _rows_apart(path: Path, work: Work) -> FileRows | str:
-    """Rows of a file that a process of its own reads, as that may die of it."""
+def _rows_apart(group: Group, work: Work) -> FileRows | str:
+    """Rows of files that a process of its own reads, as that may die of it."""
     with _pool(work, 1) as pool:
         try:
-            return pool.submit(_rows_of, [path]).result()[0]
+            return pool.submit(_rows_of, [group]).result()[0]
         except BrokenProcessPool:
             return "the process that read it died"
 
 
-def _rows(path: Path, work: Work) -> FileRows | str:
-    """What the store holds of a file, or why it is refused."""
+def _rows(group: Group, work: Work) -> FileRows | str:
+    """What the store holds of a group of files, or why it is refused."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            spectra = _prepared(path, work)
+            spectra = _prepared(group, work)
         attrs = {name: str(value) for name, value in spectra.attrs.items()}
         # Thousands of files would print thousands of lines.
         said = sorted({one.category.__name__ for one in caught if issubclass(one.category, UserWarning)})
@@ -130,9 +133,9 @@ def _rows(path: Path, work: Work) -> FileRows | str:
         return " ".join(str(error).split()) or type(error).__name__
 
 
-def _prepared(path: Path, work: Work) -> Spectra:
-    """The spectra of a file as they go into the store."""
-    spectra = spectra_of_file(path, work.settings)
+def _prepared(group: Group, work: Work) -> Spectra:
+    """The spectra of a group of files as they go into the store."""
+    spectra = spectra_of_files(group, work.settings)
     if work.first is not None:
-        check_alike(spectra, path, work.first)
+        check_alike(spectra, group[0], work.first)
     return work.preparation.apply(spectra)

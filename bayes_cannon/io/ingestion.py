@@ -30,7 +30,7 @@ from bayes_cannon.io.rows import merged_texts, merged_units
 from bayes_cannon.io.spectra import Spectra, known_suffix
 from bayes_cannon.io.spectra_store import unfinished
 from bayes_cannon.io.spectra_variables import texts
-from bayes_cannon.io.survey_files import FileSettings, First, spectra_of_file
+from bayes_cannon.io.survey_files import FileSettings, First, grouped, spectra_of_files
 from bayes_cannon.io.unfinished_store import SHARD, Plan, Rows, UnfinishedStore
 
 _LOW, _HIGH = 1e-6, 1e12
@@ -83,7 +83,8 @@ def ingest(
     Parameters
     ----------
     paths
-        As for `bayes_cannon.io.read_spectra`. The spectra are in the order of the files.
+        As for `bayes_cannon.io.read_spectra`. The spectra are in the order of the files. Of files that are one row
+        together, none is in the store if one cannot be read.
     store
         Zarr store to write (``.zarr``), or for few spectra another file that `bayes_cannon.io.write_spectra` writes.
         Flux and ivar are stored in float32, which keeps 7 digits.
@@ -213,12 +214,13 @@ def _with_labels(stars: Spectra, labels: Table, id_column: str | None) -> tuple[
 def _plan(files: Sequence[Path], work: Work, texts: Mapping[str, str], shard_size: int) -> Plan:
     """What the first file that can be read decides for all."""
     refused: dict[str, str] = {}
-    for path in files:
+    groups = grouped(files, work.settings)
+    for path, group in ((group[0], group) for group in groups):
         try:
-            given = spectra_of_file(path, work.settings)
+            given = spectra_of_files(group, work.settings)
             found = work.preparation.apply(given)
         except Exception as error:  # noqa: BLE001 - whatever a reader raises, the other files go on
-            refused[str(path)] = str(error)
+            refused |= {str(one): str(error) for one in group}
             continue
         if given.wavelength is None or found.wavelength is None:
             raise ValueError(f"{path} has no wavelengths, and a store needs them")
@@ -227,7 +229,9 @@ def _plan(files: Sequence[Path], work: Work, texts: Mapping[str, str], shard_siz
         scale = 1.0 if _LOW < median < _HIGH or not median else 2.0 ** round(np.log2(median))
         first = First.of(given, path) if work.settings.grid is None else None
         reader = str(given.attrs.get("survey", ""))
-        return Plan(texts, [str(one) for one in files], found.wavelength, scale, shard_size, reader, first)
+        return Plan(
+            texts, [str(one) for group in groups for one in group], found.wavelength, scale, shard_size, reader, first
+        )
     named = "; ".join(f"{file}: {said}" for file, said in islice(refused.items(), 3))
     raise ValueError(f"none of {len(files)} files could be read: {named}{', ...' if len(refused) > 3 else ''}")
 
@@ -239,27 +243,28 @@ def _fill(begun: UnfinishedStore, work: Work, workers: int, progress: ProgressOp
         return
     settings = replace(work.settings, expected=plan.reader or None)
     work = replace(work, settings=settings, first=plan.first, scale=plan.scale)
-    start, skipped, refused = done.file, done.row, dict(done.refused)
+    place, skipped, refused = done.file, done.row, dict(done.refused)
+    groups = grouped([Path(file) for file in plan.files[place:]], settings)
     pieces = list[Rows]()
     with reporter(progress, len(plan.files), "file") as report:
         report = report or (lambda _: None)
-        report(start)
-        files = [Path(file) for file in plan.files[start:]]
-        for number, (path, found) in enumerate(in_order(files, work, workers), start=start):
+        report(place)
+        for group, found in in_order(groups, work, workers):
             if isinstance(found, str):
-                refused[str(path)] = found
+                refused |= {str(path): found for path in group}
             else:
                 units, attrs = merged_units(done.units, found.units), merged_texts(done.attrs, found.attrs)
                 done = replace(done, units=units, attrs=attrs)
-                pieces.append(found.rows.at(slice(skipped if number == start else 0, None)))
+                pieces.append(found.rows.at(slice(skipped, None)))
             while (rest := sum(map(len, pieces)) - plan.shard_size) >= 0:
-                # Only the last file can be broken: the others came after a shard that was full.
+                # Only the last group can be broken: the others came after a shard that was full.
                 row = len(found.rows) - rest if rest and not isinstance(found, str) else 0
-                done = replace(done, file=number if rest else number + 1, row=row, refused=dict(refused))
+                done = replace(done, file=place if rest else place + len(group), row=row, refused=dict(refused))
                 whole = Rows.joined(pieces)
                 begun.write(whole.at(slice(plan.shard_size)), done)
                 pieces = [whole.at(slice(plan.shard_size, None))] if rest else []
-            report(1)
+            place, skipped = place + len(group), 0
+            report(len(group))
     pieces = pieces or [Rows.none(plan.wavelength.size)]
     begun.write(Rows.joined(pieces), replace(done, file=len(plan.files), row=0, refused=refused, complete=True))
 

@@ -1,6 +1,7 @@
 """From a survey's file to spectra on one grid: which reader, which of its spectra, decoded, put on the grid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,8 @@ from bayes_cannon.core.grids import Grid, pixel_bounds
 from bayes_cannon.io.decode import decode
 from bayes_cannon.io.file_lists import Paths, list_files
 from bayes_cannon.io.gridding import find_grid, on_grid
-from bayes_cannon.io.readers.registry import Reader, reader_called, sniff
+from bayes_cannon.io.readers.joined import join_segments
+from bayes_cannon.io.readers.registry import Reader, reader_called, readers, sniff
 from bayes_cannon.io.readers.survey_spectra import DecodedSpectra, Medium, SurveySpectra
 from bayes_cannon.io.rows import joined
 from bayes_cannon.io.spectra import OWN_SUFFIXES, Spectra, read_spectra_file
@@ -80,7 +82,8 @@ def read_spectra(
 
     A survey's file is recognized by its content, decoded (mask bits and errors become ivar), brought to rest, and put
     on one grid. All spectra are rows of their own: two of one star are two rows. ``identifiers`` say for each row the
-    survey's names, the ``reader``, the ``file``, and ``which`` of its spectra it is.
+    survey's names, the ``reader``, the ``file``, and ``which`` of its spectra it is. With a ``grid``, files that hold
+    the detectors of one observation, as those of GALAH, are one row, in the place of the first of them.
 
     Parameters
     ----------
@@ -128,12 +131,45 @@ def read_spectra(
     """
     given = None if grid is None else find_grid(grid)
     settings = FileSettings(survey, given, velocity, mask_bits, combined)
-    files, parts = list_files(paths), list[Spectra]()
-    for path in files:
-        parts.append(spectra_of_file(path, settings))
+    groups, parts = grouped(list_files(paths), settings), list[Spectra]()
+    for group in groups:
+        parts.append(spectra_of_files(group, settings))
         if given is None:
-            check_alike(parts[-1], path, First.of(parts[0], files[0]))
+            check_alike(parts[-1], group[0], First.of(parts[0], groups[0][0]))
     return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def grouped(files: Sequence[Path], settings: FileSettings) -> list[tuple[Path, ...]]:
+    """Files that become rows together, by their names, each group in the place of its first file.
+
+    Without a grid each file is read by itself: detectors do not share their pixels.
+    """
+    if settings.grid is None:
+        return [(path,) for path in files]
+    asked = readers() if settings.survey is None else {settings.survey: _called(settings.survey)}
+    rules = [(name, reader.group) for name, reader in asked.items() if hasattr(reader, "group")]
+    groups = dict[Any, list[Path]]()
+    for path in files:
+        keys = ((name, key) for name, rule in rules if (key := rule(path)) is not None)
+        groups.setdefault(next(keys, path), []).append(path)
+    return [tuple(group) for group in groups.values()]
+
+
+def spectra_of_files(paths: Sequence[Path], settings: FileSettings) -> Spectra:
+    """Spectra of files that `grouped` put together: detectors of one spectrum are one row.
+
+    Files that only their names put together, of several formats, are rows of their own.
+    """
+    if len(paths) == 1:
+        return spectra_of_file(paths[0], settings)
+    reader, *others = (_reader_of(path, settings) for path in paths)
+    if not hasattr(reader, "group") or any(other is not reader for other in others):
+        return joined([spectra_of_file(path, settings) for path in paths])
+    records = [record for path in paths for record in _records(path, settings, reader)]
+    with _naming(paths[0]):
+        names = ", ".join(path.name for path in paths)
+        parts = [_one(record, settings, names, reader) for record in join_segments(records)]
+        return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def spectra_of_file(path: Path, settings: FileSettings) -> Spectra:
@@ -145,13 +181,22 @@ def spectra_of_file(path: Path, settings: FileSettings) -> Spectra:
                 f"{path} is on other wavelengths than the grid, and a file of this package is not resampled"
             )
         return spectra
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
     reader = _reader_of(path, settings)
-    try:
-        records = _chosen(reader.read(path), settings.combined)
-        parts = [_one(record, settings, path, reader) for record in records]
+    with _naming(path):
+        parts = [_one(record, settings, path.name, reader) for record in _records(path, settings, reader)]
         return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def _records(path: Path, settings: FileSettings, reader: Reader) -> list[SurveySpectra]:
+    with _naming(path):
+        return _chosen(reader.read(path), settings.combined)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors name the file."""
+    try:
+        yield
     except ValueError as error:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
 
@@ -162,6 +207,8 @@ def has_own_format(path: Path) -> bool:
 
 
 def _reader_of(path: Path, settings: FileSettings) -> Reader:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
     if settings.survey is not None:
         return _called(settings.survey)
     if settings.expected is not None and _called(settings.expected).recognizes(path):
@@ -173,11 +220,11 @@ _called = lru_cache(reader_called)
 """To look for readers of other packages takes longer than to read a file."""
 
 
-def _one(record: SurveySpectra, settings: FileSettings, path: Path, reader: Reader) -> Spectra:
+def _one(record: SurveySpectra, settings: FileSettings, file: str, reader: Reader) -> Spectra:
     velocity = _velocity(record, settings)
     decoded = decode(record, mask_bits=settings.mask_bits, velocity=velocity)
     spectra = on_grid(decoded, settings.grid or _own_grid(decoded))
-    return _described(spectra, path, reader, record)
+    return _described(spectra, file, reader, record)
 
 
 def _velocity(record: SurveySpectra, settings: FileSettings) -> Any:
@@ -197,11 +244,11 @@ def _velocity(record: SurveySpectra, settings: FileSettings) -> Any:
     return np.asarray(record.columns[settings.velocity], dtype=float)
 
 
-def _described(spectra: Spectra, path: Path, reader: Reader, record: SurveySpectra) -> Spectra:
+def _described(spectra: Spectra, file: str, reader: Reader, record: SurveySpectra) -> Spectra:
     """With what tells one row from another."""
     n = spectra.n_stars
     names = {**record.identifiers, **spectra.identifiers}
-    names.setdefault("FILE", np.full(n, path.name))
+    names.setdefault("FILE", np.full(n, file))
     identifiers = {**names, "reader": np.full(n, reader.name), "which": record.which}
     return replace(spectra, identifiers=identifiers, attrs={**spectra.attrs, "survey": reader.name})
 

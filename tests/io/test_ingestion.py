@@ -158,9 +158,9 @@ def _broken(files, store, monkeypatch, **options):
 def test_a_run_that_goes_on_reads_only_the_rest(tmp_path, files, monkeypatch):
     _broken(files, tmp_path / "s.zarr", monkeypatch)
     seen = []
-    read = file_rows.spectra_of_file
+    read = file_rows.spectra_of_files
     monkeypatch.setattr(
-        file_rows, "spectra_of_file", lambda path, settings: seen.append(path.name) or read(path, settings)
+        file_rows, "spectra_of_files", lambda group, settings: seen.append(group[0].name) or read(group, settings)
     )
     with pytest.raises(FileNotFoundError, match=r"it is unfinished, in .*s.zarr.unfinished"):
         open_store(tmp_path / "s.zarr")
@@ -324,7 +324,7 @@ class _DyingPool:
 
     def submit(self, function, batch):
         future = Future()
-        if any(path.name == "2.fits" for path in batch):
+        if any(path.name == "2.fits" for (path,) in batch):
             future.set_exception(BrokenProcessPool())
         else:
             future.set_result(function(batch))
@@ -344,7 +344,10 @@ def test_a_file_that_kills_its_reader_is_refused_and_the_others_are_read(files, 
     monkeypatch.setattr(file_rows, "_pool", _DyingPool)
     monkeypatch.setattr(file_rows, "_BATCH", 3)
     paths = sorted(files.iterdir())
-    found = dict(file_rows.in_order(paths, file_rows.Work(FileSettings(), Preparation()), 2))
+    groups = [(path,) for path in paths]
+    found = {
+        path: rows for (path,), rows in file_rows.in_order(groups, file_rows.Work(FileSettings(), Preparation()), 2)
+    }
     assert list(found) == paths
     assert found[files / "2.fits"] == "the process that read it died"
     assert all(not isinstance(found[files / f"{k}.fits"], str) for k in (0, 1, 4, 5, 6))

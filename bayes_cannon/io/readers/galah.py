@@ -59,6 +59,12 @@ class _Ccd:
         found = layout(path)
         return bool(found.headers) and "CRVAL1" in found.headers[0] and bool(set(_RELATIVE_ERROR) & set(found.names))
 
+    def group(self, path: Path) -> tuple[str, str] | None:
+        """The name of the file without the number of the CCD."""
+        found = _CCD_NAME.match(path.name)
+        rest = path.name[found.end() :] if found else ""
+        return (found[1], rest) if found and ".fit" in rest.lower() else None
+
     def read(self, path: Path) -> list[SurveySpectra]:
         """The spectrum and, if the file has it, the same divided by the continuum.
 

@@ -43,6 +43,9 @@ _GENERAL = ("wcs1d-fits", "table-fits")
 class Reader(Protocol):
     """Reads one format.
 
+    A reader whose files hold but one of the detectors of a star has beside this a function ``group(path)``. From the
+    name alone it gives what the files of one observation have in common, which can be compared, or None.
+
     Attributes
     ----------
     name
