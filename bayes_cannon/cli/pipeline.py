@@ -25,7 +25,7 @@ from bayes_cannon.io.label_table import label_table
 from bayes_cannon.io.model_file import array_hash, provenance_of_writing
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.quantities import with_units
-from bayes_cannon.io.recipe import Recipe, read_recipe
+from bayes_cannon.io.recipe import Recipe, find_model, read_recipe
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, read_table, write_table
@@ -103,6 +103,7 @@ def run_inference(
     label's error too.
     """
     check_output_path(check_table_suffix(output), overwrite=overwrite)
+    model = find_model(model)
     trained = CannonModel.read(model)
     if posterior is not None:
         trained.integrate_theta = True
@@ -133,7 +134,8 @@ def _spectra_for(model: CannonModel, spectra: Sequence[str | Path], settings: Fi
                 "the model was trained on a part of the wavelengths that its continuum was fitted to: say with --grid "
                 "on which the spectra were"
             )
-        if not (preparation.divide_by_median and preparation.wavelength_range is not None):  # A median is of all pixels.
+        # A median is one of all pixels.
+        if not (preparation.divide_by_median and preparation.wavelength_range is not None):
             settings = replace(settings, grid=grid_of(model.dispersion))
     return preparation.apply(read_spectra(spectra, **settings.keywords))
 
@@ -199,8 +201,8 @@ def _concatenated(fits: Sequence[LabelFit | None], order: np.ndarray) -> LabelFi
     known = [fit for fit in fits if fit is not None]
     if not known:
         return None
-    arrays = {field.name: [getattr(fit, field.name) for fit in known] for field in fields(LabelFit)}
-    return LabelFit(**{name: np.concatenate(parts)[order] for name, parts in arrays.items()})
+    whole = LabelFit.concatenated(known)
+    return replace(whole, **{field.name: getattr(whole, field.name)[order] for field in fields(LabelFit)})
 
 
 def _groups(spectra: Spectra, column: str | None) -> np.ndarray:

@@ -124,8 +124,9 @@ def ingest(
 
     Examples
     --------
+    >>> wavelength = np.linspace(5000, 5003, 4)
     >>> for name in ("one", "two"):
-    ...     spectra = tc.io.Spectra(np.ones((2, 4)), np.ones((2, 4)), np.linspace(5000, 5003, 4), [f"{name} a", f"{name} b"])
+    ...     spectra = tc.io.Spectra(np.ones((2, 4)), np.ones((2, 4)), wavelength, [f"{name} a", f"{name} b"])
     ...     tc.io.write_spectra(f"{name}.nc", spectra)
     >>> tc.io.ingest(["one.nc", "two.nc"], "night.zarr", shard_size=2).n_stars
     4

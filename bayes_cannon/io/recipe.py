@@ -364,6 +364,13 @@ def find_recipe(recipe: str | os.PathLike) -> Path:
     )
 
 
+def find_model(model: str | os.PathLike) -> Path:
+    """Path of the model file that a path or the name of a shipped model stands for; that itself if it is neither."""
+    path, folder = Path(model), models_folder()
+    shipped = folder / str(model) / f"{model}.model"
+    return shipped if not path.exists() and path.name == str(model) and shipped.is_file() else path
+
+
 def models_folder() -> Path:
     """Folder of the shipped recipes: inside the installed package, or next to it in a source tree."""
     package = Path(bayes_cannon.__file__).parent

@@ -12,7 +12,6 @@ from bayes_cannon.io import gaia_xp
 from bayes_cannon.io.gaia_xp import COLUMNS, GIANTS, LIBRARY_RANGE, WAVELENGTH, colour_outliers, read_gaia_xp
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.io.spectra import Spectra
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT.parent / "shared/data/gaia_xp_rows.npz"
