@@ -65,6 +65,7 @@ def test_bare_exceptions_are_told_from_errors_in_words(fuzz):
         (lambda: tc.censoring.Censors(NAMES, 2, {"TEFF": RAGGED}), "mask of 'TEFF' must be an array"),
         (lambda: tc.continuum.normalize(np.arange(4.0), np.ones(4), np.ones(4), [0, 1, 2], regions=3), "list of pairs"),
         (lambda: tc.vectorizer.PolynomialVectorizer(NAMES, terms=5), "terms must be a text such as"),
+        (lambda: tc.vectorizer.PolynomialVectorizer(NAMES, 10**20), "has more than 1,000,000 terms of 3 labels"),
         (lambda: tc.vectorizer.PolynomialVectorizer([1, 2], 2), "label_names must be a sequence of texts"),
         (lambda: tc.vectorizer.BaseVectorizer(NAMES, [("TEFF",)]), "a term must be a list of pairs"),
         (lambda: tc.vectorizer.PolynomialVectorizer(NAMES, 2).term_index(None), "a term must be a text"),

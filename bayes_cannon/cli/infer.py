@@ -37,7 +37,7 @@ def infer(
     mask_bits: str | None, output: Path | None, posterior: Path | None, error_budget: bool, overwrite: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Infer the labels of the spectra in FILES with the trained MODEL.
+    """Infer the labels of the spectra in FILES with the trained MODEL, a file or the name of one that is shipped.
 
     FILES are .nc, .h5, .zarr or .npz files with flux and ivar, on the wavelengths of the training spectra; or files as
     surveys publish them, folders, patterns, or @LIST, a text file with one of these a line. A survey's spectra are put

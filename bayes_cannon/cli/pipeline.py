@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from bayes_cannon.io.label_table import label_table
 from bayes_cannon.io.model_file import array_hash, provenance_of_writing
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.quantities import with_units
-from bayes_cannon.io.recipe import Recipe, read_recipe
+from bayes_cannon.io.recipe import Recipe, find_model, read_recipe
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, read_table, write_table
@@ -103,6 +103,7 @@ def run_inference(
     label's error too.
     """
     check_output_path(check_table_suffix(output), overwrite=overwrite)
+    model = find_model(model)
     trained = CannonModel.read(model)
     if posterior is not None:
         trained.integrate_theta = True
@@ -133,7 +134,9 @@ def _spectra_for(model: CannonModel, spectra: Sequence[str | Path], settings: Fi
                 "the model was trained on a part of the wavelengths that its continuum was fitted to: say with --grid "
                 "on which the spectra were"
             )
-        settings = replace(settings, grid=grid_of(model.dispersion))
+        # A median is one of all pixels.
+        if not (preparation.divide_by_median and preparation.wavelength_range is not None):
+            settings = replace(settings, grid=grid_of(model.dispersion))
     return preparation.apply(read_spectra(spectra, **settings.keywords))
 
 
@@ -157,11 +160,24 @@ def train_recipe(recipe: Recipe, *, by_row: bool = False, quiet: bool = True) ->
     raw = _complete_labels(_read_stars(recipe, by_row), recipe.model.label_names, quiet=quiet)
     preparation = Preparation.of_recipe(recipe).after(raw)
     spectra = preparation.apply(raw)
-    held_out = np.zeros(spectra.n_stars, dtype=bool)
-    if recipe.validation is not None:
-        section = recipe.validation
-        fold = folds(spectra.n_stars, section.folds, recipe.seed, _groups(spectra, section.group))
-        held_out = fold == section.held_out
+    none = np.zeros(spectra.n_stars, dtype=bool)
+    if recipe.validation is None:
+        return _trained(recipe, preparation, spectra, none, progress)
+    section = recipe.validation
+    fold = folds(spectra.n_stars, section.folds, recipe.seed, _groups(spectra, section.group))
+    if section.held_out != "all":
+        return _trained(recipe, preparation, spectra, fold == section.held_out, progress)
+    parts = [_trained(recipe, preparation, spectra, fold == number, progress) for number in np.unique(fold)]
+    order = np.argsort(np.argsort(fold, kind="stable"), kind="stable")
+    fits = (_concatenated([getattr(part, name) for part in parts], order) for name in ("fit", "independent"))
+    whole = _trained(recipe, preparation, spectra, none, progress)
+    return replace(whole, held_out=~none, fit=next(fits), independent=next(fits))
+
+
+def _trained(
+    recipe: Recipe, preparation: Preparation, spectra: Spectra, held_out: np.ndarray, progress: Any
+) -> TrainingRun:  # fmt: skip
+    """A model of the stars that are not held out, and the labels of those that are."""
     training = ~held_out
     if recipe.data.bad_rows is not None:
         threshold = recipe.data.bad_rows.threshold
@@ -178,6 +194,15 @@ def train_recipe(recipe: Recipe, *, by_row: bool = False, quiet: bool = True) ->
     if held_out.any():
         fit = model.fit_labels(stars.flux, stars.ivar, progress=progress)
     return TrainingRun(recipe, preparation, model, spectra, training, held_out, fit, independent)
+
+
+def _concatenated(fits: Sequence[LabelFit | None], order: np.ndarray) -> LabelFit | None:
+    """Fits of parts of the stars as one, in this order."""
+    known = [fit for fit in fits if fit is not None]
+    if not known:
+        return None
+    whole = LabelFit.concatenated(known)
+    return replace(whole, **{field.name: getattr(whole, field.name)[order] for field in fields(LabelFit)})
 
 
 def _groups(spectra: Spectra, column: str | None) -> np.ndarray:

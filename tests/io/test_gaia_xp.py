@@ -9,7 +9,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from bayes_cannon.io import gaia_xp
-from bayes_cannon.io.gaia_xp import COLUMNS, GIANTS, WAVELENGTH, as_library, colour_outliers, read_gaia_xp
+from bayes_cannon.io.gaia_xp import COLUMNS, GIANTS, LIBRARY_RANGE, WAVELENGTH, colour_outliers, read_gaia_xp
+from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.spectra import Spectra
 
 ROOT = Path(__file__).parents[2]
@@ -211,32 +212,33 @@ def test_rows_and_folds_are_those_of_the_definition(giants):
         )
 
 
+ARCHIVE = Preparation(wavelength_range=LIBRARY_RANGE, divide_by_median=True)
+"""What is done to a spectrum of the archive, but for the logarithm."""
+
+
 def test_archive_spectra_as_the_library_has_them(tmp_path):
     """Library flux times medflux is what the archive gives; back it comes to single precision."""
     table = library(20)
     table["flux"] /= np.median(table["flux"], axis=1, keepdims=True)
     table["medflux"] = np.geomspace(1e-17, 1e-14, 20).astype("f4")
-    archive = table["flux"].astype(float) * table["medflux"].astype(float)[:, None]
-    ivar = (table["flux_error"].astype(float) * table["medflux"].astype(float)[:, None]) ** -2
+    scale = table["medflux"].astype(float)[:, None]
+    archive = Spectra(table["flux"] * scale, (table["flux_error"] * scale) ** -2, WAVELENGTH)
     spectra = read_gaia_xp(written(table, tmp_path), log_flux=False)
-    flux, new_ivar = as_library(archive, ivar)
-    np.testing.assert_allclose(flux, spectra.flux, rtol=1e-6)
-    np.testing.assert_allclose(new_ivar, spectra.ivar, rtol=1e-6)
-    short, _ = as_library(archive, ivar, wavelength_range=(3360, 3400))
-    np.testing.assert_allclose(short, table["flux"][:, :3], rtol=1e-6)
+    found = ARCHIVE.apply(archive)
+    np.testing.assert_allclose(found.flux, spectra.flux, rtol=1e-6)
+    np.testing.assert_allclose(found.ivar, spectra.ivar, rtol=1e-6)
+    assert found.units["flux"] == "" if "flux" in archive.units else "flux" not in found.units
+    assert ARCHIVE.apply(spectra).flux is not None
+    np.testing.assert_array_equal(ARCHIVE.apply(spectra).flux, spectra.flux)  # The library says that it was done.
 
 
 def test_archive_spectra_without_a_median():
-    flux = np.ones((3, 343))
-    flux[1, 200], flux[2] = np.nan, -1
-    new, ivar = as_library(flux, np.full((3, 343), 4.0))
-    assert (new[0] == 1).all()
-    assert np.isnan(new[1:]).all()
-    assert (ivar == np.array([[4], [0], [0]])).all()
-    with pytest.raises(ValueError, match=r"must have shape \(star, 343\).*got \(3, 342\) and \(3, 343\)"):
-        as_library(flux[:, 1:], flux)
-    with pytest.raises(ValueError, match="no pixel lies in the wavelength_range"):
-        as_library(flux, flux, wavelength_range=(1, 2))
+    flux, ivar = np.ones((4, 343)), np.full((4, 343), 4.0)
+    flux[1], flux[2, 0] = -1, np.nan
+    ivar[2, 0], ivar[3, :200] = 0, 0
+    found = ARCHIVE.apply(Spectra(flux, ivar, WAVELENGTH))
+    assert (found.ivar.max(axis=1) == [4, 0, 4, 0]).all()
+    assert (found.flux[[0, 2]] == 1).all()
 
 
 @installed
@@ -244,6 +246,6 @@ def test_rows_of_the_library_from_the_archive():
     table = gaia_xp._table(gaia_xp._library_path())[:300]
     flux, error = (table[name].astype(float) for name in ("flux", "flux_error"))
     scale = table["medflux"].astype(float)[:, None]
-    again, ivar = as_library(flux * scale, (error * scale) ** -2)
-    np.testing.assert_allclose(again, flux[:, 32:328], rtol=1e-12)
-    np.testing.assert_allclose(ivar, error[:, 32:328] ** -2, rtol=1e-12)
+    found = ARCHIVE.apply(Spectra(flux * scale, (error * scale) ** -2, WAVELENGTH))
+    np.testing.assert_allclose(found.flux, flux[:, 32:328], rtol=1e-12)
+    np.testing.assert_allclose(found.ivar, error[:, 32:328] ** -2, rtol=1e-12)

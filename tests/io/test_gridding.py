@@ -10,7 +10,8 @@ from bayes_cannon.core.wavelengths import LIGHT, vacuum_to_air
 from bayes_cannon.io.gridding import find_grid, noise_covariance, on_grid
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.readers.survey_spectra import DecodedSegment, DecodedSpectra, Segment, SurveySpectra
-from bayes_cannon.io.spectra import read_spectra, write_spectra
+from bayes_cannon.io.spectra import read_spectra_file as read_spectra
+from bayes_cannon.io.spectra import write_spectra
 
 
 def arm(first=5000.0, n_pixels=60, *, seed=0, n_stars=3, step=0.5, turned=False, **more):

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bayes_cannon.core.continuum import normalize
+from bayes_cannon.core.running_continuum import normalize_by_mean
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.recipe import parse_recipe
 from bayes_cannon.io.spectra import Spectra
@@ -42,6 +43,21 @@ def test_all_steps_in_their_order(stars):
     assert_array_equal(prepared.wavelength, stars.wavelength[used])
     assert_allclose(prepared.flux, np.log(flux[:, used]), rtol=1e-12)
     assert_allclose(prepared.ivar, (ivar * flux**2)[:, used], rtol=1e-12)
+
+
+def test_running_mean_and_median(stars):
+    running = _of(continuum={"running_mean": 60.0}).apply(stars)
+    flux, ivar, _ = normalize_by_mean(stars.wavelength, stars.flux, stars.ivar, 60.0)
+    assert_array_equal(running.flux, flux)
+    assert_array_equal(running.ivar, ivar)
+    median = _of(data={"divide_by_median": True, "wavelength_range": [4000.0, 4100.0]})
+    prepared = Preparation.from_text(median.to_text()).apply(stars)
+    used = stars.wavelength <= 4100
+    scale = np.nanmedian(stars.flux, axis=1)[:, None]
+    assert_allclose(prepared.flux, (stars.flux / scale)[:, used], rtol=1e-12)
+    assert_allclose(prepared.ivar, (stars.ivar * scale**2)[:, used], rtol=1e-12)
+    # A text of before there was a median.
+    assert Preparation.from_text('{"continuum": null, "wavelength_range": null, "log_flux": true}').log_flux
 
 
 def test_text_means_the_same(stars):
