@@ -41,14 +41,8 @@ def files(folder):
     return sorted(folder.iterdir(), key=lambda path: (path.name[15], path.name))
 
 
-@pytest.fixture
-def grid():
-
-    return WAVELENGTH
-
-
-def settings(grid):
-    return FileSettings(grid=find_grid(grid))
+def settings():
+    return FileSettings(grid=find_grid(WAVELENGTH))
 
 
 def test_the_rule_of_galah(tmp_path):
@@ -58,20 +52,20 @@ def test_the_rule_of_galah(tmp_path):
         assert CCD.group(tmp_path / name) is None
 
 
-def test_groups_are_in_the_place_of_their_first_file_and_stay_when_taken_again(folder, grid):
-    groups = grouped(files(folder), settings(grid))
+def test_groups_are_in_the_place_of_their_first_file_and_stay_when_taken_again(folder):
+    groups = grouped(files(folder), settings())
     assert [[path.name[:16] for path in group] for group in groups] == [
         [f"{star}{ccd}" for ccd in ccds] for star, ccds in zip(STARS, [(1, 2, 3, 4), (1, 2, 3, 4), (2, 4)], strict=True)
     ]
     flat = [path for group in groups for path in group]
-    assert grouped(flat, settings(grid)) == groups
-    assert grouped(flat[4:], settings(grid)) == groups[1:]
-    assert grouped(flat, FileSettings(survey="apogee-apstar", grid=settings(grid).grid)) == [(path,) for path in flat]
+    assert grouped(flat, settings()) == groups
+    assert grouped(flat[4:], settings()) == groups[1:]
+    assert grouped(flat, FileSettings(survey="apogee-apstar", grid=settings().grid)) == [(path,) for path in flat]
     assert grouped(flat, FileSettings()) == [(path,) for path in flat]
 
 
-def test_the_ccds_of_a_star_are_one_row(folder, grid):
-    read = read_spectra(files(folder), grid=grid)
+def test_the_ccds_of_a_star_are_one_row(folder):
+    read = read_spectra(files(folder), grid=WAVELENGTH)
     assert read.ids.tolist() == list(STARS)
     levels = np.array([[100.0 * (k + 1) + ccd for ccd in FIRST for _ in range(36)] for k in range(3)])
     levels[2, :36] = levels[2, 72:108] = 0
@@ -95,34 +89,34 @@ def test_another_format_under_such_names_is_read_file_by_file(tmp_path, write_ap
     assert read_spectra(tmp_path, grid=(15102.0, 15110.0, 1.0)).ids.tolist() == ["star 1", "star 2"]
 
 
-def test_a_ccd_that_is_there_twice_is_told(folder, grid):
+def test_a_ccd_that_is_there_twice_is_told(folder):
     (folder / "again").mkdir()
     write(folder / "again", STARS[0], 1, 1.0)
     with pytest.raises(ValueError, match=rf"{STARS[0]}1\.fits: segment 'CCD1' of the combined spectrum of {STARS[0]} "):
-        read_spectra(folder, grid=grid)
+        read_spectra(folder, grid=WAVELENGTH)
 
 
-def test_ingested_they_are_the_same_rows_and_a_star_with_a_damaged_file_is_refused(tmp_path, folder, grid):
+def test_ingested_they_are_the_same_rows_and_a_star_with_a_damaged_file_is_refused(tmp_path, folder):
     pytest.importorskip("zarr")
     damaged = folder / f"{STARS[1]}3.fits"
     damaged.write_bytes(damaged.read_bytes()[:4000])
     for workers in (1, 2):
         store = tmp_path / f"{workers}.zarr"
-        done = ingest(files(folder), store, settings=settings(grid), workers=workers)
+        done = ingest(files(folder), store, settings=settings(), workers=workers)
         assert (done.n_files, done.n_stars) == (10, 2)
         assert set(done.refused) == {str(folder / f"{STARS[1]}{ccd}.fits") for ccd in (1, 2, 3, 4)}
         assert all(str(damaged) in said for said in done.refused.values())
         stored = tc.io.read_spectra(store)
         good = [path for path in files(folder) if not path.name.startswith(STARS[1])]
-        direct = read_spectra(good, grid=grid)
+        direct = read_spectra(good, grid=WAVELENGTH)
         assert stored.ids.tolist() == direct.ids.tolist()
         np.testing.assert_array_equal(stored.flux, direct.flux.astype(np.float32))
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_a_broken_run_goes_on_to_the_same_rows(tmp_path, folder, grid, monkeypatch, after):
+def test_a_broken_run_goes_on_to_the_same_rows(tmp_path, folder, monkeypatch, after):
     pytest.importorskip("zarr")
-    options = {"settings": settings(grid), "shard_size": 1}
+    options = {"settings": settings(), "shard_size": 1}
     ingest(files(folder), tmp_path / "whole.zarr", **options)
     write, written = unfinished_store.UnfinishedStore.write, []
 
