@@ -21,7 +21,7 @@ from bayes_cannon.io.cuts import passing
 from bayes_cannon.io.file_lists import list_files
 from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
 from bayes_cannon.io.joining import join_labels
-from bayes_cannon.io.label_table import label_table
+from bayes_cannon.io.label_tables import label_table
 from bayes_cannon.io.model_file import array_hash, provenance_of_writing
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.quantities import with_units

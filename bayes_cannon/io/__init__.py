@@ -9,7 +9,7 @@ _PLACES = {
     "colour_outliers": "bayes_cannon.io.gaia_xp",
     "ingest": "bayes_cannon.io.ingestion",
     "join_labels": "bayes_cannon.io.joining",
-    "label_table": "bayes_cannon.io.label_table",
+    "label_table": "bayes_cannon.io.label_tables",
     "noise_covariance": "bayes_cannon.io.gridding",
     "open_store": "bayes_cannon.io.spectra_store",
     "read_gaia_xp": "bayes_cannon.io.gaia_xp",

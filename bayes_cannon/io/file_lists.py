@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
+from bayes_cannon.core.arguments import file_path, listed
+
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
@@ -33,8 +35,9 @@ def list_files(paths: Paths) -> list[Path]:
     ['a.fits', 'b.fits']
 
     """
-    named: Sequence[str | os.PathLike] = [paths] if isinstance(paths, str | os.PathLike) else paths
-    found = [path for one in named for path in _files(os.fspath(one))]
+    several = None if isinstance(paths, str | os.PathLike) else listed(paths)
+    named = [paths] if several is None else several
+    found = [path for one in named for path in _files(str(file_path(one)))]
     if not found:
         raise ValueError("there are no files to read: name a file, a folder or a list of files")
     seen: set[Path] = set()

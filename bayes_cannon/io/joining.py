@@ -11,7 +11,7 @@ from astropy.table import Column, MaskedColumn, Table
 
 from bayes_cannon.core.arguments import check_kind, flag
 from bayes_cannon.core.intake import real_numbers
-from bayes_cannon.io.label_table import STAR_ID
+from bayes_cannon.io.label_tables import STAR_ID
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.io.spectra_variables import RESERVED, beyond_float, texts
 

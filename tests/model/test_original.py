@@ -307,7 +307,7 @@ def terms(*some: list) -> Callable[[dict], None]:
         (terms([(0, 1)], [(0, 1.5)]), "the power of TEFF must be a positive integer, got 1.5"),
         (terms([(0, 1)], [(0, -1)]), "the power of TEFF must be a positive integer, got -1"),
         (terms([(0, 1)], [(0, 1e9)]), "is of degree 1000000000, above 100"),
-        (terms([(0, 1)], [(0, np.inf)]), "cannot convert float infinity"),
+        (terms([(0, 1)], [(0, np.inf)]), "a term must be a list of pairs"),
         (terms([(0, 1)], [(1, 0)]), "one of its terms is the constant"),
         (terms([(0, 1), (1, 1)], [(1, 1), (0, 1.0)]), "the term 'TEFF\\*LOGG' occurs more than once"),
     ],

@@ -1,5 +1,6 @@
 """The table of inferred labels: its columns, units and errors."""
 
+from pkgutil import iter_modules
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 from astropy import units as u
 from astropy.table import Table
 
-from bayes_cannon.io.label_table import label_table
+import bayes_cannon.io
+import bayes_cannon.plot
+import bayes_cannon.scatter
+from bayes_cannon.io.label_tables import label_table
 
 NAMES = ("TEFF", "FE_H")
 
@@ -94,3 +98,9 @@ def test_shapes_and_names_are_checked(fit):
         label_table(NAMES, fit, extra={"x": np.ones(2)})
     with pytest.raises(ValueError, match="'star_id' must have 3 rows"):
         label_table(NAMES, fit, star_id=np.array(["a"]))
+
+
+@pytest.mark.parametrize("package", [bayes_cannon.io, bayes_cannon.plot, bayes_cannon.scatter])
+def test_public_names_are_not_those_of_modules(package):
+    """A module of that name would take the place of the function as soon as anything imported it."""
+    assert not {module.name for module in iter_modules(package.__path__)} & set(package.__all__)
