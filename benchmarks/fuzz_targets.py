@@ -270,7 +270,7 @@ def _file_targets() -> list[Target]:
                "star_id": ids, "labels": labels, "units": {"TEFF": "K"}, "attrs": {"a": 1}, "numbered": False}, 3),
         Target("Spectra.at", spectra.at, {"stars": np.arange(N_STARS) < 5}),
         Target("Spectra.label_array", spectra.label_array, {"label_names": NAMES}),
-        Target("read_spectra", tc.io.read_spectra, {"path": folder / "a.nc"}, refused=True),
+        Target("read_spectra", tc.io.read_spectra, {"paths": folder / "a.nc"}, refused=True),
         Target("write_spectra", tc.io.write_spectra, {"path": folder / "a.npz", "spectra": spectra,
                "overwrite": True}, 2),
         Target("read_table", tc.io.read_table, {"path": folder / "a.csv"}, refused=True),

@@ -107,7 +107,8 @@ def odd(value: Any, chance: random.Random) -> tuple[str, Any]:
     if isinstance(value, np.ndarray):
         name = chance.choice(list(_ARRAYS))
         try:
-            return name, _ARRAYS[name](value)
+            with np.errstate(all="ignore"):  # A cast may overflow.
+                return name, _ARRAYS[name](value)
         except (TypeError, ValueError):  # No such change of this kind of array.
             return "an object", object()
     choices: dict[str, Any] = {}

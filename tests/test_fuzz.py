@@ -22,10 +22,10 @@ def fuzz(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_no_call_ends_in_a_bare_exception(fuzz):
-    counts, faults = fuzz.run(range(1500), 5, lambda number: fuzz.call(number, 5))
+    counts, faults = fuzz.run(range(500), 5, lambda number: fuzz.call(number, 5))
     assert not [text for _, outcome, text, _ in faults.values() if outcome in fuzz.FAULTS]
-    assert counts[fuzz.FINE] > 200
-    assert counts[fuzz.WORDS] > 200
+    assert counts[fuzz.FINE] > 60
+    assert counts[fuzz.WORDS] > 60
 
 
 @pytest.mark.slow
