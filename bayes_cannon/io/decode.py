@@ -5,17 +5,14 @@ from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
-from astropy.constants import c
 from astropy.nddata.bitmask import bitfield_to_boolean_mask, extend_bit_flag_map
 
+from bayes_cannon.core.wavelengths import LIGHT
 from bayes_cannon.io.readers.mask_bits import MASKS, TOO_COARSE_FOR_VELOCITIES, ZERO_FLUX_IS_NO_DATA, MaskBits, mask_of
 from bayes_cannon.io.readers.survey_spectra import DecodedSegment, DecodedSpectra, Medium, Segment, SurveySpectra
 
 NO_DATA_ERROR = 1e10
 """Errors as large as this say that there is no data; APOGEE writes just this number."""
-
-LIGHT = float(c.to_value("km/s"))
-"""Speed of light, km/s."""
 
 BadBits = Sequence[str] | Mapping[str, Sequence[str]] | Literal["default"]
 

@@ -6,9 +6,6 @@ from collections.abc import Iterable
 import numpy as np
 from astropy.io import fits
 
-LIGHT = 299792.458
-"""Speed of light, km/s."""
-
 
 def facts(header: fits.Header, keywords: Iterable[str], *, suffix: str = "") -> dict[str, np.ndarray]:
     """Values of the keywords that the header has and fills, each of shape (1,), by keyword and suffix."""

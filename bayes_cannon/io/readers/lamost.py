@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from bayes_cannon.core.wavelengths import LIGHT
 from bayes_cannon.io.readers.fits_file import Layout, layout, opened
-from bayes_cannon.io.readers.headers import LIGHT, facts, native, number, spectrum_column, whole
+from bayes_cannon.io.readers.headers import facts, native, number, spectrum_column, whole
 from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
 
 _IDENTIFIERS = ("OBSID", "DESIG", "UID", "GP_ID", "OBJNAME")
