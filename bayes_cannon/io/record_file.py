@@ -1,7 +1,7 @@
 """Records as groups of a netCDF-4 (HDF5) file, written and read from what their fields declare (`core.records`).
 
 A record is a group: its arrays are variables, its numbers and texts are attributes, and each record, mapping or tuple
-of records in it is a group of its own. What is None is left out. Values are kept bit for bit, NaN and infinity included.
+of records in it is a group of its own. What is None is left out. Values are kept bit for bit, with NaN and infinity.
 """
 
 import os

@@ -4,19 +4,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-import numpyro.distributions as dist
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.label_mixture import LabelMixture
 from bayes_cannon.core.records import NOT_STORED, dims, encoded, one_of
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import BaseVectorizer
-from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.model.stars import StoredTerms, TrainingSet
-from bayes_cannon.posterior.labels.label_posterior import RegionModel
-from bayes_cannon.posterior.labels.priors import LabelPrior
+from bayes_cannon.posterior.labels.label_posterior import RegionModel, mixture_prior
 from bayes_cannon.scatter.base import LEARNED, LearnedScatter
 
 
@@ -80,7 +77,7 @@ class Partition:
         """Regions as the posterior of labels takes them."""
         out = []
         for region in self.regions:
-            prior = mixture_prior(region.population, stars)
+            prior = mixture_prior(region.population, stars.scaling)
             trained = region.trained(stars, self.vectorizer)
             out.append(RegionModel(trained, prior, region.theta_covariance, float(np.log(region.share))))
         return out
@@ -116,13 +113,3 @@ class LocalResult:
     def with_calibration(self, calibration: Calibration | None) -> "LocalResult":
         """The same with another calibration."""
         return replace(self, calibration=calibration)
-
-
-def mixture_prior(population: LabelMixture, stars: TrainingSet) -> LabelPrior:
-    """A mixture of labels as the prior of scaled labels."""
-    scaled = population.scaled(stars.scaling)
-    with own_jax_settings():
-        parts = dist.MultivariateNormal(scaled.means, scaled.covariances)
-        prior = dist.MixtureSameFamily(dist.Categorical(probs=scaled.weights), parts)
-    n_labels = scaled.means.shape[1]
-    return LabelPrior(prior, np.full(n_labels, -np.inf), np.full(n_labels, np.inf))

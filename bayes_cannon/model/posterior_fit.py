@@ -68,10 +68,10 @@ def posterior_fit(
     status = _judged(published, labels, efficiency, stars)
     known = np.isin(status, [one for one in StarStatus if one.has_solution])
     labels = np.where(known[:, None], labels, np.nan)
-    covariance = np.where(known[:, None, None], covariance, np.nan)
-    calibrated = covariance
+    covariance = np.asarray(np.where(known[:, None, None], covariance, np.nan))
+    calibrated: np.ndarray = covariance
     if calibration is not None:
-        calibrated = calibration.covariance(covariance, published.snr, stars.leverage(labels))
+        calibrated = np.asarray(calibration.covariance(covariance, published.snr, stars.leverage(labels)))
     own = {"labels": labels, "covariance": calibrated, "status": status}
     return PosteriorFit(
         **found | own, formal_covariance=covariance, likelihood_labels=published.labels,

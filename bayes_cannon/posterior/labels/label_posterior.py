@@ -16,6 +16,8 @@ import numpy as np
 import numpyro.distributions as dist
 
 from bayes_cannon.core import student_t
+from bayes_cannon.core.label_mixture import LabelMixture
+from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import label_factors
 from bayes_cannon.execution.compiled_programs import make_room
@@ -98,6 +100,16 @@ class RegionModel:
         if isinstance(given, dist.MixtureSameFamily | dist.MultivariateNormal):
             return None
         return _flat if given is None else given.log_prob
+
+
+def mixture_prior(mixture: LabelMixture, scaling: LabelScaling) -> LabelPrior:
+    """A mixture of labels, in their units, as the prior of scaled labels."""
+    scaled = mixture.scaled(scaling)
+    with own_jax_settings():
+        parts = dist.MultivariateNormal(scaled.means, scaled.covariances)
+        prior = dist.MixtureSameFamily(dist.Categorical(probs=scaled.weights), parts)
+    unbounded = np.full(scaled.means.shape[1], np.inf)
+    return LabelPrior(prior, -unbounded, unbounded)
 
 
 def _flat(x: Array) -> jax.Array:
