@@ -31,7 +31,7 @@ from bayes_cannon.model.posterior_fit import PosteriorFit, posterior_fit, with_r
 from bayes_cannon.model.record import ModelFlux, star_records
 from bayes_cannon.model.settings import Settings
 from bayes_cannon.model.stars import TrainingSet
-from bayes_cannon.posterior.labels.label_posterior import label_posterior
+from bayes_cannon.posterior.labels.label_posterior import batch_size, label_posterior
 from bayes_cannon.scatter.base import FAMILIES, Scatter
 
 AUTO = "auto"
@@ -301,12 +301,13 @@ class LocalCannonModel:
         with reporter(progress, len(flux) * len(result.models), "star") as report:
             parts = [label_posterior(models, flux, ivar, progress=report) for models in result.models]
         labels, covariance = averaged(parts, result.weights)
-        main = int(np.argmax(result.weights))
+        main, size = int(np.argmax(result.weights)), batch_size(len(flux))
         fits = []
         for number, region in enumerate(result.models[main]):
             rows = np.flatnonzero(parts[main].region == number)
             if len(rows):
-                fits.append((rows, fit_labels(region.trained, flux[rows], ivar[rows])))
+                one = fit_labels(region.trained, flux[rows], ivar[rows], batch_size=size)
+                fits.append((rows, one))
         published = with_rows(fits, len(labels)) if fits else fit_labels(result.models[main][0].trained, flux, ivar)
         weights = np.concatenate([w * part.weights for w, part in zip(result.weights, parts, strict=True)], axis=1)
         return posterior_fit(

@@ -11,6 +11,7 @@ from bayes_cannon.core.records import NOT_STORED, dims, encoded, one_of
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import BaseVectorizer
 from bayes_cannon.labelling.goodness import GoodnessOfFit
+from bayes_cannon.labelling.starts import MAX_ANCHORS
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.model.stars import StoredTerms, TrainingSet
 from bayes_cannon.posterior.labels.label_posterior import RegionModel, mixture_prior
@@ -52,8 +53,12 @@ class Region:
     goodness: GoodnessOfFit = field(default_factory=GoodnessOfFit.unknown)
 
     def trained(self, stars: TrainingSet, vectorizer: BaseVectorizer) -> TrainedModel:
-        """The model, with theta taken as known."""
-        terms = Terms(vectorizer.exponents, stars.scaling.scaled(stars.labels[self.counted]))
+        """The model, with theta taken as known.
+
+        Stars of small regions are repeated, so that the tables of all regions have one shape, and share programs.
+        """
+        counted = np.resize(self.counted, max(len(self.counted), MAX_ANCHORS))
+        terms = Terms(vectorizer.exponents, stars.scaling.scaled(stars.labels[counted]))
         return TrainedModel(self.theta, self.s2, self.scatter, terms, stars.scaling, None, self.goodness)
 
 

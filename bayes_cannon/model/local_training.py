@@ -94,7 +94,8 @@ def train_partition(
 def _goodness(trained: TrainedModel, stars: TrainingSet, counted: np.ndarray) -> GoodnessOfFit:
     assert stars.flux is not None
     assert stars.ivar is not None
-    return training_goodness(trained, stars.flux[counted], stars.ivar[counted])
+    own = replace(trained, terms=trained.terms.of_stars(np.arange(len(counted))))
+    return training_goodness(own, stars.flux[counted], stars.ivar[counted])
 
 
 def _check_regions(shares: np.ndarray, vectorizer: BaseVectorizer, shape: Shape) -> None:

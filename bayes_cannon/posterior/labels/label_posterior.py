@@ -175,7 +175,7 @@ def label_posterior(
     """
     check_batch(flux, ivar, regions[0].trained.n_pixels)
     n_stars = len(flux)
-    size = min(BATCH, max(TOGETHER, 1 << max(n_stars - 1, 0).bit_length()))
+    size = batch_size(n_stars)
     make_room()
     for region in regions:  # Once, before several threads ask for them.
         _ = region.trained.tables, region.trained.theta_errors, region.space, region.proposal, region.log_prior
@@ -190,6 +190,11 @@ def label_posterior(
         if progress is not None:
             progress(len(part.labels))
     return LabelPosteriorMoments.concatenated(parts or [_none(regions)])
+
+
+def batch_size(n_stars: int) -> int:
+    """Stars of a batch: one of few numbers, so that few programs are compiled."""
+    return TOGETHER if n_stars <= TOGETHER else BATCH
 
 
 class _Compressed(NamedTuple):
