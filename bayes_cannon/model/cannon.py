@@ -1251,8 +1251,5 @@ class RestrictedCannonModel(CannonModel):
 
 
 def load_model(path: str | os.PathLike[str]) -> CannonModel:
-    """As `CannonModel.read`, under the original package's older name.
-
-    Local models, which are no `CannonModel`, are read by `bayes_cannon.model.local.load_any_model`.
-    """
+    """As `CannonModel.read`, under the original package's older name."""
     return CannonModel.read(path)

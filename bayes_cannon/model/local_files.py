@@ -56,14 +56,22 @@ def write_local_model(path: str | os.PathLike[str], model: StoredLocalModel, *, 
     model_file.write(path, to_groups(complete), overwrite=overwrite)
 
 
+def is_local_model(path: str | os.PathLike[str]) -> bool:
+    """Whether a model file holds local models. Errors are those of `CannonModel.read`."""
+    return model_file.read(path, _kind) == StoredLocalModel.__name__
+
+
+def _kind(groups: Groups) -> str:
+    return str(groups[""].attrs.get("kind", ""))
+
+
 def read_local_model(path: str | os.PathLike[str]) -> StoredLocalModel:
     """Read a model file into memory and close it. Errors are those of `CannonModel.read`."""
     return model_file.read(path, _model)
 
 
 def _model(groups: Groups) -> StoredLocalModel:
-    kind = str(groups[""].attrs.get("kind", ""))
-    if kind != StoredLocalModel.__name__:
+    if _kind(groups) != StoredLocalModel.__name__:
         raise ValueError("it holds one model, not local ones: read it with CannonModel.read or load_model")
     model: StoredLocalModel = from_groups(StoredLocalModel, groups)
     model.check()
