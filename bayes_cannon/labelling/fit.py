@@ -337,8 +337,10 @@ def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _batch_size(batch_size: int | None, n_stars: int, trained: TrainedModel) -> int:
     if batch_size is None:
         table_size = trained.terms.moments.n_moments * trained.n_pixels
-        elements = by_device(ELEMENTS_PER_BATCH, NUMBERS_ON_GPU)
-        most = max(elements, table_size // TABLE_PER_BATCH) // max(trained.n_pixels, 1)
+        in_cache = max(ELEMENTS_PER_BATCH, table_size // TABLE_PER_BATCH) // max(trained.n_pixels, 1)
+        # All stars of a batch are searched together on a GPU, so that their Hessians are to fit, too.
+        hessian = trained.tables.starts.moment_tables.sources.size
+        most = by_device(in_cache, NUMBERS_ON_GPU // max(trained.n_pixels, hessian, 1))
         # Powers of two, so that few shapes are ever compiled.
         return 1 << min(max(most, 1).bit_length() - 1, max(n_stars - 1, 7).bit_length())
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:

@@ -172,7 +172,7 @@ class _Work:
         self.log_noise = log_quoted_variance(problem.ivar)
         self.free_mean = not problem.regularization.any() and bool(np.isinf(problem.lower).all())
         self.free_mean &= bool(np.isinf(problem.upper).all())
-        self.size = block_size(self.n_stars, problem.n_pixels)
+        self.size = block_size(self.n_stars, terms.n_terms, problem.n_pixels)
 
     def iterate(self, heavy_tails: bool, tolerance: float, max_iterations: int) -> tuple[list[float], bool]:
         """Penalized log likelihood after each iteration, and whether the gain fell below the tolerance."""

@@ -59,10 +59,11 @@ def test_training_and_labels_do_not_depend_on_the_sizes(problem: PixelProblem, r
         model = TrainedModel(solution.theta, solution.s2, IndependentScatter(), problem.terms, scaling)
         return solution, fit_labels(model, problem.flux, problem.ivar)
 
-    assert blocks.block_size(1000, 7214) == 128
+    assert blocks.block_size(1000, 21, 7214) == 128
     solution, fit = results()
     request.getfixturevalue("sizes_of_gpu")
-    assert blocks.block_size(1000, 7214) == blocks.padded_size(7214)
+    assert blocks.block_size(1000, 21, 7214) == blocks.padded_size(7214)
+    assert blocks.block_size(64, 171, 100_000) == devices.NUMBERS_ON_GPU // 171**2
     large_solution, large_fit = results()
     np.testing.assert_allclose(large_solution.theta, solution.theta, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(large_solution.s2, solution.s2, rtol=1e-6, atol=1e-12)

@@ -73,11 +73,12 @@ def padded_size(n: int) -> int:
     return -(-n // step) * step
 
 
-def block_size(n_stars: int, n_pixels: int) -> int:
+def block_size(n_stars: int, n_terms: int, n_pixels: int) -> int:
     """Number of pixels in a block for which the programs run fast."""
-    numbers = by_device(SETTINGS.numbers_per_block, NUMBERS_ON_GPU)
-    fast = max(numbers // padded_size(n_stars), SETTINGS.smallest_block)
-    return min(fast, padded_size(n_pixels))
+    rows = padded_size(n_stars)
+    # On a GPU the Gram matrices are to fit, too.
+    fast = by_device(SETTINGS.numbers_per_block // rows, NUMBERS_ON_GPU // max(rows, n_terms**2))
+    return min(max(fast, SETTINGS.smallest_block), padded_size(n_pixels))
 
 
 def padded_monomials(x: np.ndarray, exponents: np.ndarray, dtype: type[np.floating] = np.float64) -> Array:

@@ -119,7 +119,7 @@ def _size_within(terms: Terms, n_pixels: int, n_nodes: int, max_memory: float | 
     """Number of pixels in a block that runs fast, or that fits into memory with all blocks computed at a time."""
     n_stars, n_terms, basis = terms.n_stars, terms.n_terms, terms.moments
     rows = padded_size(n_stars)
-    size = block_size(n_stars, n_pixels)
+    size = block_size(n_stars, n_terms, n_pixels)
     if max_memory is None:
         return size
     shared = 8 * rows * n_terms + 12 * rows * basis.n_moments
