@@ -44,11 +44,11 @@ def test_the_processor_is_the_device_here() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_spectra_turned_on_the_device_are_those_turned_here(dtype: type) -> None:
-    spectra = np.random.default_rng(0).normal(size=(5, 7)).astype(dtype)
+    flux, ivar = np.random.default_rng(0).normal(size=(2, 5, 7)).astype(dtype)
     with own_jax_settings():
-        here, there = blocks._turned(spectra, 8), np.asarray(blocks._turned_on_device(spectra, 8))
-    np.testing.assert_array_equal(here[:, :5], spectra.T)
-    assert not here[:, 5:].any()
+        here, there = blocks._turned(flux, ivar, 8), np.asarray(blocks._turned_on_device(flux, ivar, 8))
+    np.testing.assert_array_equal(here[:, :, :5], [flux.T, ivar.T])
+    assert not here[:, :, 5:].any()
     np.testing.assert_array_equal(there, here)
 
 
