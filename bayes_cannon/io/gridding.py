@@ -7,6 +7,7 @@ overlap, the new pixels are averaged by their ivar. Between chips ivar is 0.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -113,11 +114,17 @@ class _Arm:
         _check(decoded, segment)
         order = slice(None, None, -1) if turned else slice(None)
         return cls(
-            cells(*pixel_bounds(wavelength, log_linear=segment.log_linear)),
+            _cells(wavelength.tobytes(), segment.log_linear),
             segment.flux[:, order],
             segment.ivar[:, order],
             None if segment.covariance is None else segment.covariance[:, order, order],
         )
+
+
+@lru_cache(maxsize=8)
+def _cells(wavelength: bytes, log_linear: bool) -> Cells:
+    """Of the same pixels in every file of a survey."""
+    return cells(*pixel_bounds(np.frombuffer(wavelength), log_linear=log_linear))
 
 
 def _check(decoded: DecodedSpectra, segment: DecodedSegment) -> None:

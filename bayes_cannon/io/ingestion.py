@@ -239,10 +239,7 @@ def _plan(files: Sequence[Path], work: Work, texts: Mapping[str, str], shard_siz
         median = float(np.median(np.abs(found.flux[known]))) if known.any() else 0.0
         scale = 1.0 if _LOW < median < _HIGH or not median else 2.0 ** round(np.log2(median))
         first = First.of(given, path) if work.settings.grid is None else None
-        reader = str(given.attrs.get("survey", ""))
-        return Plan(
-            texts, [str(one) for group in groups for one in group], found.wavelength, scale, shard_size, reader, first
-        )
+        return Plan(texts, [str(one) for group in groups for one in group], found.wavelength, scale, shard_size, first)
     named = "; ".join(f"{file}: {said}" for file, said in islice(refused.items(), 3))
     raise ValueError(f"none of {len(files)} files could be read: {named}{', ...' if len(refused) > 3 else ''}")
 
@@ -252,10 +249,9 @@ def _fill(begun: UnfinishedStore, work: Work, workers: int, progress: ProgressOp
     plan, done = begun.plan, begun.progress
     if done.complete:
         return
-    settings = replace(work.settings, expected=plan.reader or None)
-    work = replace(work, settings=settings, first=plan.first, scale=plan.scale)
+    work = replace(work, first=plan.first, scale=plan.scale)
     place, skipped, refused = done.file, done.row, dict(done.refused)
-    groups = grouped([Path(file) for file in plan.files[place:]], settings)
+    groups = grouped([Path(file) for file in plan.files[place:]], work.settings)
     pieces = list[Rows]()
     with reporter(progress, len(plan.files), "file") as report:
         report = report or (lambda _: None)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 from bayes_cannon.core.grids import Grid, pixel_bounds
+from bayes_cannon.core.resampling import rising
 from bayes_cannon.io.decode import decode
 from bayes_cannon.io.file_lists import Paths, list_files
 from bayes_cannon.io.gridding import find_grid, on_grid
@@ -43,8 +44,6 @@ class FileSettings:
         Which spectra of a file are taken.
     velocities
         Velocity by the name of the star, km/s, in place of all these.
-    expected
-        Name of the reader that is asked first, without ``survey``: a file that it recognizes is not shown to others.
 
     """
 
@@ -54,7 +53,6 @@ class FileSettings:
     mask_bits: MaskBits = "default"
     combined: Combined = "combined"
     velocities: Mapping[str, float] | None = None
-    expected: str | None = None
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -146,7 +144,7 @@ def grouped(files: Sequence[Path], settings: FileSettings) -> list[tuple[Path, .
     """
     if settings.grid is None:
         return [(path,) for path in files]
-    asked = readers() if settings.survey is None else {settings.survey: _called(settings.survey)}
+    asked = readers() if settings.survey is None else {settings.survey: reader_called(settings.survey)}
     rules = [(name, reader.group) for name, reader in asked.items() if hasattr(reader, "group")]
     groups = dict[Any, list[Path]]()
     for path in files:
@@ -209,15 +207,7 @@ def has_own_format(path: Path) -> bool:
 def _reader_of(path: Path, settings: FileSettings) -> Reader:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if settings.survey is not None:
-        return _called(settings.survey)
-    if settings.expected is not None and _called(settings.expected).recognizes(path):
-        return _called(settings.expected)
-    return sniff(path)
-
-
-_called = lru_cache(reader_called)
-"""To look for readers of other packages takes longer than to read a file."""
+    return sniff(path) if settings.survey is None else reader_called(settings.survey)
 
 
 def _one(record: SurveySpectra, settings: FileSettings, file: str, reader: Reader) -> Spectra:
@@ -309,7 +299,7 @@ def _own_grid(decoded: DecodedSpectra) -> Grid:
             'that the spectra share no pixels: say with grid= where they shall go, or leave them with velocity="none"'
         )
     arm = decoded.segments[0]
-    return _grid_at(np.sort(arm.wavelength).tobytes(), arm.log_linear, decoded.medium)
+    return _grid_at(rising(arm.wavelength)[0].tobytes(), arm.log_linear, decoded.medium)
 
 
 @lru_cache(maxsize=4)

@@ -103,8 +103,6 @@ class Plan:
         Flux over the number that is stored.
     shard_size
         Spectra of a shard.
-    reader
-        That of the first file that can be read, which the others are shown to first; empty for the package's own.
     first
         What all files must be like, or None.
 
@@ -115,7 +113,6 @@ class Plan:
     wavelength: np.ndarray
     scale: float
     shard_size: int
-    reader: str
     first: First | None
 
     def write(self, path: Path) -> None:
@@ -124,7 +121,7 @@ class Plan:
         files = np.frombuffer("\0".join(self.files).encode("utf-8", "surrogateescape"), dtype=np.uint8)
         arrays, more = (
             {"files": files, "wavelength": self.wavelength},
-            {"scale": self.scale, "shard_size": self.shard_size, "reader": self.reader},
+            {"scale": self.scale, "shard_size": self.shard_size},
         )
         first = {}
         if self.first is not None and self.first.wavelength is not None:

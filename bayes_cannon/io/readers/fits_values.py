@@ -30,8 +30,16 @@ def present(identifiers: Mapping[str, Iterable[str]]) -> dict[str, np.ndarray]:
 
 def log10_wavelengths(header: fits.Header, n_pixels: int, axis: str = "1") -> np.ndarray:
     """``10^(CRVAL + CDELT (p - CRPIX))`` for pixels p = 1, 2, ..., shape (pixel,)."""
-    pixels = np.arange(1, n_pixels + 1) - float(header.get(f"CRPIX{axis}", 1))
-    return 10 ** (float(header[f"CRVAL{axis}"]) + float(header[f"CDELT{axis}"]) * pixels)
+    first, start, step = header.get(f"CRPIX{axis}", 1), header[f"CRVAL{axis}"], header[f"CDELT{axis}"]
+    return _log10_wavelengths(n_pixels, float(first), float(start), float(step))
+
+
+@lru_cache(maxsize=8)
+def _log10_wavelengths(n_pixels: int, first: float, start: float, step: float) -> np.ndarray:
+    """The same array for all files of a survey, which nobody may change."""
+    wavelength = 10 ** (start + step * (np.arange(1, n_pixels + 1) - first))
+    wavelength.flags.writeable = False
+    return wavelength
 
 
 def scalar_columns(table: fits.FITS_rec, without: Iterable[str] = ()) -> dict[str, np.ndarray]:
