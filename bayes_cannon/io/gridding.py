@@ -224,7 +224,7 @@ def noise_covariance(spectra: Spectra) -> np.ndarray:
     Parameters
     ----------
     spectra
-        From `on_grid` with ``covariance=True``.
+        From `bayes_cannon.io.read_spectra` or `on_grid` with ``covariance=True``.
 
     Raises
     ------
@@ -240,7 +240,8 @@ def noise_covariance(spectra: Spectra) -> np.ndarray:
     """
     if spectra.noise_correlation is None:
         raise ValueError(
-            "the spectra bring no noise_correlation: make them by io.gridding.on_grid(..., covariance=True)"
+            "the spectra bring no noise_correlation: read them with covariance=True, or make them by "
+            "io.gridding.on_grid(..., covariance=True)"
         )
     variance = np.full(spectra.n_pixels, np.nan)
     for pixel, ivar in enumerate(np.asarray(spectra.ivar).T):

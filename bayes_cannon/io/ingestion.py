@@ -177,6 +177,7 @@ def _as_texts(paths: Paths, settings: FileSettings, preparation: Preparation, sh
         "velocity": settings.velocity + velocities,
         "mask_bits": str(settings.mask_bits),
         "combined": settings.combined,
+        "covariance": str(settings.covariance),
         "preparation": preparation.to_text(),
         "shard_size": str(shard_size),
     }
@@ -261,7 +262,10 @@ def _fill(begun: UnfinishedStore, work: Work, workers: int, progress: ProgressOp
                 refused |= {str(path): found for path in group}
             else:
                 units, attrs = merged_units(done.units, found.units), merged_texts(done.attrs, found.attrs)
-                done = replace(done, units=units, attrs=attrs)
+                # What came before a break within the group tells of all its spectra.
+                n_new = 0 if skipped else len(found.rows)
+                correlation = done.correlation.with_more(found.noise_correlation, n_new)
+                done = replace(done, units=units, attrs=attrs, correlation=correlation)
                 pieces.append(found.rows.at(slice(skipped, None)))
             while (rest := sum(map(len, pieces)) - plan.shard_size) >= 0:
                 # Only the last group can be broken: the others came after a shard that was full.
@@ -280,6 +284,7 @@ def _attributes(begun: UnfinishedStore, stars: Spectra, preparation: Preparation
     """Of the store: what its files say, and what was done to them."""
     given = {name: text for name, text in begun.plan.settings.items() if name not in ("preparation", "version")}
     attrs = {**{f"ingest_{name}": text for name, text in given.items()}, **stars.attrs}
+    attrs |= begun.progress.correlation.said(stars.n_stars)
     if preparation != Preparation():
         attrs[PREPARED] = preparation.to_text()
     return attrs | {"program": f"bayes_cannon {version('bayes-cannon')}", "files_refused": len(begun.progress.refused)}

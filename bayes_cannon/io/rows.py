@@ -1,7 +1,8 @@
 """Spectra of several files as one: rows after rows, columns that not all have, units and texts that may differ."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,13 +16,17 @@ def joined(parts: Sequence[Spectra]) -> Spectra:
     """Spectra on the same pixels, one after the other; nothing is merged.
 
     A column that a part lacks is NaN there, an identifier empty. A unit on which the parts do not agree is left out,
-    and named in ``attrs["units_differ"]``. Attributes hold all different values.
+    and named in ``attrs["units_differ"]``. Attributes hold all different values. ``noise_correlation`` is a
+    `MeanCorrelation`.
     """
     sizes = [part.n_stars for part in parts]
     units: Mapping[str, str] = {}
     attrs: Mapping[str, Sequence[str]] = {}
+    correlation = MeanCorrelation()
     for part in parts:
         units, attrs = merged_units(units, part.units), merged_texts(attrs, part.attrs)
+        correlation = correlation.with_more(part.noise_correlation, part.n_stars)
+    more = about(units, attrs)
     return Spectra(
         flux=np.concatenate([part.flux for part in parts]),
         ivar=np.concatenate([part.ivar for part in parts]),
@@ -29,8 +34,44 @@ def joined(parts: Sequence[Spectra]) -> Spectra:
         star_id=np.concatenate([part.ids for part in parts]),
         labels=union([part.labels for part in parts], sizes, np.nan),
         identifiers=union([part.identifiers for part in parts], sizes, ""),
-        **about(units, attrs),
+        noise_correlation=correlation.mean,
+        units=more["units"],
+        attrs=more["attrs"] | correlation.said(sum(sizes)),
     )
+
+
+@dataclass(frozen=True)
+class MeanCorrelation:
+    """Correlation of the noise between pixels, mean over the spectra that bring one.
+
+    Attributes
+    ----------
+    total
+        Sum over the spectra, shape (pixel, other pixel), or None.
+    n_stars
+        How many spectra these are.
+
+    """
+
+    total: np.ndarray | None = None
+    n_stars: int = 0
+
+    def with_more(self, correlation: np.ndarray | None, n_stars: int) -> Self:
+        """With that of further spectra, of which it is the mean."""
+        if correlation is None or not n_stars:
+            return self
+        total = n_stars * correlation if self.total is None else self.total + n_stars * correlation
+        return type(self)(total, self.n_stars + n_stars)
+
+    @property
+    def mean(self) -> np.ndarray | None:
+        """The mean, None if no spectrum brings one."""
+        return None if self.total is None else self.total / self.n_stars
+
+    def said(self, n_stars: int) -> dict[str, str]:
+        """An attribute that tells of how many of all spectra it is, where not of all."""
+        partial = 0 < self.n_stars < n_stars
+        return {"noise_correlation_of": f"{self.n_stars} of {n_stars} spectra"} if partial else {}
 
 
 def union(

@@ -42,6 +42,8 @@ class FileSettings:
         As for `bayes_cannon.io.decode.decode`.
     combined
         Which spectra of a file are taken.
+    covariance
+        Whether ``noise_correlation`` is worked out.
     velocities
         Velocity by the name of the star, km/s, in place of all these.
 
@@ -52,12 +54,14 @@ class FileSettings:
     velocity: str = "header"
     mask_bits: MaskBits = "default"
     combined: Combined = "combined"
+    covariance: bool = False
     velocities: Mapping[str, float] | None = None
 
     @property
     def keywords(self) -> dict[str, Any]:
         """Of `read_spectra`."""
-        return {name: getattr(self, name) for name in ("survey", "grid", "velocity", "mask_bits", "combined")}
+        names = ("survey", "grid", "velocity", "mask_bits", "combined", "covariance")
+        return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
         if self.combined not in get_args(Combined):
@@ -75,6 +79,7 @@ def read_spectra(
     velocity: str = "header",
     mask_bits: MaskBits = "default",
     combined: Combined = "combined",
+    covariance: bool = False,
 ) -> Spectra:
     """Read spectra into memory: files of this package, or files as surveys publish them.
 
@@ -103,11 +108,16 @@ def read_spectra(
     combined
         Which spectra of a file that holds several: ``"combined"``, the second kind of combination ``"combined 2"``,
         ``"visits"`` or ``"all"``.
+    covariance
+        Whether to work out ``noise_correlation`` of a survey's files: by what they say of the covariance of their flux,
+        as Gaia's coefficients of XP spectra do, and by resampling (`bayes_cannon.io.gridding.on_grid`). It takes
+        8 pixel^2 bytes.
 
     Returns
     -------
     spectra
-        On one grid. ``labels`` are the numeric columns of the files, NaN where a file lacks one.
+        On one grid. ``labels`` are the numeric columns of the files, NaN where a file lacks one. ``noise_correlation``
+        is the mean over the spectra that bring one.
 
     Raises
     ------
@@ -128,7 +138,7 @@ def read_spectra(
 
     """
     given = None if grid is None else find_grid(grid)
-    settings = FileSettings(survey, given, velocity, mask_bits, combined)
+    settings = FileSettings(survey, given, velocity, mask_bits, combined, covariance)
     groups, parts = grouped(list_files(paths), settings), list[Spectra]()
     for group in groups:
         parts.append(spectra_of_files(group, settings))
@@ -187,7 +197,8 @@ def spectra_of_file(path: Path, settings: FileSettings) -> Spectra:
 
 def _records(path: Path, settings: FileSettings, reader: Reader) -> list[SurveySpectra]:
     with _naming(path):
-        return _chosen(reader.read(path), settings.combined)
+        more = {"covariance": True} if settings.covariance and getattr(reader, "gives_covariance", False) else {}
+        return _chosen(reader.read(path, **more), settings.combined)
 
 
 @contextmanager
@@ -213,7 +224,7 @@ def _reader_of(path: Path, settings: FileSettings) -> Reader:
 def _one(record: SurveySpectra, settings: FileSettings, file: str, reader: Reader) -> Spectra:
     velocity = _velocity(record, settings)
     decoded = decode(record, mask_bits=settings.mask_bits, velocity=velocity)
-    spectra = on_grid(decoded, settings.grid or _own_grid(decoded))
+    spectra = on_grid(decoded, settings.grid or _own_grid(decoded), covariance=settings.covariance)
     return _described(spectra, file, reader, record)
 
 

@@ -21,7 +21,7 @@ from bayes_cannon.io.atomic import check_output_path, put_in_place
 from bayes_cannon.io.damage import UNREADABLE, reading
 from bayes_cannon.io.npz import read_npz, write_npz
 from bayes_cannon.io.readers.survey_spectra import ANGSTROM
-from bayes_cannon.io.rows import about, union
+from bayes_cannon.io.rows import MeanCorrelation, about, union
 from bayes_cannon.io.spectra import Spectra, read_spectra_file, to_dataset, write_spectra
 from bayes_cannon.io.spectra_store import unfinished
 from bayes_cannon.io.survey_files import First
@@ -32,7 +32,7 @@ SHARD = 1024
 _CHUNK = 64
 """Spectra that are compressed together within a shard."""
 _ARRAYS = ("flux", "ivar")
-_PLAN, _LABEL, _TEXT = "plan.npz", "label ", "text "
+_PLAN, _LABEL, _TEXT, _CORRELATION = "plan.npz", "label ", "text ", "noise_correlation"
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,8 @@ class Progress:
         Unit by name; empty where files contradict each other.
     attrs
         The different texts of the files by name, in order.
+    correlation
+        That of the noise of their spectra.
     refused
         Reason by file of each that is not in the store.
     complete
@@ -162,6 +164,7 @@ class Progress:
     row: int = 0
     units: Mapping[str, str] = field(default_factory=dict)
     attrs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    correlation: MeanCorrelation = field(default_factory=MeanCorrelation)
     refused: Mapping[str, str] = field(default_factory=dict)
     complete: bool = False
 
@@ -261,6 +264,9 @@ class UnfinishedStore:
             known |= {f"{_TEXT}{name}": values for name, values in rows.identifiers.items()}
             new = {file: said for file, said in progress.refused.items() if file not in self.progress.refused}
             place = {"file": progress.file, "row": progress.row, "complete": progress.complete}
+            correlation = progress.correlation
+            if correlation.total is not None:
+                known |= {_CORRELATION: correlation.total, f"{_CORRELATION} of": np.array(correlation.n_stars)}
             texts = {"units": progress.units, "attrs": progress.attrs}
             _write(self._record(self._n_records), known, {"crc32": checksums, "place": place, "refused": new, **texts})
         except OSError as error:
@@ -304,6 +310,8 @@ class UnfinishedStore:
                 shutil.rmtree(part)
         dataset = to_dataset(stars).drop_vars(_ARRAYS).assign_coords(wavelength=("pixel", self.plan.wavelength))
         dataset["wavelength"].attrs["units"] = ANGSTROM
+        if (correlation := self.progress.correlation.mean) is not None:
+            dataset["noise_correlation"] = ("pixel", "other_pixel"), correlation
         for variable in dataset.variables.values():
             no_fill = {"_FillValue": None} if variable.dtype == float else {}
             variable.encoding = {"compressors": checked_codecs(), **no_fill}
@@ -334,7 +342,12 @@ class UnfinishedStore:
         ):
             return False
         refused = {**self.progress.refused, **found["refused"]}
-        self.progress = Progress(**found["place"], units=found["units"], attrs=found["attrs"], refused=refused)
+        correlation = MeanCorrelation()
+        if _CORRELATION in arrays:
+            correlation = MeanCorrelation(arrays[_CORRELATION], int(arrays[f"{_CORRELATION} of"]))
+        self.progress = Progress(
+            **found["place"], units=found["units"], attrs=found["attrs"], correlation=correlation, refused=refused
+        )
         self._checksums |= checksums
         self._n_records += 1
         self.n_stars += len(arrays["star_id"])

@@ -105,6 +105,7 @@ class _Continuous:
     description = "Gaia XP spectra as coefficients (CSV, ECSV, FITS, VOTable)"
     needs: str | None = "gaiaxpy"
     extra: str | None = "gaia"
+    gives_covariance = True
 
     def recognizes(self, path: Path) -> bool:
         """Whether the first bytes are those of a table with coefficients of both photometers."""

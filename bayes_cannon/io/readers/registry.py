@@ -47,7 +47,8 @@ class Reader(Protocol):
     """Reads one format.
 
     A reader whose files hold but one of the detectors of a star has beside this a function ``group(path)``. From the
-    name alone it gives what the files of one observation have in common, which can be compared, or None.
+    name alone it gives what the files of one observation have in common, which can be compared, or None. One whose
+    ``gives_covariance`` is True takes ``covariance=True`` in ``read`` for `Segment.covariance`, which is large.
 
     Attributes
     ----------
