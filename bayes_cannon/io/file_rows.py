@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from bayes_cannon.io.alike import First, check_alike
 from bayes_cannon.io.preparation import Preparation
+from bayes_cannon.io.rows import Rows
 from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.io.survey_files import FileSettings, First, check_alike, spectra_of_files
-from bayes_cannon.io.unfinished_store import Rows
+from bayes_cannon.io.survey_files import FileSettings, spectra_of_files
 
 _BATCH, _BATCH_BYTES = 16, 64e6
 """Files that a worker reads at a time: so many, and no more than one beyond so many bytes."""

@@ -50,7 +50,7 @@ def on_grid(decoded: DecodedSpectra, grid: Grid, *, covariance: bool = False) ->
     Parameters
     ----------
     decoded
-        What `io.decode.decode` made of a file.
+        What `io.decoding.decode` made of a file.
     grid
         The pixels wanted. If its medium and that of the spectra are known and differ, wavelengths are converted.
     covariance
@@ -69,6 +69,13 @@ def on_grid(decoded: DecodedSpectra, grid: Grid, *, covariance: bool = False) ->
     ValueError
         For a velocity that is not known, flux that is not finite where ivar is positive, and a covariance that does
         not fit into memory, naming the spectrum.
+
+    Examples
+    --------
+    >>> arm = tc.io.Segment([5000.0, 5001.0, 5002.0, 5003.0], flux=[1.0, 3.0, 5.0, 7.0], noise=np.full(4, 0.5))
+    >>> spectra = tc.io.SurveySpectra("mine", [arm], {"OBJECT": ["Sun"]}, "error", [0.0], ["combined"])
+    >>> tc.io.on_grid(tc.io.decode(spectra), tc.io.find_grid((5000.5, 5002.5, 2))).flux
+    array([[2., 6.]])
 
     """
     n_stars = decoded.source.n_spectra
@@ -269,6 +276,14 @@ def find_grid(what: Any) -> Grid:
         If it is the path of no file.
     ValueError
         As `core.grids.grid_of`; for a file that cannot be read or holds no wavelengths, naming it.
+
+    Examples
+    --------
+    >>> tc.io.find_grid("apogee").n_pixels
+    8575
+    >>> np.savetxt("pixels.txt", [5000.0, 5001.0, 5002.0])
+    >>> tc.io.find_grid("pixels.txt").edges
+    array([4999.5, 5000.5, 5001.5, 5002.5])
 
     """
     if not isinstance(what, os.PathLike) and (not isinstance(what, str) or what in NAMED):

@@ -21,17 +21,18 @@ from astropy.table import Table
 from threadpoolctl import threadpool_limits
 
 from bayes_cannon.core.progress import ProgressOption, reporter
+from bayes_cannon.io.alike import First
 from bayes_cannon.io.atomic import check_output_path, locked
 from bayes_cannon.io.file_lists import Paths, list_files
 from bayes_cannon.io.file_rows import Work, in_order
 from bayes_cannon.io.joining import join_labels
 from bayes_cannon.io.preparation import PREPARED, Preparation
-from bayes_cannon.io.rows import merged_texts, merged_units
+from bayes_cannon.io.rows import Rows, merged_texts, merged_units
 from bayes_cannon.io.spectra import Spectra, known_suffix
 from bayes_cannon.io.spectra_store import unfinished
 from bayes_cannon.io.spectra_variables import texts
-from bayes_cannon.io.survey_files import FileSettings, First, grouped, spectra_of_files
-from bayes_cannon.io.unfinished_store import SHARD, Plan, Rows, UnfinishedStore
+from bayes_cannon.io.survey_files import FileSettings, grouped, spectra_of_files
+from bayes_cannon.io.unfinished_store import SHARD, Plan, UnfinishedStore
 
 _LOW, _HIGH = 1e-6, 1e12
 """Between these the median flux is stored as it is; ivar then fits float32 too."""

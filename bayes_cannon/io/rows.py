@@ -1,4 +1,7 @@
-"""Spectra of several files as one: rows after rows, columns that not all have, units and texts that may differ."""
+"""Spectra of several files as one: rows after rows, columns that not all have, units and texts that may differ.
+
+`joined` makes `Spectra` of them, `Rows` what a store holds.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +75,58 @@ class MeanCorrelation:
         """An attribute that tells of how many of all spectra it is, where not of all."""
         partial = 0 < self.n_stars < n_stars
         return {"noise_correlation_of": f"{self.n_stars} of {n_stars} spectra"} if partial else {}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Spectra as a store holds them: ``flux`` and ``ivar`` in float32, ``labels`` in float64, ``identifiers`` texts."""
+
+    flux: np.ndarray
+    ivar: np.ndarray
+    star_id: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    identifiers: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.flux)
+
+    @classmethod
+    def of(cls, spectra: Spectra, scale: float) -> Self:
+        """Spectra with flux over ``scale``; ValueError where float32 cannot hold them."""
+        with np.errstate(over="ignore", under="ignore"):
+            flux, ivar = (spectra.flux / scale).astype(np.float32), (spectra.ivar * scale**2).astype(np.float32)
+        lost = ((spectra.ivar > 0) != (ivar > 0)) | np.isinf(ivar) | (np.isinf(flux) & (spectra.ivar > 0))
+        if lost.any():
+            row, pixel = (int(index) for index in np.argwhere(lost)[0])
+            raise ValueError(
+                f"flux {spectra.flux[row, pixel]:.3g} with ivar {spectra.ivar[row, pixel]:.3g} of spectrum {row} at "
+                f"pixel {pixel} is beyond single precision in units of {scale:.3g}: bring it to the unit of the others"
+            )
+        return cls(flux, ivar, spectra.ids, spectra.labels, spectra.identifiers)
+
+    def at(self, rows: slice) -> "Rows":
+        """Some of them."""
+        labels = {name: values[rows] for name, values in self.labels.items()}
+        identifiers = {name: values[rows] for name, values in self.identifiers.items()}
+        return Rows(self.flux[rows], self.ivar[rows], self.star_id[rows], labels, identifiers)
+
+    @classmethod
+    def none(cls, n_pixels: int) -> Self:
+        """No rows."""
+        nothing = np.empty((0, n_pixels), np.float32)
+        return cls(nothing, nothing, np.empty(0, dtype=str), {}, {})
+
+    @staticmethod
+    def joined(parts: Sequence["Rows"]) -> "Rows":
+        """One after the other."""
+        sizes = [len(part) for part in parts]
+        return Rows(
+            np.concatenate([part.flux for part in parts]),
+            np.concatenate([part.ivar for part in parts]),
+            np.concatenate([part.star_id for part in parts]),
+            union([part.labels for part in parts], sizes, np.nan),
+            union([part.identifiers for part in parts], sizes, ""),
+        )
 
 
 def union(

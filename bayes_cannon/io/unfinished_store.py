@@ -17,14 +17,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from bayes_cannon.io.alike import First
 from bayes_cannon.io.atomic import check_output_path, put_in_place
 from bayes_cannon.io.damage import UNREADABLE, reading
 from bayes_cannon.io.npz import read_npz, write_npz
 from bayes_cannon.io.readers.survey_spectra import ANGSTROM
-from bayes_cannon.io.rows import MeanCorrelation, about, union
+from bayes_cannon.io.rows import MeanCorrelation, Rows, about, union
 from bayes_cannon.io.spectra import Spectra, read_spectra_file, to_dataset, write_spectra
 from bayes_cannon.io.spectra_store import unfinished
-from bayes_cannon.io.survey_files import First
 from bayes_cannon.io.zarr_files import checked_codecs, crc32, seal_store
 
 SHARD = 1024
@@ -33,58 +33,6 @@ _CHUNK = 64
 """Spectra that are compressed together within a shard."""
 _ARRAYS = ("flux", "ivar")
 _PLAN, _LABEL, _TEXT, _CORRELATION = "plan.npz", "label ", "text ", "noise_correlation"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Spectra as a store holds them: ``flux`` and ``ivar`` in float32, ``labels`` in float64, ``identifiers`` texts."""
-
-    flux: np.ndarray
-    ivar: np.ndarray
-    star_id: np.ndarray
-    labels: Mapping[str, np.ndarray]
-    identifiers: Mapping[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.flux)
-
-    @classmethod
-    def of(cls, spectra: Spectra, scale: float) -> Self:
-        """Spectra with flux over ``scale``; ValueError where float32 cannot hold them."""
-        with np.errstate(over="ignore", under="ignore"):
-            flux, ivar = (spectra.flux / scale).astype(np.float32), (spectra.ivar * scale**2).astype(np.float32)
-        lost = ((spectra.ivar > 0) != (ivar > 0)) | np.isinf(ivar) | (np.isinf(flux) & (spectra.ivar > 0))
-        if lost.any():
-            row, pixel = (int(index) for index in np.argwhere(lost)[0])
-            raise ValueError(
-                f"flux {spectra.flux[row, pixel]:.3g} with ivar {spectra.ivar[row, pixel]:.3g} of spectrum {row} at "
-                f"pixel {pixel} is beyond single precision in units of {scale:.3g}: bring it to the unit of the others"
-            )
-        return cls(flux, ivar, spectra.ids, spectra.labels, spectra.identifiers)
-
-    def at(self, rows: slice) -> "Rows":
-        """Some of them."""
-        labels = {name: values[rows] for name, values in self.labels.items()}
-        identifiers = {name: values[rows] for name, values in self.identifiers.items()}
-        return Rows(self.flux[rows], self.ivar[rows], self.star_id[rows], labels, identifiers)
-
-    @classmethod
-    def none(cls, n_pixels: int) -> Self:
-        """No rows."""
-        nothing = np.empty((0, n_pixels), np.float32)
-        return cls(nothing, nothing, np.empty(0, dtype=str), {}, {})
-
-    @staticmethod
-    def joined(parts: Sequence["Rows"]) -> "Rows":
-        """One after the other."""
-        sizes = [len(part) for part in parts]
-        return Rows(
-            np.concatenate([part.flux for part in parts]),
-            np.concatenate([part.ivar for part in parts]),
-            np.concatenate([part.star_id for part in parts]),
-            union([part.labels for part in parts], sizes, np.nan),
-            union([part.identifiers for part in parts], sizes, ""),
-        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +74,7 @@ class Plan:
         first = {}
         if self.first is not None and self.first.wavelength is not None:
             arrays["first"] = self.first.wavelength
-            first = {"path": str(self.first.path), "reader": self.first.reader}
+            first = {"name": str(self.first.name), "reader": self.first.reader}
         _write(path, arrays, {"settings": self.settings, "more": more, "first": first})
 
     @classmethod
@@ -135,7 +83,7 @@ class Plan:
         arrays, texts = read_npz(path)
         files = arrays["files"].tobytes().decode("utf-8", "surrogateescape").split("\0")
         about = texts["first"]
-        first = First(Path(about["path"]), arrays["first"], about["reader"]) if about else None
+        first = First(about["name"], arrays["first"], about["reader"]) if about else None
         return cls(texts["settings"], files, arrays["wavelength"], **texts["more"], first=first)
 
 

@@ -40,7 +40,7 @@ def decode(
     Parameters
     ----------
     spectra
-        What a reader made.
+        What a reader made, from `bayes_cannon.io.open_spectra`.
     mask_bits
         Names of the bits that make a pixel bad, in place of the default ones; none of them for an empty list. A
         mapping has them by the survey's name of the mask (``APOGEE_PIXMASK``, ``SPPIXMASK``, ``LAMOST``, ``DESI
@@ -67,10 +67,10 @@ def decode(
 
     Examples
     --------
-    >>> from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
-    >>> arm = Segment([5000.0, 5001.0, 5002.0], flux=[2.0, 0.0, np.nan], noise=[0.5, 0.5, 0.5])
-    >>> spectra = SurveySpectra("wcs1d-fits", [arm], {"OBJECT": ["Sun"]}, "error", velocity=[30.0], which=["combined"])
-    >>> decoded = decode(spectra)
+    >>> arm = tc.io.Segment([5000.0, 5001.0, 5002.0], flux=[2.0, 0.0, np.nan], noise=[0.5, 0.5, 0.5])
+    >>> sun, which = {"OBJECT": ["Sun"]}, ["combined"]
+    >>> spectra = tc.io.SurveySpectra("wcs1d-fits", [arm], sun, "error", velocity=[30.0], which=which)
+    >>> decoded = tc.io.decode(spectra)
     >>> decoded.segments[0].ivar
     array([[4., 4., 0.]])
     >>> decoded.doppler.round(6)
