@@ -3,17 +3,37 @@
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from math import isfinite, nan
+from typing import Any
 
 import numpy as np
 from astropy import units
 from astropy.io import fits
 
 
-def number(header: fits.Header, key: str) -> float | int:
-    """Number of a card; NaN where there is none."""
-    value = header.get(key)
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return value if is_number else np.nan
+def number(header: Mapping[str, Any], *keys: str) -> float | int:
+    """Value of the first of the cards that holds a finite number; NaN where none does."""
+    for key in keys:
+        value = header.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+            return value
+    return nan
+
+
+def facts(header: Mapping[str, Any], keys: Iterable[str], *, suffix: str = "") -> dict[str, np.ndarray]:
+    """Values of the cards that are there and filled, each of shape (1,), by their keys and the suffix."""
+    found = {key: header.get(key) for key in keys}
+    return {
+        f"{key}{suffix}": np.array([value])
+        for key, value in found.items()
+        if isinstance(value, bool | int | float) or (isinstance(value, str) and value.strip() not in ("", "None"))
+    }
+
+
+def native(values: Any) -> np.ndarray:
+    """The same numbers in the byte order of this computer."""
+    array = np.asarray(values)
+    return array.astype(array.dtype.newbyteorder("="))
 
 
 def text(header: fits.Header, key: str) -> str:
@@ -46,11 +66,7 @@ def scalar_columns(table: fits.FITS_rec, without: Iterable[str] = ()) -> dict[st
     """Columns with one number a row, by their names, without some, whose names are compared in capitals."""
     left_out = {name.upper() for name in without}
     columns = {name: np.asarray(table[name]) for name in table.names if name.upper() not in left_out}
-    return {
-        name: values.astype(values.dtype.newbyteorder("="))
-        for name, values in columns.items()
-        if values.ndim == 1 and values.dtype.kind in "iuf"
-    }
+    return {name: native(v) for name, v in columns.items() if v.ndim == 1 and v.dtype.kind in "iuf"}
 
 
 def column(table: fits.FITS_rec, name: str) -> np.ndarray | None:
@@ -58,8 +74,28 @@ def column(table: fits.FITS_rec, name: str) -> np.ndarray | None:
     return table[name] if name.upper() in (known.upper() for known in table.names) else None
 
 
-def whole_numbers(values: np.ndarray, what: str) -> np.ndarray:
-    """Mask bits that a file keeps as floating-point numbers.
+def spectrum_column(table: fits.FITS_rec, name: str) -> np.ndarray:
+    """A column that holds one spectrum, a pixel a row or all pixels in one row, shape (pixel,).
+
+    Raises
+    ------
+    ValueError
+        If the table has no such column, or it holds several spectra.
+
+    """
+    found = column(table, name)
+    if found is None:
+        raise ValueError(f"there is no column {name} in {', '.join(table.names)}")
+    values = native(found)
+    if values.ndim == 2 and len(values) == 1:
+        values = values[0]
+    if values.ndim != 1:
+        raise ValueError(f"the column {name} has shape {values.shape}, not that of one spectrum")
+    return values
+
+
+def whole_numbers(values: Any, what: str) -> np.ndarray:
+    """Mask bits as whole numbers, which some files keep as floating-point numbers.
 
     Raises
     ------
@@ -67,13 +103,14 @@ def whole_numbers(values: np.ndarray, what: str) -> np.ndarray:
         If one is not a whole number, with its place.
 
     """
-    values = np.asarray(values)
-    if values.dtype.kind in "iu":
-        return values
-    wrong = np.argwhere(~(np.isfinite(values) & (values == np.round(values))))
+    array = native(values)
+    if array.dtype.kind in "iub":
+        return array.astype(np.uint8) if array.dtype.kind == "b" else array
+    wrong = np.argwhere(~(np.isfinite(array) & (array == np.rint(array))))
     if len(wrong):
-        raise ValueError(f"{what} at {tuple(wrong[0].tolist())} is {values[tuple(wrong[0])]}: expected a whole number")
-    return values.astype(np.int64)
+        place = tuple(wrong[0].tolist())
+        raise ValueError(f"{what} at {place} is {array[place]}: expected a whole number")
+    return array.astype(np.int64)
 
 
 @lru_cache
