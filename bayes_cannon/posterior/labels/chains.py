@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.typing import Array
+from bayes_cannon.execution.devices import by_device
 from bayes_cannon.labelling.compressed import Compressed
 from bayes_cannon.labelling.marginalized import pilot_at, settled
 from bayes_cannon.labelling.theta_errors import curvature_root
@@ -26,7 +27,7 @@ STATISTICS: dict[str, type] = {
 }  # fmt: skip
 """What is kept of each draw."""
 STARS_TOGETHER = 16
-"""Stars that run in lock-step in one call of the compiled program."""
+"""Stars that run in lock-step in one call of the compiled program; on a GPU all those of a batch."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +88,19 @@ def star_items(
     )  # fmt: skip
 
 
-def widened_spectra(run: LabelRun, found: Compressed, x: Array) -> tuple[Array, tuple[Array, Array]]:
+def widened_spectra(
+    trained: TrainedModel, prior: LabelPrior, found: Compressed, x: Array
+) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
     """Coefficients of chi^2 with theta integrated out, shape (star, moment), and how it is widened about its minimum.
 
     The minimum is looked for near the scaled labels x, shape (star, label). Where there is none, chi^2 has the variance
     of theta at the middle of the prior and is not widened.
     """
-    tables, errors = run.trained.tables, run.trained.theta_errors
+    tables, errors = trained.tables, trained.theta_errors
     assert errors is not None
     end = settled(tables, errors, found, x)
     good = end.converged & ~end.pilot.singular & jnp.isfinite(end.x).all(axis=1)
-    place = jnp.where(good[:, None], end.x, jnp.asarray(middle_of(run.prior)))
+    place = jnp.where(good[:, None], end.x, jnp.asarray(middle_of(prior)))
     pilot = end.pilot if bool(good.all()) else pilot_at(tables, errors, found, place)
     turn = curvature_root(pilot.information, pilot.b, pilot.left)
     return pilot.coefficients, (place, jnp.where(good[:, None, None], turn, jnp.eye(x.shape[1])))
@@ -111,7 +114,7 @@ def label_draws(
     shape = settings.n_chains, settings.n_draws, len(numbers)
     u = np.full((*shape, n_labels), np.nan)
     stats: dict[str, np.ndarray] = {name: np.zeros(shape, kind) for name, kind in STATISTICS.items()}
-    wanted, size = np.flatnonzero(good), min(STARS_TOGETHER, len(numbers))
+    wanted, size = np.flatnonzero(good), min(by_device(STARS_TOGETHER, len(numbers)), len(numbers))
     for first in range(0, len(wanted), size):
         stars = wanted[first : first + size]
         # Always as many, so that one program serves all.
