@@ -208,7 +208,7 @@ def population(labels: Any, *, errors: Any = None, weights: Any = None, seed: An
     limit = min(most, int(1 / np.sum(stars.weights**2) / (STARS_PER_LABEL * n_labels)))
     numbers, best, highest, failed = [n for n in NUMBERS if n <= limit], 1, -np.inf, 0
     if len(numbers) > 1:
-        fold = folds(n_stars, N_FOLDS, int(rng.integers(2**31)), same_labels(stars.x.T, N_FOLDS))
+        fold = folds(n_stars, N_FOLDS, int(rng.integers(2**32)), same_labels(stars.x.T, N_FOLDS))
         for n_components in numbers:
             score = _held_out(stars, fold, n_components, rng)
             failed = 0 if score > highest else failed + 1

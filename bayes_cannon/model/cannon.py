@@ -618,9 +618,11 @@ class CannonModel:
         key
             Integer or JAX key. What is drawn for a star depends on it and on the row of the star only.
         prior
-            ``"flat"``, improper; ``"gaussian"``, with the mean and covariance of the training labels; ``"mixture"``, a
-            mixture of normal distributions fitted to them (needs scikit-learn); or a NumPyro distribution of the labels
-            in their units, event shape (label,).
+            ``"flat"``, improper; ``"gaussian"``, with the mean and covariance of the training labels; ``"population"``
+            or ``"mixture"``, a mixture of normal distributions fitted to them; a mixture of your own, such as
+            ``core.label_mixture.population(labels, errors=..., weights=...)``, narrower for the errors of the training
+            labels, which the model does not know; or a NumPyro distribution of the labels in their units, event shape
+            (label,).
         bounds
             Lowest and highest value by label name, such as ``{"TEFF": (4000, 5300), "LOGG": (0, None)}``, outside of
             which the prior is zero.
@@ -646,8 +648,6 @@ class CannonModel:
             If the model is not trained.
         ValueError
             For spectra that do not fit the model, and for an invalid prior, bounds, method or number of draws.
-        ImportError
-            For a mixture without scikit-learn.
 
         """
         # NumPyro and xarray take a second to import.

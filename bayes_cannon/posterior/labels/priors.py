@@ -10,12 +10,12 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import AffineTransform, IndependentTransform
 
 from bayes_cannon.core.arguments import listed, mapping, number, shown
+from bayes_cannon.core.label_mixture import LabelMixture, population
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.execution.jax_settings import own_jax_settings
 
-NAMES = ("flat", "gaussian", "mixture")
-MAX_COMPONENTS = 6
-"""Largest number of components; the Bayesian information criterion selects it."""
+NAMES = ("flat", "gaussian", "mixture", "population")
+WANTED = f"prior must be one of {', '.join(NAMES)}, a LabelMixture or a NumPyro distribution"
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 
@@ -41,12 +41,13 @@ class LabelPrior:
     @classmethod
     def of_labels(
         cls,
-        prior: str | dist.Distribution,
+        prior: str | LabelMixture | dist.Distribution,
         bounds: Bounds | None = None,
         *,
         label_names: Sequence[str],
         scaling: LabelScaling,
         training_labels: np.ndarray,
+        label_errors: np.ndarray | None = None,
     ) -> "LabelPrior":
         """A prior that is given in label units.
 
@@ -54,33 +55,36 @@ class LabelPrior:
         ----------
         prior
             ``"flat"``; ``"gaussian"``, a normal distribution with the mean and covariance of the training labels;
-            ``"mixture"``, a mixture of normal distributions fitted to them, which needs scikit-learn; or a NumPyro
-            distribution of the labels, in their units, with event shape (label,), whose support is either all numbers
-            or bounds of each label.
+            ``"mixture"``, a mixture of normal distributions fitted to them as they are; ``"population"``, the same
+            deconvolved from their errors; a mixture of one's own, such as `core.label_mixture.population` makes it with
+            weights of the stars; or a NumPyro distribution of the labels, in their units, with event shape (label,),
+            whose support is either all numbers or bounds of each label.
         bounds
             Lowest and highest value by label name, in label units; None for no bound. Labels left out have none.
         label_names, scaling
             Of the model.
         training_labels
             In their units, shape (star, label).
+        label_errors
+            Of the training labels, for ``"population"``: standard deviations (star, label) or covariances (star, label,
+            label), NaN where they are not known. Without them it is ``"mixture"``.
 
         Raises
         ------
         ValueError
-            For an unknown name, a distribution of another shape or support, and bounds of unknown labels or whose
-            lower one is not below the upper one.
-        ImportError
-            For a mixture without scikit-learn.
+            For an unknown name, a distribution of another shape or support, bounds of unknown labels or whose lower
+            one is not below the upper one, and training labels that are no population (`core.label_mixture`).
 
         """
-        if isinstance(prior, str):
-            low, high = np.full(len(label_names), -np.inf), np.full(len(label_names), np.inf)
-            with own_jax_settings():
-                distribution = _named(prior, scaling.scaled(training_labels))
-        elif isinstance(prior, dist.Distribution):
+        if isinstance(prior, str) and prior in ("mixture", "population"):
+            prior = population(training_labels, errors=label_errors if prior == "population" else None)
+        low, high = np.full(len(label_names), -np.inf), np.full(len(label_names), np.inf)
+        if isinstance(prior, dist.Distribution):
             distribution, low, high = _given(prior, len(label_names), scaling)
+        elif isinstance(prior, LabelMixture):
+            distribution = _mixture(prior, len(label_names), scaling)
         else:
-            raise ValueError(f"prior must be one of {', '.join(NAMES)} or a NumPyro distribution, got {prior!r}")
+            distribution = _named(prior, scaling.scaled(training_labels))
         lowest, highest = (
             scaling.scaled(ends) for ends in _ends(mapping(bounds, "bounds", "label names to pairs"), label_names)
         )
@@ -106,27 +110,23 @@ class LabelPrior:
         return (self.distribution is None) & ~(np.isfinite(self.low) & np.isfinite(self.high))
 
 
-def _named(name: str, x: np.ndarray) -> dist.Distribution | None:
+def _named(name: Any, x: np.ndarray) -> dist.Distribution | None:
     """The named prior of scaled labels, from those of the training stars."""
     if name == "flat":
         return None
     if name == "gaussian":
-        return dist.MultivariateNormal(x.mean(axis=0), np.atleast_2d(np.cov(x.T)))
-    if name == "mixture":
-        return _mixture(x)
-    raise ValueError(f"prior must be one of {', '.join(NAMES)} or a NumPyro distribution, got {name!r}")
+        with own_jax_settings():
+            return dist.MultivariateNormal(x.mean(axis=0), np.atleast_2d(np.cov(x.T)))
+    raise ValueError(f"{WANTED}, got {name!r}")
 
 
-def _mixture(x: np.ndarray) -> dist.Distribution:
-    try:
-        from sklearn.mixture import GaussianMixture
-    except ImportError:
-        raise ImportError("prior='mixture' needs scikit-learn: install bayes-cannon[mixture]") from None
-    most = max(1, min(MAX_COMPONENTS, len(x) // (10 * x.shape[1])))
-    tried = [GaussianMixture(n, random_state=0, max_iter=1000).fit(x) for n in range(1, most + 1)]
-    best = min(tried, key=lambda mixture: mixture.bic(x))
-    components = dist.MultivariateNormal(best.means_, best.covariances_)
-    return dist.MixtureSameFamily(dist.Categorical(probs=best.weights_), components)
+def _mixture(mixture: LabelMixture, n_labels: int, scaling: LabelScaling) -> dist.Distribution:
+    if mixture.means.shape[1] != n_labels:
+        raise ValueError(f"prior is a mixture of {mixture.means.shape[1]} labels; the model has {n_labels}")
+    scaled = mixture.scaled(scaling)
+    with own_jax_settings():
+        components = dist.MultivariateNormal(scaled.means, scaled.covariances)
+        return dist.MixtureSameFamily(dist.Categorical(probs=scaled.weights), components)
 
 
 def _given(

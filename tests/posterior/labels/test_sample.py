@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import kstest
 
+from bayes_cannon.core.label_mixture import population
 from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.core.terms import Terms
@@ -179,6 +180,55 @@ def test_a_mixture_is_learned_from_the_training_labels():
     assert_allclose(np.asarray(prior.mixing_distribution.probs)[order], [2 / 3, 1 / 3], atol=0.02)
 
 
+@pytest.mark.slow
+def test_draws_follow_the_conjugate_posterior_of_a_population(linear):
+    """Where the likelihood is normal, the posterior is the mixture of those of the components; here it has one mode."""
+    rng, errors = np.random.default_rng(8), np.array([80.0, 0.24])
+    x = np.concatenate([rng.normal([-0.02, 0.03], 0.06, (250, 2)), rng.normal([0.05, -0.05], 0.25, (150, 2))])
+    labels = SCALING.unscaled(x) + errors * rng.normal(size=x.shape)
+    options = {"label_names": NAMES, "scaling": SCALING, "training_labels": labels}
+    errors = np.broadcast_to(errors, x.shape)
+    prior = LabelPrior.of_labels("population", label_errors=errors, **options)
+    mixture = population(labels, errors=errors)
+    assert mixture.n_components == 2
+    flux, ivar = linear.spectra(0.5 * x[:8], 4)
+    posterior = sample_star_labels(flux, ivar, trained=linear.trained, prior=prior, key=0, settings=QUICK)
+    mean, covariance = conjugate(linear, flux, mixture.scaled(SCALING))
+    variance = np.diagonal(covariance, axis1=1, axis2=2)
+    draws = SCALING.scaled(posterior.draws) - mean
+    size = np.minimum(posterior.ess_bulk, posterior.ess_tail)
+    assert (size > 200).all()
+    for power, expected in ((1, 0.0), (2, variance)):
+        error = (draws**power).std(axis=(0, 1)) / np.sqrt(size)
+        assert (np.abs((draws**power).mean(axis=(0, 1)) - expected) < 4 * error).all()
+
+    with jax.enable_x64(True):
+        plain, same, mine = (
+            np.asarray(LabelPrior.of_labels(one, label_errors=errors, **options).distribution.variance)
+            for one in ("mixture", "population", mixture)
+        )
+    assert_allclose(plain, np.diag(population(labels).scaled(SCALING).covariance), rtol=1e-6)
+    assert_allclose(plain - same, 0.08**2, rtol=0.2)
+    assert_allclose(mine, same, rtol=1e-12)
+    with pytest.raises(ValueError, match="mixture of 2 labels; the model has 1"):
+        LabelPrior.of_labels(mixture, **{**options, "label_names": NAMES[:1]})
+
+
+def conjugate(stars, flux, mixture):
+    """Mean and covariance of the scaled labels of each star with a linear model and a mixture as prior."""
+    gradient = stars.theta[:, 1:3]
+    information = gradient.T @ gradient / SIGMA**2
+    best = (flux - stars.theta[:, 0]) @ gradient @ np.linalg.inv(gradient.T @ gradient)
+    widened = replace(mixture, covariances=mixture.covariances + np.linalg.inv(information))
+    share, precision = widened.shares(best), np.linalg.inv(mixture.covariances)
+    covariances = np.linalg.inv(precision + information)
+    pull = (precision @ mixture.means[..., None])[..., 0] + (best @ information)[:, None]
+    means = np.einsum("jab,njb->nja", covariances, pull)
+    mean = np.einsum("nj,nja->na", share, means)
+    away = means - mean[:, None]
+    return mean, np.einsum("nj,njab->nab", share, covariances + away[..., :, None] * away[..., None, :])
+
+
 def test_a_star_has_the_same_draws_in_any_batch(linear):
     flux, ivar = linear.spectra(linear.x[:16], 4)
     together = linear.sample(flux, ivar, batch_size=8)
@@ -248,7 +298,9 @@ def test_bad_input_is_refused(linear):
     with pytest.raises(ValueError, match="must have shape"):
         linear.sample(flux[:, 1:], ivar[:, 1:])
     for prior in ("normal", 3):
-        with pytest.raises(ValueError, match="flat, gaussian, mixture or a NumPyro distribution"):
+        with pytest.raises(
+            ValueError, match="flat, gaussian, mixture, population, a LabelMixture or a NumPyro distribution"
+        ):
             linear.sample(flux, ivar, prior)
     with pytest.raises(ValueError, match=r"event shape \(2,\).*to_event"):
         linear.sample(flux, ivar, dist.Normal(np.zeros(2), 1.0))
