@@ -291,7 +291,7 @@ def test_partitions_are_chosen_and_weighted(n_stars):
 
 @pytest.mark.parametrize("partitions", ["other", [], 3, [(1,)], [(0, 2)], [(1, 2.5)], [("a", 1)], None])
 def test_partitions_of_a_wrong_kind_are_named(survey, partitions):
-    with pytest.raises((ValueError, TypeError), match="partitions|regions|order"):
+    with pytest.raises((ValueError, TypeError), match=r"partitions|regions|order"):
         survey.local(partitions=partitions)
 
 
