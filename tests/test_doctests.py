@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 import bayes_cannon as tc
-from bayes_cannon.core import labels, scaling
+from bayes_cannon.core import label_mixture, labels, scaling
 
 MODULES = (
     tc.censoring, tc.continuum, tc.io, tc.plot, tc.restricted, tc.scatter, tc.training_set, tc.validate, tc.vectorizer,
@@ -27,6 +27,10 @@ WITHOUT = {
 def _public() -> dict[str, object]:
     found: dict[str, object] = {"CannonModel": tc.CannonModel, "core.scaling.LabelScaling": scaling.LabelScaling}
     found |= {f"core.labels.{name}": getattr(labels, name) for name in ("label_array", "label_units")}
+    found |= {
+        f"core.label_mixture.{name}": getattr(label_mixture, name)
+        for name in ("LabelMixture", "fit_mixture", "population")
+    }
     for module in MODULES:
         name = module.__name__.removeprefix("bayes_cannon.")
         found |= {f"{name}.{public}": getattr(module, public) for public in module.__all__}

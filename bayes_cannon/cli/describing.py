@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.io.decode import decode
+from bayes_cannon.io.decoding import decode
 from bayes_cannon.io.readers.registry import Reader, reader_called, sniff
 from bayes_cannon.io.readers.survey_spectra import SurveySpectra
 from bayes_cannon.io.spectra import Spectra

@@ -23,14 +23,13 @@ from scipy.special import logsumexp, softmax
 
 from bayes_cannon.core.arguments import generator, number, shown, whole_number
 from bayes_cannon.core.folds import folds, same_labels
-from bayes_cannon.core.intake import real_numbers
+from bayes_cannon.core.label_mixture_input import population_stars
 from bayes_cannon.core.records import dims
 from bayes_cannon.core.scaling import LabelScaling
-from bayes_cannon.core.warnings import stars_text
 
-N_STARTS, FIRST_STEPS = 5, 15
+N_STARTS, FIRST_STEPS = 5, 10
 """Starts, and the steps of EM after which the likeliest goes on alone."""
-MOST_STEPS, TOLERANCE = 1000, 1e-6
+MOST_STEPS, TOLERANCE = 1000, 1e-5
 """Steps of EM at most, and the gain of the mean log likelihood of a star below which it ends."""
 NUMBERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Numbers of components that `population` tries."""
@@ -40,8 +39,11 @@ FLOOR = 1e-3
 """Smallest variance of a component relative to that of all stars."""
 NO_WIDTH = 1e-10
 """Variance relative to that of each label, below which labels lie in a plane."""
-BLOCK = 2**16
-"""Numbers of an array of (component, label, label, star) that are worked on together: those that the cache holds."""
+BLOCK = 2**13
+"""Components times stars that are worked on together: as many as the cache of a processor holds."""
+
+
+_Rows = list[list[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +66,10 @@ class LabelMixture:
     ...     np.array([0.75, 0.25]), np.array([[4500.0, 2.0], [5500.0, 4.0]]), np.array([np.diag([1e4, 0.04])] * 2)
     ... )
     >>> mixture.mean, mixture.covariance.diagonal()
-    (array([4750. ,    2.5]), array([1.975e+05, 7.900e-01]))
+    (array([4.75e+03, 2.50e+00]), array([1.975e+05, 7.900e-01]))
     >>> mixture.shares([[4500.0, 2.0], [5030.0, 2.96]]).round(2)
     array([[1.  , 0.  ],
-           [0.69, 0.31]])
+           [0.52, 0.48]])
 
     """
 
@@ -113,7 +115,7 @@ class LabelMixture:
 def fit_mixture(
     labels: Any, n_components: int, *, errors: Any = None, weights: Any = None, seed: Any = 0, floor: float = FLOOR
 ) -> LabelMixture:
-    r"""The mixture of maximum likelihood, :math:`\sum_n w_n \ln p(\hat l_n)`, deconvolved from the errors of the labels.
+    r"""The mixture of maximum likelihood, :math:`\sum_n w_n \ln p(\hat l_n)`, deconvolved from the labels' errors.
 
     EM begins at several random starts; the likeliest after a few steps goes on. It may end in a local maximum. What is
     found does not depend on the units of the labels, nor on linear combinations of them, but for the choice of starts.
@@ -231,7 +233,7 @@ class _Stars(NamedTuple):
 
     def blocks(self, n_components: int) -> Iterator["_Stars"]:
         """All stars, some at a time."""
-        size = max(1, BLOCK // (n_components * len(self.x) ** 2))
+        size = max(1, BLOCK // (n_components * 1))
         return (self.of(slice(first, first + size)) for first in range(0, self.x.shape[1], size))
 
 
@@ -248,22 +250,10 @@ class _Frame(NamedTuple):
 
 def _standardized(labels: Any, errors: Any, weights: Any) -> tuple[_Stars, _Frame]:
     """The stars of positive weight, and the frame in which they have mean zero and covariance one."""
-    labels = _checked_labels(labels)
-    weights, noise = _checked_weights(weights, labels), _checked_errors(errors, labels)
-    kept = weights > 0
-    labels, weights = labels[kept], weights[kept] / weights.max()
-    weights = weights / weights.sum()
-    if len(labels) < labels.shape[1] + 2:
-        raise ValueError(
-            f"{labels.shape[1]} labels need at least {labels.shape[1] + 2} stars of positive weight, got {len(labels)}: "
-            "give more stars or fewer labels"
-        )
+    labels, noise, weights = population_stars(labels, errors, weights)
     frame = _frame(labels, weights)
     inverse = np.linalg.inv(frame.root)
-    if noise is not None:
-        noise = (inverse @ noise[kept] @ inverse.T).transpose(1, 2, 0)
-    else:
-        noise = np.zeros((*inverse.shape, 1))
+    noise = np.zeros((*inverse.shape, 1)) if noise is None else (inverse @ noise @ inverse.T).transpose(1, 2, 0)
     return _Stars(inverse @ (labels - frame.mean).T, np.ascontiguousarray(noise), weights), frame
 
 
@@ -287,72 +277,6 @@ def _frame(labels: np.ndarray, weights: np.ndarray) -> _Frame:
             "each other. Leave one of them out"
         )
     return _Frame(mean, width[:, None] * np.linalg.cholesky(correlation))
-
-
-def _checked_labels(labels: Any) -> np.ndarray:
-    found = real_numbers(labels, "labels")
-    if found.ndim != 2 or found.shape[1] == 0:
-        raise ValueError(f"labels must have shape (star, label), got {found.shape}")
-    bad = ~np.isfinite(found)
-    if bad.any():
-        star, label = np.argwhere(bad)[0]
-        raise ValueError(
-            f"labels must be finite, got {found[star, label]} in column {label}, in {stars_text(bad.any(axis=1))}: "
-            "leave these stars out"
-        )
-    return found
-
-
-def _checked_weights(weights: Any, labels: np.ndarray) -> np.ndarray:
-    found = np.ones(len(labels)) if weights is None else real_numbers(weights, "weights")
-    if found.shape != (len(labels),):
-        raise ValueError(f"weights must have shape ({len(labels)},), one a star; got {found.shape}")
-    bad = ~(np.isfinite(found) & (found >= 0))
-    if bad.any():
-        raise ValueError(
-            f"weights must be finite and not negative, got {found[np.argmax(bad)]}, in {stars_text(bad)}: "
-            "set them to 0 to leave these stars out"
-        )
-    if len(found) and not found.any():
-        raise ValueError("weights are zero for all stars: at least some must be positive")
-    return found
-
-
-def _checked_errors(errors: Any, labels: np.ndarray) -> np.ndarray | None:
-    """Covariances of the errors, shape (star, label, label), or None where all are zero or not known."""
-    if errors is None:
-        return None
-    found, n_labels = real_numbers(errors, "errors"), labels.shape[1]
-    if found.shape not in (labels.shape, (*labels.shape, n_labels)):
-        raise ValueError(
-            f"errors must have shape {labels.shape}, standard deviations, or {(*labels.shape, n_labels)}, covariances; "
-            f"got {found.shape}"
-        )
-    variances = found if found.ndim == 2 else np.diagonal(found, axis1=1, axis2=2)
-    bad = (np.isinf(found).reshape(len(found), -1)).any(axis=1) | (variances < 0).any(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"errors must not be negative or infinite, as in {stars_text(bad)}: NaN is an error that is not known"
-        )
-    unknown = np.isnan(variances)
-    if found.ndim == 2:
-        covariances = np.where(unknown, 0, found)[:, :, None] ** 2 * np.eye(n_labels)
-    else:
-        covariances = np.where(unknown[:, :, None] | unknown[:, None] | np.isnan(found), 0, found)
-        _check_covariances(covariances)
-    return covariances if covariances.any() else None
-
-
-def _check_covariances(covariances: np.ndarray) -> None:
-    sd = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
-    unit = np.where(sd > 0, sd, 1)
-    correlation = covariances / (unit[:, :, None] * unit[:, None])
-    skew = np.abs(correlation - correlation.transpose(0, 2, 1)).max(axis=(1, 2)) > 1e-6
-    bad = skew | (np.linalg.eigvalsh(correlation)[:, 0] < -1e-6)
-    if bad.any():
-        raise ValueError(
-            f"errors are no covariances in {stars_text(bad)}: they must be symmetric, with no negative eigenvalue"
-        )
 
 
 def _fitted(stars: _Stars, n_components: int, rng: np.random.Generator, floor: float) -> LabelMixture:
@@ -405,19 +329,19 @@ def _step(mixture: LabelMixture, stars: _Stars, floor: float) -> tuple[LabelMixt
     value, mass = 0.0, np.zeros(n_components)
     towards, away = np.zeros((n_components, n_labels)), np.zeros((n_components, n_labels, n_labels))
     for some in stars.blocks(n_components):
-        log_joint, y, roots = _densities(mixture, some.x, some.noise)
+        log_joint, root, y = _densities(mixture, some.x, some.noise)
         highest = log_joint.max(axis=0)
         share = np.exp(log_joint - highest)
         total = share.sum(axis=0)
         value += some.weights @ (highest + np.log(total))
         share *= some.weights / total
-        part = np.sqrt(share)
-        roots = roots * part[:, None, None]
-        u = (roots * y[:, None]).sum(axis=2)
         mass += share.sum(axis=1)
-        towards += (u @ part[:, :, None])[..., 0]
-        roots = roots.reshape(n_components, n_labels, -1)
-        away += roots @ roots.swapaxes(1, 2) - u @ u.swapaxes(1, 2)
+        u = [_dot(root[a][a:], y[a:]) for a in range(n_labels)]
+        for a in range(n_labels):
+            towards[:, a] += np.einsum("jn,jn->j", share, u[a])
+            for b in range(a, n_labels):
+                away[:, a, b] += np.einsum("jn,jn->j", share, _dot(root[a][b:], root[b][b:]) - u[a] * u[b])
+                away[:, b, a] = away[:, a, b]
     count = np.maximum(mass, np.finfo(float).tiny)[:, None]
     shift = (mixture.covariances @ (towards / count)[..., None])[..., 0]
     narrower = mixture.covariances @ (away / count[:, None]) @ mixture.covariances
@@ -427,26 +351,35 @@ def _step(mixture: LabelMixture, stars: _Stars, floor: float) -> tuple[LabelMixt
     return LabelMixture(mass / mass.sum(), mixture.means + shift, covariances), float(value / stars.weights.sum())
 
 
-def _densities(mixture: LabelMixture, x: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _densities(mixture: LabelMixture, x: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, _Rows, list[np.ndarray]]:
     """Logarithm of weight times density of each component, shape (component, star), and what else a step of EM needs.
 
-    That is y = R' (x - m), shape (component, label, star), and R, shape (component, label, label, star or 1), with
-    R R' the inverse of the covariance, noise included. It is found by elimination in all stars together: NumPy's own
-    functions call LAPACK for each star, which takes ten times longer.
+    That is R with R R' the inverse of the covariance T, noise included, and y = R' (x - m), as nested lists of arrays
+    (component, star), R zero below its diagonal. They are found by elimination in all stars and components together:
+    NumPy's own functions call LAPACK for each of them, and take ten times longer.
     """
-    covariance = mixture.covariances[..., None] + noise
-    y, root, diagonal = x - mixture.means[..., None], np.zeros_like(covariance), np.arange(len(x))
-    root[:, diagonal, diagonal] = 1
-    for k in range(len(x) - 1):
-        row, below = covariance[:, k], slice(k + 1, None)
-        factor = covariance[:, below, k] / row[:, None, k]
-        covariance[:, below, below] -= factor[:, :, None] * row[:, None, below]
-        root[:, : k + 1, below] -= factor[:, None] * root[:, : k + 1, None, k]
-        y[:, below] -= factor * y[:, None, k]
-    pivots = covariance[:, diagonal, diagonal]
-    scale = 1 / np.sqrt(pivots)
-    y *= scale
+    n_labels = range(len(x))
+    left = [[mixture.covariances[:, i, k, None] + noise[i, k] for k in range(i + 1)] for i in n_labels]
+    root: _Rows = [[float(a == i) for i in n_labels] for a in n_labels]
+    y = [x[k] - mixture.means[:, k, None] for k in n_labels]
+    for k in n_labels:
+        for i in n_labels[k + 1 :]:
+            factor = left[i][k] / left[k][k]
+            for j in n_labels[k + 1 : i + 1]:
+                left[i][j] -= factor * left[j][k]
+            for a in n_labels[: k + 1]:
+                root[a][i] = root[a][i] - factor * root[a][k]
+            y[i] -= factor * y[k]
+    log_det = sum(np.log(left[k][k]) for k in n_labels)
+    for k in n_labels:
+        scale = 1 / np.sqrt(left[k][k])
+        y[k] *= scale
+        for a in n_labels[: k + 1]:
+            root[a][k] = root[a][k] * scale
     with np.errstate(divide="ignore"):
         log_weight = np.log(mixture.weights)[:, None]
-    log_joint = log_weight - 0.5 * ((y**2).sum(axis=1) + np.log(pivots).sum(axis=1) + len(x) * np.log(2 * np.pi))
-    return log_joint, y, root * scale[:, None]
+    return log_weight - 0.5 * (_dot(y, y) + log_det + len(x) * np.log(2 * np.pi)), root, y
+
+
+def _dot(one: list[Any], other: list[Any]) -> Any:
+    return sum(a * b for a, b in zip(one, other, strict=True))

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from bayes_cannon.execution.blas import single_threaded_blas
 from bayes_cannon.execution.compiled_programs import make_room
+from bayes_cannon.execution.devices import BLOCKS_ON_GPU, by_device
 
 _MAX_PENDING = 2
 """Blocks for each thread that are in progress or whose results have not been taken."""
@@ -17,19 +18,25 @@ def n_threads() -> int:
     return (os.cpu_count() or 1) + 2
 
 
-def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S]) -> Iterator[T]:
-    """Results of the blocks, in order, computed on `n_threads` threads.
+def n_blocks() -> int:
+    """Number of blocks computed at a time where the device does nearly all of the work: `n_threads` without a GPU."""
+    return by_device(n_threads(), BLOCKS_ON_GPU)
+
+
+def in_parallel[S, T](work: Callable[[S], T], blocks: Iterator[S], together: int | None = None) -> Iterator[T]:
+    """Results of the blocks, in order, computed on ``together`` threads, by default `n_threads`.
 
     JAX compiles a program once, however many threads need it. Few results are computed before they are taken, so that
     those of all blocks need not fit into memory.
     """
     make_room()
+    together = together or n_threads()
     waiting: deque[Future[T]] = deque()
-    with single_threaded_blas(), ThreadPoolExecutor(n_threads()) as pool:
+    with single_threaded_blas(), ThreadPoolExecutor(together) as pool:
         try:
             for block in blocks:
                 waiting.append(pool.submit(work, block))
-                if len(waiting) > _MAX_PENDING * n_threads():
+                if len(waiting) > _MAX_PENDING * together:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

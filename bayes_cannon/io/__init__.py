@@ -4,18 +4,25 @@ from importlib import import_module
 
 _PLACES = {
     "GIANTS": "bayes_cannon.io.gaia_xp",
+    "Segment": "bayes_cannon.io.readers.survey_spectra",
     "Spectra": "bayes_cannon.io.spectra",
+    "SurveySpectra": "bayes_cannon.io.readers.survey_spectra",
     "air_to_vacuum": "bayes_cannon.core.wavelengths",
     "colour_outliers": "bayes_cannon.io.gaia_xp",
+    "decode": "bayes_cannon.io.decoding",
+    "find_grid": "bayes_cannon.io.gridding",
     "ingest": "bayes_cannon.io.ingestion",
     "join_labels": "bayes_cannon.io.joining",
     "label_table": "bayes_cannon.io.label_tables",
     "noise_covariance": "bayes_cannon.io.gridding",
+    "on_grid": "bayes_cannon.io.gridding",
+    "open_spectra": "bayes_cannon.io.survey_files",
     "open_store": "bayes_cannon.io.spectra_store",
     "read_gaia_xp": "bayes_cannon.io.gaia_xp",
     "read_spectra": "bayes_cannon.io.survey_files",
     "read_table": "bayes_cannon.io.tables",
     "resample": "bayes_cannon.core.resampling",
+    "survey_spectra_of": "bayes_cannon.io.readers.spectrum_object",
     "to_rest_frame": "bayes_cannon.core.wavelengths",
     "vacuum_to_air": "bayes_cannon.core.wavelengths",
     "write_spectra": "bayes_cannon.io.spectra",
@@ -23,9 +30,10 @@ _PLACES = {
 }
 
 __all__ = [
-    "GIANTS", "Spectra", "air_to_vacuum", "colour_outliers", "ingest", "join_labels", "label_table", "noise_covariance",
-    "open_store", "read_gaia_xp", "read_spectra", "read_table", "resample", "to_rest_frame", "vacuum_to_air",
-    "write_spectra", "write_table",
+    "GIANTS", "Segment", "Spectra", "SurveySpectra", "air_to_vacuum", "colour_outliers", "decode", "find_grid",
+    "ingest", "join_labels", "label_table", "noise_covariance", "on_grid", "open_spectra", "open_store", "read_gaia_xp",
+    "read_spectra", "read_table", "resample", "survey_spectra_of", "to_rest_frame", "vacuum_to_air", "write_spectra",
+    "write_table",
 ]  # fmt: skip
 
 

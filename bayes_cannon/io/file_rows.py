@@ -14,12 +14,14 @@ from itertools import islice
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
+from bayes_cannon.io.alike import First, check_alike
 from bayes_cannon.io.preparation import Preparation
+from bayes_cannon.io.rows import Rows
 from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.io.survey_files import FileSettings, First, check_alike, spectra_of_files
-from bayes_cannon.io.unfinished_store import Rows
+from bayes_cannon.io.survey_files import FileSettings, spectra_of_files
 
 _BATCH, _BATCH_BYTES = 16, 64e6
 """Files that a worker reads at a time: so many, and no more than one beyond so many bytes."""
@@ -45,6 +47,7 @@ class FileRows:
     rows: Rows
     units: Mapping[str, str]
     attrs: Mapping[str, str]
+    noise_correlation: np.ndarray | None
 
 
 def in_order(groups: Sequence[Group], work: Work, workers: int) -> Iterator[tuple[Group, FileRows | str]]:
@@ -126,7 +129,7 @@ def _rows(group: Group, work: Work) -> FileRows | str:
         said = sorted({one.category.__name__ for one in caught if issubclass(one.category, UserWarning)})
         if said:
             attrs["warnings"] = ", ".join(said)
-        return FileRows(Rows.of(spectra, work.scale), spectra.units, attrs)
+        return FileRows(Rows.of(spectra, work.scale), spectra.units, attrs, spectra.noise_correlation)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a reader raises, the other files go on

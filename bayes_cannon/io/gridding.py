@@ -7,6 +7,7 @@ overlap, the new pixels are averaged by their ivar. Between chips ivar is 0.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,7 +50,7 @@ def on_grid(decoded: DecodedSpectra, grid: Grid, *, covariance: bool = False) ->
     Parameters
     ----------
     decoded
-        What `io.decode.decode` made of a file.
+        What `io.decoding.decode` made of a file.
     grid
         The pixels wanted. If its medium and that of the spectra are known and differ, wavelengths are converted.
     covariance
@@ -68,6 +69,13 @@ def on_grid(decoded: DecodedSpectra, grid: Grid, *, covariance: bool = False) ->
     ValueError
         For a velocity that is not known, flux that is not finite where ivar is positive, and a covariance that does
         not fit into memory, naming the spectrum.
+
+    Examples
+    --------
+    >>> arm = tc.io.Segment([5000.0, 5001.0, 5002.0, 5003.0], flux=[1.0, 3.0, 5.0, 7.0], noise=np.full(4, 0.5))
+    >>> spectra = tc.io.SurveySpectra("mine", [arm], {"OBJECT": ["Sun"]}, "error", [0.0], ["combined"])
+    >>> tc.io.on_grid(tc.io.decode(spectra), tc.io.find_grid((5000.5, 5002.5, 2))).flux
+    array([[2., 6.]])
 
     """
     n_stars = decoded.source.n_spectra
@@ -113,11 +121,17 @@ class _Arm:
         _check(decoded, segment)
         order = slice(None, None, -1) if turned else slice(None)
         return cls(
-            cells(*pixel_bounds(wavelength, log_linear=segment.log_linear)),
+            _cells(wavelength.tobytes(), segment.log_linear),
             segment.flux[:, order],
             segment.ivar[:, order],
             None if segment.covariance is None else segment.covariance[:, order, order],
         )
+
+
+@lru_cache(maxsize=8)
+def _cells(wavelength: bytes, log_linear: bool) -> Cells:
+    """Of the same pixels in every file of a survey."""
+    return cells(*pixel_bounds(np.frombuffer(wavelength), log_linear=log_linear))
 
 
 def _check(decoded: DecodedSpectra, segment: DecodedSegment) -> None:
@@ -217,7 +231,7 @@ def noise_covariance(spectra: Spectra) -> np.ndarray:
     Parameters
     ----------
     spectra
-        From `on_grid` with ``covariance=True``.
+        From `bayes_cannon.io.read_spectra` or `on_grid` with ``covariance=True``.
 
     Raises
     ------
@@ -233,7 +247,8 @@ def noise_covariance(spectra: Spectra) -> np.ndarray:
     """
     if spectra.noise_correlation is None:
         raise ValueError(
-            "the spectra bring no noise_correlation: make them by io.gridding.on_grid(..., covariance=True)"
+            "the spectra bring no noise_correlation: read them with covariance=True, or make them by "
+            "io.gridding.on_grid(..., covariance=True)"
         )
     variance = np.full(spectra.n_pixels, np.nan)
     for pixel, ivar in enumerate(np.asarray(spectra.ivar).T):
@@ -261,6 +276,14 @@ def find_grid(what: Any) -> Grid:
         If it is the path of no file.
     ValueError
         As `core.grids.grid_of`; for a file that cannot be read or holds no wavelengths, naming it.
+
+    Examples
+    --------
+    >>> tc.io.find_grid("apogee").n_pixels
+    8575
+    >>> np.savetxt("pixels.txt", [5000.0, 5001.0, 5002.0])
+    >>> tc.io.find_grid("pixels.txt").edges
+    array([4999.5, 5000.5, 5001.5, 5002.5])
 
     """
     if not isinstance(what, os.PathLike) and (not isinstance(what, str) or what in NAMED):

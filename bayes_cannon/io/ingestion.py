@@ -21,17 +21,18 @@ from astropy.table import Table
 from threadpoolctl import threadpool_limits
 
 from bayes_cannon.core.progress import ProgressOption, reporter
+from bayes_cannon.io.alike import First
 from bayes_cannon.io.atomic import check_output_path, locked
 from bayes_cannon.io.file_lists import Paths, list_files
 from bayes_cannon.io.file_rows import Work, in_order
 from bayes_cannon.io.joining import join_labels
 from bayes_cannon.io.preparation import PREPARED, Preparation
-from bayes_cannon.io.rows import merged_texts, merged_units
+from bayes_cannon.io.rows import Rows, merged_texts, merged_units
 from bayes_cannon.io.spectra import Spectra, known_suffix
 from bayes_cannon.io.spectra_store import unfinished
 from bayes_cannon.io.spectra_variables import texts
-from bayes_cannon.io.survey_files import FileSettings, First, grouped, spectra_of_files
-from bayes_cannon.io.unfinished_store import SHARD, Plan, Rows, UnfinishedStore
+from bayes_cannon.io.survey_files import FileSettings, grouped, spectra_of_files
+from bayes_cannon.io.unfinished_store import SHARD, Plan, UnfinishedStore
 
 _LOW, _HIGH = 1e-6, 1e12
 """Between these the median flux is stored as it is; ivar then fits float32 too."""
@@ -177,6 +178,7 @@ def _as_texts(paths: Paths, settings: FileSettings, preparation: Preparation, sh
         "velocity": settings.velocity + velocities,
         "mask_bits": str(settings.mask_bits),
         "combined": settings.combined,
+        "covariance": str(settings.covariance),
         "preparation": preparation.to_text(),
         "shard_size": str(shard_size),
     }
@@ -239,10 +241,7 @@ def _plan(files: Sequence[Path], work: Work, texts: Mapping[str, str], shard_siz
         median = float(np.median(np.abs(found.flux[known]))) if known.any() else 0.0
         scale = 1.0 if _LOW < median < _HIGH or not median else 2.0 ** round(np.log2(median))
         first = First.of(given, path) if work.settings.grid is None else None
-        reader = str(given.attrs.get("survey", ""))
-        return Plan(
-            texts, [str(one) for group in groups for one in group], found.wavelength, scale, shard_size, reader, first
-        )
+        return Plan(texts, [str(one) for group in groups for one in group], found.wavelength, scale, shard_size, first)
     named = "; ".join(f"{file}: {said}" for file, said in islice(refused.items(), 3))
     raise ValueError(f"none of {len(files)} files could be read: {named}{', ...' if len(refused) > 3 else ''}")
 
@@ -252,10 +251,9 @@ def _fill(begun: UnfinishedStore, work: Work, workers: int, progress: ProgressOp
     plan, done = begun.plan, begun.progress
     if done.complete:
         return
-    settings = replace(work.settings, expected=plan.reader or None)
-    work = replace(work, settings=settings, first=plan.first, scale=plan.scale)
+    work = replace(work, first=plan.first, scale=plan.scale)
     place, skipped, refused = done.file, done.row, dict(done.refused)
-    groups = grouped([Path(file) for file in plan.files[place:]], settings)
+    groups = grouped([Path(file) for file in plan.files[place:]], work.settings)
     pieces = list[Rows]()
     with reporter(progress, len(plan.files), "file") as report:
         report = report or (lambda _: None)
@@ -265,7 +263,10 @@ def _fill(begun: UnfinishedStore, work: Work, workers: int, progress: ProgressOp
                 refused |= {str(path): found for path in group}
             else:
                 units, attrs = merged_units(done.units, found.units), merged_texts(done.attrs, found.attrs)
-                done = replace(done, units=units, attrs=attrs)
+                # What came before a break within the group tells of all its spectra.
+                n_new = 0 if skipped else len(found.rows)
+                correlation = done.correlation.with_more(found.noise_correlation, n_new)
+                done = replace(done, units=units, attrs=attrs, correlation=correlation)
                 pieces.append(found.rows.at(slice(skipped, None)))
             while (rest := sum(map(len, pieces)) - plan.shard_size) >= 0:
                 # Only the last group can be broken: the others came after a shard that was full.
@@ -284,6 +285,7 @@ def _attributes(begun: UnfinishedStore, stars: Spectra, preparation: Preparation
     """Of the store: what its files say, and what was done to them."""
     given = {name: text for name, text in begun.plan.settings.items() if name not in ("preparation", "version")}
     attrs = {**{f"ingest_{name}": text for name, text in given.items()}, **stars.attrs}
+    attrs |= begun.progress.correlation.said(stars.n_stars)
     if preparation != Preparation():
         attrs[PREPARED] = preparation.to_text()
     return attrs | {"program": f"bayes_cannon {version('bayes-cannon')}", "files_refused": len(begun.progress.refused)}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from operator import methodcaller
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ UNMATCHED: tuple[Unmatched, ...] = ("refuse", "leave out")
 
 _BLANK = "\ufeff \t\r\n\0"
 """What surveys fill names up with to one width."""
+_INTEGER = re.compile("0|-?[1-9][0-9]{0,19}")
+"""A name that is the text of an integer of up to 64 bits."""
 
 
 def join_labels(
@@ -51,7 +54,7 @@ def join_labels(
         One row a star; more, in any order, when matched by name.
     id_column
         Column with the names of the stars. By default the one that holds the names of all spectra, whatever it is
-        called; of a large table it takes seconds to find.
+        called.
     by_row
         Match row after row, where one side has no names.
     missing
@@ -180,9 +183,7 @@ def _id_column(spectra: Spectra, table: Table) -> str:
             "with by_row=True (--by-row, or by_row = true in a recipe)"
         )
     wanted = set(spectra.ids.tolist())
-    shares = {
-        name: len(wanted & set(_names(table[name]).tolist())) for name in table.colnames if _may_be_id(table[name])
-    }
+    shares = {name: _n_found(wanted, table[name]) for name in table.colnames if _may_be_id(table[name])}
     whole = [name for name, found in shares.items() if found == len(wanted)]
     named = [name for name in whole if name.lower() == STAR_ID] or [n for n in whole if table[n].dtype.kind in "SUO"]
     chosen = named if len(named) == 1 else whole
@@ -201,6 +202,24 @@ def _id_column(spectra: Spectra, table: Table) -> str:
 
 def _may_be_id(column: Any) -> bool:
     return isinstance(column, Column) and column.ndim == 1 and column.dtype.kind in "iuSUO"
+
+
+def _n_found(wanted: set[str], column: Any) -> int:
+    """How many of the names are among the `_names` of a column, of whose numbers no texts are made."""
+    if column.dtype.kind == "O":
+        return len(wanted.intersection(_names(column).tolist()))
+    known = _known(column)
+    if known.dtype.kind in "SU":
+        distinct = set(known.tolist())
+        given = distinct if known.dtype.kind == "U" else [name.decode() for name in distinct]
+        return len(wanted.intersection(map(methodcaller("strip", _BLANK), given)))
+    least, most = np.iinfo(known.dtype).min, np.iinfo(known.dtype).max
+    numbers = sorted(int(name) for name in wanted if _INTEGER.fullmatch(name) and least <= int(name) <= most)
+    if not numbers:
+        return 0
+    asked = np.array(numbers, dtype=known.dtype)
+    place = np.searchsorted(asked, known).clip(max=len(asked) - 1)
+    return len(set(place[asked[place] == known].tolist()))
 
 
 def _names(column: Any) -> np.ndarray:
@@ -229,7 +248,8 @@ def _matching_rows(
     wanted: np.ndarray, given: np.ndarray, column: str, rank: Any, duplicates: Duplicates, unmatched: Unmatched
 ) -> tuple[np.ndarray, str]:
     """Row of ``given`` that holds each of ``wanted``, -1 if none does, shape (star,); and what was decided."""
-    rows, said = np.flatnonzero(np.isin(given, wanted) & (given != "")), ""
+    asked, said = {*wanted.tolist()} - {""}, ""  # NumPy would sort all texts to find them.
+    rows = np.array([row for row, name in enumerate(given.tolist()) if name in asked], dtype=int)
     if rank is not None:
         values = _label(rank[rows], ())
         rows = rows[np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")]

@@ -1,28 +1,33 @@
-"""From a survey's file to spectra on one grid: which reader, which of its spectra, decoded, put on the grid."""
+"""From a survey's file to spectra on one grid: which reader, which of its spectra, decoded, put on the grid.
+
+Objects that look like the ``Spectrum`` of specutils go the same way, without a file.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from bayes_cannon.core.arguments import file_path
 from bayes_cannon.core.grids import Grid, pixel_bounds
-from bayes_cannon.io.decode import decode
+from bayes_cannon.core.resampling import rising
+from bayes_cannon.io.alike import First, check_alike, same_pixels
+from bayes_cannon.io.decoding import decode
 from bayes_cannon.io.file_lists import Paths, list_files
 from bayes_cannon.io.gridding import find_grid, on_grid
 from bayes_cannon.io.readers.joined import join_segments
 from bayes_cannon.io.readers.registry import Reader, reader_called, readers, sniff
+from bayes_cannon.io.readers.spectrum_object import are_objects, survey_spectra_of
 from bayes_cannon.io.readers.survey_spectra import DecodedSpectra, Medium, SurveySpectra
 from bayes_cannon.io.rows import joined
 from bayes_cannon.io.spectra import OWN_SUFFIXES, Spectra, read_spectra_file
 
 Combined = Literal["combined", "combined 2", "visits", "all"]
 MaskBits = Sequence[str] | Mapping[str, Sequence[str]] | Literal["default"]
-_SAME = 1e-9
-"""Relative difference up to which two wavelengths are the same."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,13 @@ class FileSettings:
     velocity
         ``"header"``, ``"none"``, or the name of a column of the file, km/s.
     mask_bits
-        As for `bayes_cannon.io.decode.decode`.
+        As for `bayes_cannon.io.decoding.decode`.
     combined
         Which spectra of a file are taken.
+    covariance
+        Whether ``noise_correlation`` is worked out.
     velocities
         Velocity by the name of the star, km/s, in place of all these.
-    expected
-        Name of the reader that is asked first, without ``survey``: a file that it recognizes is not shown to others.
 
     """
 
@@ -53,13 +58,14 @@ class FileSettings:
     velocity: str = "header"
     mask_bits: MaskBits = "default"
     combined: Combined = "combined"
+    covariance: bool = False
     velocities: Mapping[str, float] | None = None
-    expected: str | None = None
 
     @property
     def keywords(self) -> dict[str, Any]:
         """Of `read_spectra`."""
-        return {name: getattr(self, name) for name in ("survey", "grid", "velocity", "mask_bits", "combined")}
+        names = ("survey", "grid", "velocity", "mask_bits", "combined", "covariance")
+        return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
         if self.combined not in get_args(Combined):
@@ -70,15 +76,16 @@ class FileSettings:
 
 
 def read_spectra(
-    paths: Paths,
+    paths: Paths | Any,
     *,
     survey: str | None = None,
     grid: str | tuple | np.ndarray | Grid | None = None,
     velocity: str = "header",
     mask_bits: MaskBits = "default",
     combined: Combined = "combined",
+    covariance: bool = False,
 ) -> Spectra:
-    """Read spectra into memory: files of this package, or files as surveys publish them.
+    """Read spectra into memory: files of this package, files as surveys publish them, or objects of other packages.
 
     A survey's file is recognized by its content, decoded (mask bits and errors become ivar), brought to rest, and put
     on one grid. All spectra are rows of their own: two of one star are two rows. ``identifiers`` say for each row the
@@ -105,11 +112,16 @@ def read_spectra(
     combined
         Which spectra of a file that holds several: ``"combined"``, the second kind of combination ``"combined 2"``,
         ``"visits"`` or ``"all"``.
+    covariance
+        Whether to work out ``noise_correlation`` of a survey's files: by what they say of the covariance of their flux,
+        as Gaia's coefficients of XP spectra do, and by resampling (`bayes_cannon.io.gridding.on_grid`). It takes
+        8 pixel^2 bytes.
 
     Returns
     -------
     spectra
-        On one grid. ``labels`` are the numeric columns of the files, NaN where a file lacks one.
+        On one grid. ``labels`` are the numeric columns of the files, NaN where a file lacks one. ``noise_correlation``
+        is the mean over the spectra that bring one.
 
     Raises
     ------
@@ -130,13 +142,83 @@ def read_spectra(
 
     """
     given = None if grid is None else find_grid(grid)
-    settings = FileSettings(survey, given, velocity, mask_bits, combined)
-    groups, parts = grouped(list_files(paths), settings), list[Spectra]()
-    for group in groups:
-        parts.append(spectra_of_files(group, settings))
+    settings = FileSettings(survey, given, velocity, mask_bits, combined, covariance)
+    parts, first = list[Spectra](), None
+    for name, spectra in _spectra_of_objects(paths, settings) if are_objects(paths) else _of_all_files(paths, settings):
+        parts.append(spectra)
+        first = first or First.of(spectra, name)
         if given is None:
-            check_alike(parts[-1], group[0], First.of(parts[0], groups[0][0]))
+            check_alike(spectra, name, first)
     return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def open_spectra(source: Any, *, survey: str | None = None) -> list[SurveySpectra]:
+    """Open one file of a survey, or objects of another package, of which nothing is decoded yet.
+
+    `bayes_cannon.io.decode` makes flux and ivar of what comes out, and `bayes_cannon.io.on_grid` puts them on a grid.
+
+    Parameters
+    ----------
+    source
+        Path of a file as a survey publishes it; or objects, as `bayes_cannon.io.survey_spectra_of` takes them.
+    survey
+        Name of the reader of the file; by default it is looked at.
+
+    Returns
+    -------
+    records
+        One for those spectra of the file that share their pixels, or one for each object.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If the format needs a package that is not installed.
+    ValueError
+        For a file that no reader or several recognize, or that is damaged; as `bayes_cannon.io.survey_spectra_of`.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from astropy import units as u
+    >>> from astropy.nddata import StdDevUncertainty
+    >>> wavelength, error = [5000.0, 5001.0, 5002.0] * u.AA, StdDevUncertainty([0.5, 0.5, 0.5])
+    >>> spectrum = SimpleNamespace(flux=[1.0, 3.0, 5.0] * u.one, spectral_axis=wavelength, uncertainty=error)
+    >>> [record] = tc.io.open_spectra(spectrum)
+    >>> decoded = tc.io.decode(record, velocity="none")
+    >>> tc.io.on_grid(decoded, tc.io.find_grid((5000.5, 5001.5, 1))).flux
+    array([[2., 4.]])
+
+    """
+    if are_objects(source):
+        return _records_of_objects(source, survey)
+    path = file_path(source)
+    reader = _reader_of(path, FileSettings(survey))
+    with _naming(path):
+        return reader.read(path)
+
+
+def _records_of_objects(objects: Any, survey: str | None) -> list[SurveySpectra]:
+    if survey is not None:
+        raise ValueError(f"survey is {survey!r}: it is the format of files, and objects have none; leave it out")
+    return survey_spectra_of(objects)
+
+
+def _spectra_of_objects(objects: Any, settings: FileSettings) -> Iterator[tuple[str, Spectra]]:
+    """Name and spectra of each."""
+    for k, record in enumerate(_records_of_objects(objects, settings.survey)):
+        name = f"object {k}"
+        with _naming(name):
+            [chosen] = _chosen([record], settings.combined)
+            spectra = _one(chosen, settings)
+        yield name, spectra
+
+
+def _of_all_files(paths: Paths, settings: FileSettings) -> Iterator[tuple[Path, Spectra]]:
+    """The first file of each group, and its spectra."""
+    for group in grouped(list_files(paths), settings):
+        yield group[0], spectra_of_files(group, settings)
 
 
 def grouped(files: Sequence[Path], settings: FileSettings) -> list[tuple[Path, ...]]:
@@ -146,7 +228,7 @@ def grouped(files: Sequence[Path], settings: FileSettings) -> list[tuple[Path, .
     """
     if settings.grid is None:
         return [(path,) for path in files]
-    asked = readers() if settings.survey is None else {settings.survey: _called(settings.survey)}
+    asked = readers() if settings.survey is None else {settings.survey: reader_called(settings.survey)}
     rules = [(name, reader.group) for name, reader in asked.items() if hasattr(reader, "group")]
     groups = dict[Any, list[Path]]()
     for path in files:
@@ -168,7 +250,7 @@ def spectra_of_files(paths: Sequence[Path], settings: FileSettings) -> Spectra:
     records = [record for path in paths for record in _records(path, settings, reader)]
     with _naming(paths[0]):
         names = ", ".join(path.name for path in paths)
-        parts = [_one(record, settings, names, reader) for record in join_segments(records)]
+        parts = [_one(record, settings, names) for record in join_segments(records)]
         return parts[0] if len(parts) == 1 else joined(parts)
 
 
@@ -183,22 +265,23 @@ def spectra_of_file(path: Path, settings: FileSettings) -> Spectra:
         return spectra
     reader = _reader_of(path, settings)
     with _naming(path):
-        parts = [_one(record, settings, path.name, reader) for record in _records(path, settings, reader)]
+        parts = [_one(record, settings, path.name) for record in _records(path, settings, reader)]
         return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def _records(path: Path, settings: FileSettings, reader: Reader) -> list[SurveySpectra]:
     with _naming(path):
-        return _chosen(reader.read(path), settings.combined)
+        more = {"covariance": True} if settings.covariance and getattr(reader, "gives_covariance", False) else {}
+        return _chosen(reader.read(path, **more), settings.combined)
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors name the file."""
+def _naming(name: Path | str) -> Iterator[None]:
+    """Errors name the file, or the object."""
     try:
         yield
     except ValueError as error:
-        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
+        raise error if str(name) in str(error) else ValueError(f"{name}: {error}") from error
 
 
 def has_own_format(path: Path) -> bool:
@@ -209,22 +292,18 @@ def has_own_format(path: Path) -> bool:
 def _reader_of(path: Path, settings: FileSettings) -> Reader:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if settings.survey is not None:
-        return _called(settings.survey)
-    if settings.expected is not None and _called(settings.expected).recognizes(path):
-        return _called(settings.expected)
-    return sniff(path)
+    return sniff(path) if settings.survey is None else reader_called(settings.survey)
 
 
-_called = lru_cache(reader_called)
-"""To look for readers of other packages takes longer than to read a file."""
-
-
-def _one(record: SurveySpectra, settings: FileSettings, file: str, reader: Reader) -> Spectra:
-    velocity = _velocity(record, settings)
-    decoded = decode(record, mask_bits=settings.mask_bits, velocity=velocity)
-    spectra = on_grid(decoded, settings.grid or _own_grid(decoded))
-    return _described(spectra, file, reader, record)
+def _one(record: SurveySpectra, settings: FileSettings, file: str | None = None) -> Spectra:
+    """A record on the grid, with what tells one row from another."""
+    decoded = decode(record, mask_bits=settings.mask_bits, velocity=_velocity(record, settings))
+    spectra = on_grid(decoded, settings.grid or _own_grid(decoded), covariance=settings.covariance)
+    names = {**record.identifiers, **spectra.identifiers}
+    if file is not None:
+        names.setdefault("FILE", np.full(spectra.n_stars, file))
+    identifiers = {**names, "reader": np.full(spectra.n_stars, record.reader), "which": record.which}
+    return replace(spectra, identifiers=identifiers, attrs={**spectra.attrs, "survey": record.reader})
 
 
 def _velocity(record: SurveySpectra, settings: FileSettings) -> Any:
@@ -242,15 +321,6 @@ def _velocity(record: SurveySpectra, settings: FileSettings) -> Any:
         known_columns = ", ".join(record.columns) or "none"
         raise ValueError(f"it has no column {settings.velocity!r} to take the velocity from; it has {known_columns}")
     return np.asarray(record.columns[settings.velocity], dtype=float)
-
-
-def _described(spectra: Spectra, file: str, reader: Reader, record: SurveySpectra) -> Spectra:
-    """With what tells one row from another."""
-    n = spectra.n_stars
-    names = {**record.identifiers, **spectra.identifiers}
-    names.setdefault("FILE", np.full(n, file))
-    identifiers = {**names, "reader": np.full(n, reader.name), "which": record.which}
-    return replace(spectra, identifiers=identifiers, attrs={**spectra.attrs, "survey": reader.name})
 
 
 def _chosen(records: Sequence[SurveySpectra], combined: Combined) -> list[SurveySpectra]:
@@ -309,7 +379,7 @@ def _own_grid(decoded: DecodedSpectra) -> Grid:
             'that the spectra share no pixels: say with grid= where they shall go, or leave them with velocity="none"'
         )
     arm = decoded.segments[0]
-    return _grid_at(np.sort(arm.wavelength).tobytes(), arm.log_linear, decoded.medium)
+    return _grid_at(rising(arm.wavelength)[0].tobytes(), arm.log_linear, decoded.medium)
 
 
 @lru_cache(maxsize=4)
@@ -318,49 +388,3 @@ def _grid_at(wavelengths: bytes, log_linear: bool, medium: Medium | None) -> Gri
     wavelength = np.frombuffer(wavelengths)
     lower, upper = pixel_bounds(wavelength, log_linear=log_linear)
     return Grid(wavelength, np.append(lower, upper[-1]), medium=medium, upper=upper)
-
-
-@dataclass(frozen=True)
-class First:
-    """What the files must have in common where no grid is given: that of the first of them."""
-
-    path: Path
-    wavelength: np.ndarray | None
-    reader: str
-
-    @classmethod
-    def of(cls, spectra: Spectra, path: Path) -> Self:
-        """Of the first file."""
-        return cls(path, spectra.wavelength, _reader(spectra))
-
-
-def check_alike(spectra: Spectra, path: Path, first: First) -> None:
-    """Raise unless a file is of the same survey as the first and shares its pixels."""
-    reader = _reader(spectra)
-    if reader != first.reader:
-        raise ValueError(
-            f"{path} is of the format {reader} and {first.path} of {first.reader}: read them apart, or say with grid= "
-            "where both shall go"
-        )
-    if not same_pixels(spectra.wavelength, first.wavelength):
-        raise ValueError(
-            f"{path} has other pixels ({_range(spectra.wavelength)}) than {first.path} ({_range(first.wavelength)}): "
-            "say with grid= where all shall go"
-        )
-
-
-def _reader(spectra: Spectra) -> str:
-    return str(spectra.attrs.get("survey", "bayes-cannon"))
-
-
-def same_pixels(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    """Whether these are the same wavelengths."""
-    if one is None or other is None:
-        return one is other
-    return np.shape(one) == np.shape(other) and bool(np.allclose(one, other, rtol=_SAME, atol=0))
-
-
-def _range(wavelength: np.ndarray | None) -> str:
-    if wavelength is None:
-        return "no wavelengths"
-    return f"{wavelength.size} from {wavelength[0]:.3f} to {wavelength[-1]:.3f} Angstrom"

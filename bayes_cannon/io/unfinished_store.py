@@ -17,14 +17,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from bayes_cannon.io.alike import First
 from bayes_cannon.io.atomic import check_output_path, put_in_place
 from bayes_cannon.io.damage import UNREADABLE, reading
 from bayes_cannon.io.npz import read_npz, write_npz
 from bayes_cannon.io.readers.survey_spectra import ANGSTROM
-from bayes_cannon.io.rows import about, union
+from bayes_cannon.io.rows import MeanCorrelation, Rows, about, union
 from bayes_cannon.io.spectra import Spectra, read_spectra_file, to_dataset, write_spectra
 from bayes_cannon.io.spectra_store import unfinished
-from bayes_cannon.io.survey_files import First
 from bayes_cannon.io.zarr_files import checked_codecs, crc32, seal_store
 
 SHARD = 1024
@@ -32,59 +32,7 @@ SHARD = 1024
 _CHUNK = 64
 """Spectra that are compressed together within a shard."""
 _ARRAYS = ("flux", "ivar")
-_PLAN, _LABEL, _TEXT = "plan.npz", "label ", "text "
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Spectra as a store holds them: ``flux`` and ``ivar`` in float32, ``labels`` in float64, ``identifiers`` texts."""
-
-    flux: np.ndarray
-    ivar: np.ndarray
-    star_id: np.ndarray
-    labels: Mapping[str, np.ndarray]
-    identifiers: Mapping[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.flux)
-
-    @classmethod
-    def of(cls, spectra: Spectra, scale: float) -> Self:
-        """Spectra with flux over ``scale``; ValueError where float32 cannot hold them."""
-        with np.errstate(over="ignore", under="ignore"):
-            flux, ivar = (spectra.flux / scale).astype(np.float32), (spectra.ivar * scale**2).astype(np.float32)
-        lost = ((spectra.ivar > 0) != (ivar > 0)) | np.isinf(ivar) | (np.isinf(flux) & (spectra.ivar > 0))
-        if lost.any():
-            row, pixel = (int(index) for index in np.argwhere(lost)[0])
-            raise ValueError(
-                f"flux {spectra.flux[row, pixel]:.3g} with ivar {spectra.ivar[row, pixel]:.3g} of spectrum {row} at "
-                f"pixel {pixel} is beyond single precision in units of {scale:.3g}: bring it to the unit of the others"
-            )
-        return cls(flux, ivar, spectra.ids, spectra.labels, spectra.identifiers)
-
-    def at(self, rows: slice) -> "Rows":
-        """Some of them."""
-        labels = {name: values[rows] for name, values in self.labels.items()}
-        identifiers = {name: values[rows] for name, values in self.identifiers.items()}
-        return Rows(self.flux[rows], self.ivar[rows], self.star_id[rows], labels, identifiers)
-
-    @classmethod
-    def none(cls, n_pixels: int) -> Self:
-        """No rows."""
-        nothing = np.empty((0, n_pixels), np.float32)
-        return cls(nothing, nothing, np.empty(0, dtype=str), {}, {})
-
-    @staticmethod
-    def joined(parts: Sequence["Rows"]) -> "Rows":
-        """One after the other."""
-        sizes = [len(part) for part in parts]
-        return Rows(
-            np.concatenate([part.flux for part in parts]),
-            np.concatenate([part.ivar for part in parts]),
-            np.concatenate([part.star_id for part in parts]),
-            union([part.labels for part in parts], sizes, np.nan),
-            union([part.identifiers for part in parts], sizes, ""),
-        )
+_PLAN, _LABEL, _TEXT, _CORRELATION = "plan.npz", "label ", "text ", "noise_correlation"
 
 
 @dataclass(frozen=True)
@@ -103,8 +51,6 @@ class Plan:
         Flux over the number that is stored.
     shard_size
         Spectra of a shard.
-    reader
-        That of the first file that can be read, which the others are shown to first; empty for the package's own.
     first
         What all files must be like, or None.
 
@@ -115,7 +61,6 @@ class Plan:
     wavelength: np.ndarray
     scale: float
     shard_size: int
-    reader: str
     first: First | None
 
     def write(self, path: Path) -> None:
@@ -124,12 +69,12 @@ class Plan:
         files = np.frombuffer("\0".join(self.files).encode("utf-8", "surrogateescape"), dtype=np.uint8)
         arrays, more = (
             {"files": files, "wavelength": self.wavelength},
-            {"scale": self.scale, "shard_size": self.shard_size, "reader": self.reader},
+            {"scale": self.scale, "shard_size": self.shard_size},
         )
         first = {}
         if self.first is not None and self.first.wavelength is not None:
             arrays["first"] = self.first.wavelength
-            first = {"path": str(self.first.path), "reader": self.first.reader}
+            first = {"name": str(self.first.name), "reader": self.first.reader}
         _write(path, arrays, {"settings": self.settings, "more": more, "first": first})
 
     @classmethod
@@ -138,7 +83,7 @@ class Plan:
         arrays, texts = read_npz(path)
         files = arrays["files"].tobytes().decode("utf-8", "surrogateescape").split("\0")
         about = texts["first"]
-        first = First(Path(about["path"]), arrays["first"], about["reader"]) if about else None
+        first = First(about["name"], arrays["first"], about["reader"]) if about else None
         return cls(texts["settings"], files, arrays["wavelength"], **texts["more"], first=first)
 
 
@@ -154,6 +99,8 @@ class Progress:
         Unit by name; empty where files contradict each other.
     attrs
         The different texts of the files by name, in order.
+    correlation
+        That of the noise of their spectra.
     refused
         Reason by file of each that is not in the store.
     complete
@@ -165,6 +112,7 @@ class Progress:
     row: int = 0
     units: Mapping[str, str] = field(default_factory=dict)
     attrs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    correlation: MeanCorrelation = field(default_factory=MeanCorrelation)
     refused: Mapping[str, str] = field(default_factory=dict)
     complete: bool = False
 
@@ -264,6 +212,9 @@ class UnfinishedStore:
             known |= {f"{_TEXT}{name}": values for name, values in rows.identifiers.items()}
             new = {file: said for file, said in progress.refused.items() if file not in self.progress.refused}
             place = {"file": progress.file, "row": progress.row, "complete": progress.complete}
+            correlation = progress.correlation
+            if correlation.total is not None:
+                known |= {_CORRELATION: correlation.total, f"{_CORRELATION} of": np.array(correlation.n_stars)}
             texts = {"units": progress.units, "attrs": progress.attrs}
             _write(self._record(self._n_records), known, {"crc32": checksums, "place": place, "refused": new, **texts})
         except OSError as error:
@@ -307,6 +258,8 @@ class UnfinishedStore:
                 shutil.rmtree(part)
         dataset = to_dataset(stars).drop_vars(_ARRAYS).assign_coords(wavelength=("pixel", self.plan.wavelength))
         dataset["wavelength"].attrs["units"] = ANGSTROM
+        if (correlation := self.progress.correlation.mean) is not None:
+            dataset["noise_correlation"] = ("pixel", "other_pixel"), correlation
         for variable in dataset.variables.values():
             no_fill = {"_FillValue": None} if variable.dtype == float else {}
             variable.encoding = {"compressors": checked_codecs(), **no_fill}
@@ -337,7 +290,12 @@ class UnfinishedStore:
         ):
             return False
         refused = {**self.progress.refused, **found["refused"]}
-        self.progress = Progress(**found["place"], units=found["units"], attrs=found["attrs"], refused=refused)
+        correlation = MeanCorrelation()
+        if _CORRELATION in arrays:
+            correlation = MeanCorrelation(arrays[_CORRELATION], int(arrays[f"{_CORRELATION} of"]))
+        self.progress = Progress(
+            **found["place"], units=found["units"], attrs=found["attrs"], correlation=correlation, refused=refused
+        )
         self._checksums |= checksums
         self._n_records += 1
         self.n_stars += len(arrays["star_id"])

@@ -30,6 +30,7 @@ from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import label_factors
+from bayes_cannon.execution.devices import by_device
 from bayes_cannon.labelling.polynomial import Minima, Point, Polynomials, is_minimum, minimize, normalized
 from bayes_cannon.labelling.starts import LabelStarts, search_starts
 from bayes_cannon.scatter.base import LearnedScatter
@@ -172,7 +173,7 @@ def fit_batch(tables: ModelTables, flux: np.ndarray, ivar: np.ndarray, starts: n
     touch pixels are separate, so that another number of pixels does not compile the search again.
     """
     found = compressed_batch(tables, flux, ivar)
-    together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
+    together = by_device(STARS_IN_CACHE, len(flux))
     best, start, iterations, converged, second = search(tables.starts, found.coefficients, starts, together)
     chi_squared, score = compare(tables, found.root, found.w, found.y, best.x)
     x, covariance, decrement, status, scale = judge(

@@ -19,6 +19,7 @@ from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.typing import PerPixelMask, PerStar, StarPixel
 from bayes_cannon.execution.compiled_programs import make_room
+from bayes_cannon.execution.devices import BLOCKS_ON_GPU, NUMBERS_ON_GPU, by_device
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
 from bayes_cannon.labelling.compressed import BatchFit, fit_batch
@@ -32,7 +33,8 @@ Spectra = tuple[np.ndarray, np.ndarray, np.ndarray]
 ELEMENTS_PER_BATCH = 500_000
 """Stars times pixels of a batch: 4 MB for each array of that shape, which stays in the cache.
 
-Larger arrays go back to the system after each batch, and to fetch them anew can take as long as to fill them.
+Larger arrays go back to the system after each batch, and to fetch them anew can take as long as to fill them. On a GPU
+a batch has `execution.devices.NUMBERS_ON_GPU`.
 """
 
 TABLE_PER_BATCH = 8
@@ -42,7 +44,10 @@ RIVAL = 9.0
 """A second minimum counts if chi^2 is larger by less than this, and it is further away, squared, in the errors."""
 
 WORKERS = min(os.cpu_count() or 1, 8) + 1
-"""Number of batches computed at a time: one more than cores, so that none idles while Python has a batch."""
+"""Number of batches computed at a time: one more than cores, so that none idles while Python has a batch.
+
+On a GPU there are `execution.devices.BLOCKS_ON_GPU`.
+"""
 
 
 @dataclass(frozen=True)
@@ -237,11 +242,12 @@ def fit_batches(trained: TrainedModel, batches: Iterable[Spectra], batch_size: i
     make_room()
     _ = trained.tables, trained.theta_errors  # Once, before several threads ask for them.
     running: deque[Future[LabelFit]] = deque()
-    pool = ThreadPoolExecutor(WORKERS)
+    workers = by_device(WORKERS, BLOCKS_ON_GPU)
+    pool = ThreadPoolExecutor(workers)
     try:
         for batch in batches:
             running.append(pool.submit(_fitted, trained, batch, batch_size))
-            if len(running) > WORKERS:
+            if len(running) > workers:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
@@ -331,7 +337,10 @@ def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _batch_size(batch_size: int | None, n_stars: int, trained: TrainedModel) -> int:
     if batch_size is None:
         table_size = trained.terms.moments.n_moments * trained.n_pixels
-        most = max(ELEMENTS_PER_BATCH, table_size // TABLE_PER_BATCH) // max(trained.n_pixels, 1)
+        in_cache = max(ELEMENTS_PER_BATCH, table_size // TABLE_PER_BATCH) // max(trained.n_pixels, 1)
+        # All stars of a batch are searched together on a GPU, so that their Hessians are to fit, too.
+        hessian = trained.tables.starts.moment_tables.sources.size
+        most = by_device(in_cache, NUMBERS_ON_GPU // max(trained.n_pixels, hessian, 1))
         # Powers of two, so that few shapes are ever compiled.
         return 1 << min(max(most, 1).bit_length() - 1, max(n_stars - 1, 7).bit_length())
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:

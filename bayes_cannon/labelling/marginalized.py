@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarMoment, StarPixel
+from bayes_cannon.execution.devices import by_device
 from bayes_cannon.labelling.compressed import (
     STARS_IN_CACHE,
     BatchFit,
@@ -82,7 +83,7 @@ def fit_integrated(
 ) -> BatchFit:
     """As `labelling.compressed.fit_batch`, with theta integrated out; chi^2 is that of the widened errors."""
     found = compressed_batch(tables, flux, ivar)
-    together = STARS_IN_CACHE if jax.default_backend() == "cpu" else len(flux)
+    together = by_device(STARS_IN_CACHE, len(flux))
     best, start, iterations, _, second = search(tables.starts, found.coefficients, starts, together)
     x, pilot, converged, steps = settled(tables, errors, found, best.x[:, 0])
     iterations = iterations + steps

@@ -21,10 +21,11 @@ import numpy as np
 from numpyro.infer import HMC, NUTS
 
 from bayes_cannon.core.typing import Array
+from bayes_cannon.execution.devices import by_device
 from bayes_cannon.posterior.settings import ChainSettings
 
 ITEMS_TOGETHER = 16
-"""Default number of items that run in lock-step."""
+"""Number of items that run in lock-step on a processor; on a GPU all do."""
 FIRST_STEP = 0.3
 """First step size of each chain, before its adaptation."""
 
@@ -51,7 +52,7 @@ def draw_chains(
     keys: Array,
     starts: Array,
     settings: ChainSettings,
-    together: int = ITEMS_TOGETHER,
+    together: int | None = None,
 ) -> Draws:
     """Chains of each item.
 
@@ -69,8 +70,8 @@ def draw_chains(
     settings
         Of all chains.
     together
-        Number of items that run in lock-step: with more there are fewer steps of the program, but each takes as many
-        leapfrog steps as the longest tree among them.
+        Number of items that run in lock-step, by default `ITEMS_TOGETHER`, on a GPU all: with more there are fewer
+        steps of the program, but each takes as many leapfrog steps as the longest tree among them.
 
     """
     traced_once = jax.jit(potential)  # The kernel evaluates it in several places.
@@ -79,6 +80,7 @@ def draw_chains(
         data, keys, starts = item
         return jax.vmap(lambda key, start: _chain(partial(traced_once, data), key, start, settings))(keys, starts)
 
+    together = together or by_device(ITEMS_TOGETHER, len(keys))
     return jax.lax.map(of_item, (items, keys, starts), batch_size=together)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from bayes_cannon.core import student_t
 from bayes_cannon.core.typing import Array
+from bayes_cannon.execution.devices import is_cpu
 
 FREEDOM = 10.0
 """Degrees of freedom of the proposal."""
@@ -74,7 +75,7 @@ def _proposed(
         log_proposal = jnp.logaddexp(*(_log_proposal(point) for point in (z, image)))
         return z, -jax.vmap(lambda point: potential(data, point))(z) - log_proposal
 
-    return jax.lax.map(of_item, (items, keys, mirrored))
+    return jax.lax.map(of_item, (items, keys, mirrored), batch_size=None if is_cpu() else len(keys))
 
 
 def _log_proposal(z: jax.Array) -> Array:

@@ -29,7 +29,7 @@ import numpy as np
 
 from bayes_cannon.core.student_t import fitted_nu, log_density
 from bayes_cannon.execution.jax_settings import own_jax_settings
-from bayes_cannon.execution.threads import in_parallel
+from bayes_cannon.execution.threads import in_parallel, n_blocks
 from bayes_cannon.scatter.low_rank_em import (
     Latent,
     StarSums,
@@ -172,7 +172,7 @@ class _Work:
         self.log_noise = log_quoted_variance(problem.ivar)
         self.free_mean = not problem.regularization.any() and bool(np.isinf(problem.lower).all())
         self.free_mean &= bool(np.isinf(problem.upper).all())
-        self.size = block_size(self.n_stars, problem.n_pixels)
+        self.size = block_size(self.n_stars, terms.n_terms, problem.n_pixels)
 
     def iterate(self, heavy_tails: bool, tolerance: float, max_iterations: int) -> tuple[list[float], bool]:
         """Penalized log likelihood after each iteration, and whether the gain fell below the tolerance."""
@@ -207,7 +207,7 @@ class _Work:
                 point, count = self._point(pixels)
                 return star_sums(self.design, *point, count)
 
-        return _total(in_parallel(work, self._blocks()))
+        return _total(in_parallel(work, self._blocks(), n_blocks()))
 
     def _point(self, pixels: np.ndarray) -> tuple[tuple[Pixels, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
         """Data and parameters of a block, and which of its rows are not padding."""
@@ -228,7 +228,7 @@ class _Work:
                 self.s2[pixels], self.gradient[pixels] = np.asarray(out.s2)[:n], np.asarray(out.gradient)[:n]
                 return out.sums
 
-        return _total(in_parallel(work, self._blocks()))
+        return _total(in_parallel(work, self._blocks(), n_blocks()))
 
     def _expanded(self, sums: StarSums, latent: Latent) -> StarSums:
         """Absorb mean and covariance of the factors into theta and U, and the sums at the point that results."""

@@ -121,7 +121,7 @@ def test_all_folds_in_turn(tmp_path):
 
 def test_files_of_the_other_kind_are_named(trained):
     folder, _ = trained
-    with pytest.raises(ValueError, match="holds local models: read it with LocalCannonModel.read"):
+    with pytest.raises(ValueError, match="holds local models: read it with LocalCannonModel"):
         CannonModel.read(folder / "out" / "sim-local.model")
     with pytest.raises(ValueError, match="it holds one model, not local ones"):
         LocalCannonModel.read(folder / "out" / "sim.model")

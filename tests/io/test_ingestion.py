@@ -141,17 +141,57 @@ def test_a_broken_run_goes_on_to_the_same_store(tmp_path, files, monkeypatch, af
     assert contents(tmp_path / "broken.zarr") == contents(tmp_path / "whole.zarr")
 
 
-def _broken(files, store, monkeypatch, **options):
-    """Leave a store with one shard."""
-    write = unfinished_store.UnfinishedStore.write
+@pytest.fixture
+def correlated(tmp_path):
+    """Three files of this package of 2, 3 and 1 spectra, the first two of which bring correlations; and their mean."""
+    folder = tmp_path / "correlated"
+    folder.mkdir()
+    rng, correlations = np.random.default_rng(0), []
+    for name, n_stars in (("a", 2), ("b", 3), ("c", 1)):
+        correlations.append(np.corrcoef(rng.normal(size=(5, 20))))
+        given = correlations[-1] if name != "c" else None
+        flux, ids = rng.uniform(1, 2, (n_stars, 5)), [f"{name}{k}" for k in range(n_stars)]
+        spectra = Spectra(flux, np.ones((n_stars, 5)), np.arange(5.0) + 5000, ids, noise_correlation=given)
+        write_spectra(folder / f"{name}.nc", spectra)
+    return folder, (2 * correlations[0] + 3 * correlations[1]) / 5
 
-    def once(self, *arguments):
+
+@pytest.mark.parametrize("suffix", [".zarr", ".nc"])
+def test_correlations_of_the_noise_are_kept(tmp_path, correlated, suffix):
+    folder, mean = correlated
+    for found in (tc.io.read_spectra(folder), tc.io.read_spectra(ingest(folder, tmp_path / f"s{suffix}").store)):
+        np.testing.assert_allclose(found.noise_correlation, mean, rtol=1e-14, atol=1e-15)
+        np.testing.assert_array_equal(np.diag(found.noise_correlation), 1)
+        assert found.attrs["noise_correlation_of"] == "5 of 6 spectra"
+        assert tc.io.noise_covariance(found).shape == (5, 5)
+    if suffix == ".zarr":
+        whole = tc.io.read_spectra(tmp_path / "s.zarr")
+        for shard in open_store(tmp_path / "s.zarr"):
+            np.testing.assert_array_equal(shard.noise_correlation, whole.noise_correlation)
+
+
+@pytest.mark.parametrize("after", range(1, 4))
+def test_correlations_of_a_broken_run(tmp_path, correlated, monkeypatch, after):
+    """Shards of two spectra end within a file, of which the next run must not count the correlation again."""
+    folder, _ = correlated
+    ingest(folder, tmp_path / "whole.zarr", shard_size=2)
+    _broken(folder, tmp_path / "s.zarr", monkeypatch, shards=after, shard_size=2)
+    ingest(folder, tmp_path / "s.zarr", shard_size=2)
+    assert contents(tmp_path / "s.zarr") == contents(tmp_path / "whole.zarr")
+
+
+def _broken(files, store, monkeypatch, *, shards=1, **options):
+    """Leave a store with some shards."""
+    write, number = unfinished_store.UnfinishedStore.write, iter(range(1, 100))
+
+    def some(self, *arguments):
         write(self, *arguments)
-        raise _KilledError
+        if next(number) == shards:
+            raise _KilledError
 
-    monkeypatch.setattr(unfinished_store.UnfinishedStore, "write", once)
+    monkeypatch.setattr(unfinished_store.UnfinishedStore, "write", some)
     with pytest.raises(_KilledError):
-        ingest(files, store, shard_size=3, **options)
+        ingest(files, store, **{"shard_size": 3} | options)
     monkeypatch.undo()
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from astropy.table import MaskedColumn, Table
+from astropy.table import Column, MaskedColumn, Table
 
+from bayes_cannon.io import joining
 from bayes_cannon.io.joining import join_labels
 from bayes_cannon.io.spectra import Spectra
 
@@ -231,3 +232,19 @@ def test_names_that_spectra_have_for_something_else_are_left_out():
     joined = join_labels(_spectra(["a", "b"]), table, id_column="ID")
     assert not joined.identifiers
     assert joined.labels["T"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Column([7, 3, 3, 12]), Column(np.array([7, 200], dtype=np.uint8)), Column(np.array([-7, 12], dtype=np.int16)),
+        Column(np.array([2**63 + 5, 7], dtype=np.uint64)), MaskedColumn([7, 3, 12], mask=[True, False, False]),
+        Column([" a", "b\\0 ", "a", "c"]), Column([b"a ", b"7", b"c"]), Column(["007", " 7", "7.0"]),
+        MaskedColumn(["a", "b"], mask=[False, True]), Column(np.array(["a ", 7, b"b"], dtype=object)),
+    ],
+)  # fmt: skip
+def test_names_are_counted_as_they_are_compared(column):
+    wanted = {"7", "007", "3", "12", "-7", "+3", "a", "b", "300", "-0", "\\u0663", str(2**63 + 5), "1" * 30}
+    found = wanted & {str(name) for name in joining._names(column)}
+    assert joining._n_found(wanted, column) == len(found)
+    assert found

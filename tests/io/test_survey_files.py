@@ -25,6 +25,22 @@ def test_one_file(tmp_path, write_apstar):
     assert read.attrs["survey"] == "apogee-apstar"
 
 
+def test_opened_then_decoded(tmp_path, write_apstar):
+    """Step by step the same as `read_spectra`, and all spectra of the file are there before."""
+    write_apstar(tmp_path / "a.fits")
+    [record] = tc.io.open_spectra(tmp_path / "a.fits")
+    assert record.which.tolist() == ["combined", "combined 2", "visit 1", "visit 2"]
+    assert record.segments[0].mask.shape == (4, 50)
+    by_steps = tc.io.on_grid(tc.io.decode(record), tc.io.find_grid((15102.0, 15110.0, 1.0)))
+    at_once = tc.io.read_spectra(tmp_path / "a.fits", grid=(15102.0, 15110.0, 1.0), combined="all")
+    np.testing.assert_array_equal(by_steps.flux, at_once.flux)
+    np.testing.assert_array_equal(by_steps.ivar, at_once.ivar)
+    with pytest.raises(ValueError, match=r"a\.fits: .*"):
+        tc.io.open_spectra(tmp_path / "a.fits", survey="sdss-spec")
+    with pytest.raises(FileNotFoundError, match="there is no file nothing"):
+        tc.io.open_spectra("nothing.fits")
+
+
 @pytest.mark.parametrize(
     ("combined", "which"),
     [

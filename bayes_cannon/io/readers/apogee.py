@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from bayes_cannon.io.readers.fits_file import Layout, layout, opened
+from bayes_cannon.io.readers.fits_file import Layout, images, layout, opened
 from bayes_cannon.io.readers.fits_values import (
     column,
     flux_unit,
@@ -62,16 +62,16 @@ class ApStar:
 
     def read(self, path: Path) -> list[SurveySpectra]:
         """Combined spectra and visits, which share their pixels."""
-        with opened(path, "expected an apStar file: flux, error and mask in the HDUs 1 to 3") as hdus:
+        with images(path, "expected an apStar file: flux, error and mask in the HDUs 1 to 3") as image:
             header, of_flux = layout(path).headers[:2]
-            flux = np.atleast_2d(hdus[1].data)
+            flux = np.atleast_2d(image(1))
             n_visits = int(header.get("NVISITS", max(len(flux) - 2, 1)))
             which = _rows(len(flux), n_visits)
             wavelength = log10_wavelengths(of_flux, flux.shape[1])
             return [
                 SurveySpectra(
                     self.name,
-                    [Segment(wavelength, flux, hdus[2].data, hdus[3].data, log_linear=True)],
+                    [Segment(wavelength, flux, image(2), image(3), log_linear=True)],
                     _star_identifiers(header, path, which),
                     "error",
                     np.zeros(len(flux)),
@@ -147,9 +147,9 @@ class ApVisit:
 
     def read(self, path: Path) -> list[SurveySpectra]:
         """The visit; its velocity is the Doppler shift, which is NaN where the file lacks it."""
-        with opened(path, "expected an apVisit file: flux, error, mask and wavelengths in the HDUs 1 to 4") as hdus:
-            header = hdus[0].header
-            flux, error, mask, wavelength = (hdus[k].data for k in (1, 2, 3, 4))
+        with images(path, "expected an apVisit file: flux, error, mask and wavelengths in the HDUs 1 to 4") as image:
+            header, of_flux = layout(path).headers[:2]
+            flux, error, mask, wavelength = (image(k) for k in (1, 2, 3, 4))
             chips = "abc" if len(flux) == 3 else [str(k + 1) for k in range(len(flux))]
             segments = [Segment(wavelength[k], flux[k], error[k], mask[k], chip) for k, chip in enumerate(chips)]
             identifiers = {
@@ -174,7 +174,7 @@ class ApVisit:
                     _UNITS,
                     "vacuum",
                     "observed",
-                    flux_unit(text(hdus[1].header, "BUNIT")),
+                    flux_unit(text(of_flux, "BUNIT")),
                 )
             ]
 

@@ -13,7 +13,7 @@ import numpy as np
 from astropy.io import fits
 
 from bayes_cannon.io.readers.fits_file import layout, opened
-from bayes_cannon.io.readers.headers import native
+from bayes_cannon.io.readers.fits_values import native
 from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
 
 _WAVELENGTH = "_WAVELENGTH"

@@ -3,8 +3,8 @@
 import gzip
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from bayes_cannon.io.damage import reading
-from bayes_cannon.io.readers.cards import plain_headers
+from bayes_cannon.io.readers.cards import plain_headers, plain_image
 
 _KEPT = 1 << 26
 """Bytes of a file up to which it is kept in memory between the look at it and its reading."""
@@ -80,9 +80,32 @@ def _begins_as_fits(path: Path) -> bool:
 @contextmanager
 def opened(path: Path, wanted: str) -> Iterator[fits.HDUList]:
     """The HDUs of a file; whatever goes wrong inside is a ValueError that names the file and what was expected."""
+    with _reading(path, wanted), _whole(path) as hdus:
+        yield hdus
+
+
+@contextmanager
+def images(path: Path, wanted: str) -> Iterator[Callable[[int], Any]]:
+    """As `opened`, but it gives a function from the number of an HDU to its pixels, None where it has none.
+
+    Plain images are taken from the bytes of the file, because Astropy takes longer to make the HDUs than to read them.
+    """
+    with _reading(path, wanted), ExitStack() as used:
+
+        def image(hdu: int) -> Any:
+            stat = path.stat()
+            content, headers = _content(path, stat.st_mtime_ns, stat.st_size) if stat.st_size < _KEPT else (b"", None)
+            plain = plain_image(content, headers[hdu]) if headers else None
+            return used.enter_context(_whole(path))[hdu].data if plain is None else plain
+
+        yield image
+
+
+@contextmanager
+def _reading(path: Path, wanted: str) -> Iterator[None]:
     try:
-        with reading(path, "spectra", wanted), _whole(path) as hdus:
-            yield hdus
+        with reading(path, "spectra", wanted):
+            yield
     finally:  # Reading data changes headers, as those of scaled integers.
         _content.cache_clear()
         _hdus.cache_clear()

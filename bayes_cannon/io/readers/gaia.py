@@ -24,12 +24,11 @@ import numpy as np
 
 from bayes_cannon.io.damage import reading
 from bayes_cannon.io.readers.fits_file import opened
-from bayes_cannon.io.readers.gaia_tables import GaiaTable, Look, look, read_tables
+from bayes_cannon.io.readers.gaia_tables import GaiaTable, Look, gaia_spectra, look, read_tables
 from bayes_cannon.io.readers.survey_spectra import Frame, Segment, SurveySpectra
 
 _SAMPLES = {"flux", "flux_error"}
 _RVS_ONLY = {"combined_transits", "combined_ccds", "deblended_ccds"}
-_UNITS = {"ra": "deg", "dec": "deg"}
 _TO_ANGSTROM = {"nm": 10.0, "angstrom": 1.0, "um": 1e4}
 _SOURCE = re.compile(r"(?<!\d)(\d{9,19})(?!\d)")
 
@@ -121,19 +120,10 @@ class _Product:
         source: np.ndarray,
         columns: dict[str, np.ndarray],
     ) -> SurveySpectra:
-        return SurveySpectra(
-            reader=self.name,
-            segments=[Segment(wavelength, flux, error)],
-            identifiers={"SOURCE_ID": source},
-            noise_kind="error",
-            velocity=np.full(len(flux), self.velocity),
-            which=np.full(len(flux), "combined"),
-            columns=columns,
-            units={name: unit for name, unit in _UNITS.items() if name in columns},
-            medium="vacuum",
-            frame=self.frame,
-            flux_unit=self.flux_unit,
-        )
+        return gaia_spectra(
+            self.name, Segment(wavelength, flux, error), source, columns,
+            velocity=self.velocity, frame=self.frame, flux_unit=self.flux_unit,
+        )  # fmt: skip
 
 
 XP_SAMPLED = _Product(

@@ -22,14 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from bayes_cannon.io.damage import reading
-from bayes_cannon.io.readers.gaia_tables import look, read_tables
+from bayes_cannon.io.readers.gaia_tables import gaia_spectra, look, read_tables
 from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
 
 BANDS = ("bp", "rp")
 _ARRAYS = ("coefficients", "coefficient_errors", "coefficient_correlations")
 _AT_ONCE = 128
 """Spectra whose matrices are held at a time, 50 MB."""
-_UNITS = {"ra": "deg", "dec": "deg"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,7 @@ class _Continuous:
     description = "Gaia XP spectra as coefficients (CSV, ECSV, FITS, VOTable)"
     needs: str | None = "gaiaxpy"
     extra: str | None = "gaia"
+    gives_covariance = True
 
     def recognizes(self, path: Path) -> bool:
         """Whether the first bytes are those of a table with coefficients of both photometers."""
@@ -145,20 +145,10 @@ class _Continuous:
             arrays = (_filled(table[f"{band}_{what}"], size) for what, size in zip(_ARRAYS, sizes, strict=True))
             coefficients[band] = Coefficients(*arrays)
         flux, error, whole = sampled(coefficients, sampling, covariance=covariance)
-        skipped = {"source_id", *(f"{band}_{what}" for band in BANDS for what in _ARRAYS)}
-        columns = {name: values for name, values in table.items() if name not in skipped and values.ndim == 1}
-        return SurveySpectra(
-            reader=self.name,
-            segments=[Segment(sampling.wavelength, flux, error, covariance=whole)],
-            identifiers={"SOURCE_ID": table["source_id"]},
-            noise_kind="error",
-            velocity=np.full(len(flux), np.nan),
-            which=np.full(len(flux), "combined"),
-            columns=columns,
-            units={name: unit for name, unit in _UNITS.items() if name in columns},
-            medium="vacuum",
-            flux_unit="W / (m2 nm)",
-        )
+        used = {"source_id", *(f"{band}_{what}" for band in BANDS for what in _ARRAYS)}
+        columns = {name: values for name, values in table.items() if name not in used}
+        segment = Segment(sampling.wavelength, flux, error, covariance=whole)
+        return gaia_spectra(self.name, segment, table["source_id"], columns, flux_unit="W / (m2 nm)")
 
 
 XP_CONTINUOUS = _Continuous()

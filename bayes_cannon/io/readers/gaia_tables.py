@@ -8,6 +8,7 @@ import codecs
 import csv
 import gzip
 import io
+import math
 import re
 import warnings
 import zlib
@@ -23,12 +24,14 @@ from astropy.io import fits, votable
 
 from bayes_cannon.io.damage import reading
 from bayes_cannon.io.readers.fits_file import layout, opened
-from bayes_cannon.io.readers.headers import native
+from bayes_cannon.io.readers.fits_values import native
+from bayes_cannon.io.readers.survey_spectra import Frame, Segment, SurveySpectra
 
 _START = 1 << 16
 """Bytes by which a file is told, unpacked."""
 _VOTABLE_FIELD = re.compile(r"<FIELD\b[^>]*>", re.DOTALL)
 _ATTRIBUTE = re.compile(r"\b(name|arraysize)\s*=\s*[\"']([^\"']*)[\"']")
+_UNITS = {"ra": "deg", "dec": "deg"}
 _MISSING = ("", "null", "NULL", "nan", "NaN", '""')
 
 
@@ -85,6 +88,28 @@ def read_tables(path: Path, wanted: str) -> list[GaiaTable]:
         if kind in ("csv", "ecsv"):
             return [_from_text(path)]
         raise ValueError("it is neither CSV, ECSV, FITS nor VOTable")
+
+
+def gaia_spectra(
+    reader: str, segment: Segment, source: np.ndarray, columns: Mapping[str, np.ndarray], *, flux_unit: str,
+    velocity: float = math.nan, frame: Frame | None = None,
+) -> SurveySpectra:  # fmt: skip
+    """The record of combined spectra in vacuum, with those of the columns that hold one value a row."""
+    n_spectra = len(segment.flux)
+    facts = {name: values for name, values in columns.items() if values.ndim == 1}
+    return SurveySpectra(
+        reader=reader,
+        segments=[segment],
+        identifiers={"SOURCE_ID": source},
+        noise_kind="error",
+        velocity=np.full(n_spectra, velocity),
+        which=np.full(n_spectra, "combined"),
+        columns=facts,
+        units={name: unit for name, unit in _UNITS.items() if name in facts},
+        medium="vacuum",
+        frame=frame,
+        flux_unit=flux_unit,
+    )
 
 
 def stacked(values: np.ndarray, what: str) -> np.ndarray:

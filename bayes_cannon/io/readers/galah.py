@@ -19,7 +19,7 @@ import numpy as np
 from astropy.io import fits
 
 from bayes_cannon.io.readers.fits_file import layout, opened
-from bayes_cannon.io.readers.headers import facts, native, number, spectrum_column
+from bayes_cannon.io.readers.fits_values import facts, native, number, spectrum_column
 from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
 
 MASK_BITS = {"NOT_FITTED": 0}

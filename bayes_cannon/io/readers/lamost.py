@@ -24,7 +24,7 @@ from astropy.io import fits
 
 from bayes_cannon.core.wavelengths import LIGHT
 from bayes_cannon.io.readers.fits_file import Layout, layout, opened
-from bayes_cannon.io.readers.headers import facts, native, number, spectrum_column, whole
+from bayes_cannon.io.readers.fits_values import facts, native, number, spectrum_column, whole_numbers
 from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
 
 _IDENTIFIERS = ("OBSID", "DESIG", "UID", "GP_ID", "OBJNAME")
@@ -72,7 +72,13 @@ class _Low:
             header = hdus[0].header
             pixels = _table_pixels(hdus[1].data) if len(hdus) > 1 else _image_pixels(hdus[0])
             wavelength, log_linear = _wavelength(header, pixels.pop("wavelength", None), pixels["flux"].size)
-            segment = Segment(wavelength, pixels["flux"], pixels["ivar"], whole(pixels["mask"]), log_linear=log_linear)
+            segment = Segment(
+                wavelength,
+                pixels["flux"],
+                pixels["ivar"],
+                whole_numbers(pixels["mask"], "the mask"),
+                log_linear=log_linear,
+            )
             return [_spectra(self.name, [segment], header, "combined", facts(header, _FACTS))]
 
 
@@ -187,7 +193,7 @@ def _arm_segment(table: fits.FITS_rec, arm: str) -> Segment:
         wavelength,
         spectrum_column(table, "FLUX"),
         spectrum_column(table, "IVAR"),
-        None if mask is None else whole(spectrum_column(table, mask)),
+        None if mask is None else whole_numbers(spectrum_column(table, mask), "the mask"),
         name=arm,
         log_linear=log_linear,
     )

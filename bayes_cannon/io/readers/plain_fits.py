@@ -1,7 +1,7 @@
 """One spectrum in a FITS file of no survey: an image with a spectral axis, or a table of wavelength, flux and noise.
 
 They are asked only where no other reader recognizes a file. Neither the velocity nor, mostly, the medium is in such
-files; both can be given to `bayes_cannon.io.decode.decode`.
+files; both can be given to `bayes_cannon.io.decoding.decode`.
 
 Image: the first that has one axis, with the wavelengths of FITS (``CTYPE1`` WAVE, in vacuum, AWAV, in air, also with
 -LOG, or a frequency or energy) or of IRAF (LINEAR, or log10 where ``DC-FLAG`` is 1 or ``CTYPE1`` LOG-LINEAR). The

@@ -1,14 +1,17 @@
 """Readers of survey files by name, and which of them reads a given file.
 
 Other packages add readers by the entry-point group ``bayes_cannon.readers``: the name of the entry point is that of the
-reader, its object a `Reader`. Built-in readers are imported when they are asked.
+reader, its object a `Reader`. They are looked up once in a process; ``readers.cache_clear()`` has that done again, for
+tests of readers or where a package was installed meanwhile. Built-in readers are imported when they are asked.
 """
 
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from bayes_cannon.io.readers.fits_file import layout
@@ -44,7 +47,8 @@ class Reader(Protocol):
     """Reads one format.
 
     A reader whose files hold but one of the detectors of a star has beside this a function ``group(path)``. From the
-    name alone it gives what the files of one observation have in common, which can be compared, or None.
+    name alone it gives what the files of one observation have in common, which can be compared, or None. One whose
+    ``gives_covariance`` is True takes ``covariance=True`` in ``read`` for `Segment.covariance`, which is large.
 
     Attributes
     ----------
@@ -71,7 +75,8 @@ class Reader(Protocol):
         """All spectra of the file, combined ones and visits; one record for those that share their pixels."""
 
 
-def readers() -> dict[str, Reader]:
+@cache
+def readers() -> Mapping[str, Reader]:
     """All readers by name, those of other packages too.
 
     Raises
@@ -89,7 +94,7 @@ def readers() -> dict[str, Reader]:
         if not isinstance(reader, Reader):
             raise ValueError(f"{where} is not a reader: it needs name, description, needs, extra, recognizes and read")
         found[point.name] = reader
-    return found
+    return MappingProxyType(found)
 
 
 def reader_called(name: str) -> Reader:
@@ -147,7 +152,6 @@ def _matching(asked: dict[str, Reader], path: Path) -> list[str]:
     return matching
 
 
-@lru_cache(maxsize=64)
 def _load(place: str) -> Reader:
     module, attribute = place.split(":")
     reader: Reader = getattr(import_module(module), attribute)

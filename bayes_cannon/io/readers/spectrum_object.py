@@ -1,6 +1,6 @@
 """Spectra that are objects in memory: what looks like the ``Spectrum`` of specutils is read, without specutils."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,12 @@ from bayes_cannon.io.readers.survey_spectra import ANGSTROM, Segment, SurveySpec
 
 READER = "spectrum object"
 _NAMES = ("OBJECT", "object", "name", "id")
+
+
+def are_objects(given: Any) -> bool:
+    """Whether this is an object with ``flux``, or a list that begins with one."""
+    first = given[0] if isinstance(given, Sequence) and len(given) and not isinstance(given, str) else given
+    return hasattr(first, "flux")
 
 
 def survey_spectra_of(spectra: Any) -> list[SurveySpectra]:
@@ -26,8 +32,9 @@ def survey_spectra_of(spectra: Any) -> list[SurveySpectra]:
     Returns
     -------
     records
-        One for each object, in their order. The star is called as ``meta`` or its ``header`` says under OBJECT,
-        object, name or id, otherwise by its number in the list. The velocity is ``radial_velocity``, NaN without one
+        One for each object, in their order, and in it a spectrum for each row of its flux. The star is called as
+        ``meta`` or its ``header`` says under OBJECT, object, name or id, otherwise by its number in the list. The
+        velocity is ``radial_velocity``, NaN without one
         and where it is zero, which is what specutils has if nobody set it. Of the medium specutils says nothing.
 
     Raises
@@ -43,7 +50,7 @@ def survey_spectra_of(spectra: Any) -> list[SurveySpectra]:
     >>> spectrum = SimpleNamespace(
     ...     flux=[1.0, 0.9] * u.one, spectral_axis=[500, 501] * u.nm, uncertainty=StdDevUncertainty([0.1, 0.1])
     ... )
-    >>> survey_spectra_of(spectrum)[0].segments[0].wavelength
+    >>> tc.io.survey_spectra_of(spectrum)[0].segments[0].wavelength
     array([5000., 5010.])
 
     """
@@ -72,14 +79,16 @@ def _record(spectrum: Any, k: int) -> SurveySpectra:
     velocity = getattr(spectrum, "radial_velocity", None)
     v = np.asarray(np.nan if velocity is None else velocity.to_value("km/s"), dtype=float)
     name = _name(getattr(spectrum, "meta", None) or {})
-    number = np.array([str(k)] * len(flux))
+    numbers = {"number": [str(k)] * len(flux)}
+    if len(flux) > 1:
+        numbers["row"] = [str(row) for row in range(len(flux))]
     return SurveySpectra(
         READER,
         [Segment(wavelength, flux, noise, None if mask is None else np.atleast_2d(mask).astype(np.uint8))],
-        {"OBJECT": np.array([name] * len(flux)), "number": number} if name else {"number": number},
+        {"OBJECT": [name] * len(flux), **numbers} if name else numbers,
         noise_kind,
         np.where(v == 0, np.nan, v) * np.ones(len(flux)),
-        np.array(["combined"] + [f"combined {row + 1}" for row in range(1, len(flux))]),
+        np.full(len(flux), "combined"),
         flux_unit=str(spectrum.flux.unit) or None,
     )
 

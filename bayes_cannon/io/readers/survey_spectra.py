@@ -1,6 +1,6 @@
 """What a survey's file holds, and the same once decoded: the two records between a file and `bayes_cannon.io.Spectra`.
 
-A reader makes `SurveySpectra` and changes nothing of what the file says. `bayes_cannon.io.decode.decode` makes
+A reader makes `SurveySpectra` and changes nothing of what the file says. `bayes_cannon.io.decoding.decode` makes
 `DecodedSpectra` of it, a pure step: mask bits and errors become ivar, the velocity becomes a Doppler factor.
 `bayes_cannon.io.gridding.on_grid` then interpolates once, from the pixels of the file to those of a model.
 """
@@ -36,6 +36,16 @@ class Segment:
         Whether the pixels are of one width in ln(wavelength), as the edges between them need to know.
     covariance
         Covariance of the flux, shape (spectrum, pixel, pixel), where the file gives one.
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ, and wavelengths that are no positive numbers or turn, naming the pixel.
+
+    Examples
+    --------
+    >>> tc.io.Segment([5000.0, 5001.0], flux=[1.0, 0.9], noise=[0.1, 0.1]).flux
+    array([[1. , 0.9]])
 
     """
 
@@ -101,6 +111,19 @@ class SurveySpectra:
         Units of columns, as texts.
     medium, frame, flux_unit
         None where the file does not say.
+
+    Raises
+    ------
+    ValueError
+        If there is no segment, nothing names the star, or something has another number of spectra, naming it.
+
+    Examples
+    --------
+    >>> arm = tc.io.Segment([5000.0, 5001.0], flux=[[1.0, 0.9], [1.1, 1.0]], noise=np.full((2, 2), 0.1))
+    >>> visits = ["visit 1", "visit 2"]
+    >>> spectra = tc.io.SurveySpectra("mine", [arm], {"OBJECT": ["Sun", "Sun"]}, "error", [30.0, 31.0], visits)
+    >>> spectra.n_spectra, spectra.star_id.tolist()
+    (2, ['Sun', 'Sun'])
 
     """
 

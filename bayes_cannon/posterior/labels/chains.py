@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.typing import Array
+from bayes_cannon.execution.devices import by_device
 from bayes_cannon.labelling.compressed import Compressed
 from bayes_cannon.labelling.marginalized import pilot_at, settled
 from bayes_cannon.labelling.theta_errors import curvature_root
@@ -26,7 +27,7 @@ STATISTICS: dict[str, type] = {
 }  # fmt: skip
 """What is kept of each draw."""
 STARS_TOGETHER = 16
-"""Stars that run in lock-step in one call of the compiled program."""
+"""Stars that run in lock-step in one call of the compiled program; on a GPU all those of a batch."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def label_draws(
     shape = settings.n_chains, settings.n_draws, len(numbers)
     u = np.full((*shape, n_labels), np.nan)
     stats: dict[str, np.ndarray] = {name: np.zeros(shape, kind) for name, kind in STATISTICS.items()}
-    wanted, size = np.flatnonzero(good), min(STARS_TOGETHER, len(numbers))
+    wanted, size = np.flatnonzero(good), min(by_device(STARS_TOGETHER, len(numbers)), len(numbers))
     for first in range(0, len(wanted), size):
         stars = wanted[first : first + size]
         # Always as many, so that one program serves all.

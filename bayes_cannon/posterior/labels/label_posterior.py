@@ -21,6 +21,7 @@ from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import label_factors
 from bayes_cannon.execution.compiled_programs import make_room
+from bayes_cannon.execution.devices import by_device
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
@@ -253,7 +254,7 @@ def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray) -> _Com
     trained = region.trained
     tables, n_stars = trained.tables, len(flux)
     found = compressed_batch(tables, flux, ivar)
-    together = STARS_IN_CACHE if jax.default_backend() == "cpu" else n_stars
+    together = by_device(STARS_IN_CACHE, n_stars)
     starts = np.zeros((n_stars, 0, trained.n_labels))
     best, *_ = search(tables.starts, found.coefficients, starts, together)
     scale = tables.scatter.star_scale(found.root, found.w)

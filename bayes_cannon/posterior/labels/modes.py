@@ -14,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.typing import Array
+from bayes_cannon.execution.devices import by_device
 from bayes_cannon.labelling.polynomial import Polynomials, minimize
 from bayes_cannon.labelling.starts import LabelStarts, search_starts
 from bayes_cannon.posterior.labels.density import Potential, StarDensity, unbounded
 from bayes_cannon.posterior.labels.priors import LabelPrior
 
 N_STARTS = 5
+STARS_TOGETHER = 32
+"""Stars whose modes are looked for together on a processor; on a GPU all those of a batch."""
 NO_BARRIER = 1e30
 """Distance of a barrier where there is no other mode."""
 
@@ -174,7 +177,7 @@ def modes_of(potential: Potential, items: StarDensity, starts: Array) -> Modes:
         barrier_distances = jnp.where(other, part[top] * length, NO_BARRIER)
         return Modes(u, jnp.append(jnp.zeros(1), deviance), root, barriers, barrier_distances)
 
-    return jax.lax.map(of_star, (items, starts), batch_size=32)
+    return jax.lax.map(of_star, (items, starts), batch_size=by_device(STARS_TOGETHER, len(starts)))
 
 
 def _descended(energy: Any, start: Array) -> tuple[Array, Array]:

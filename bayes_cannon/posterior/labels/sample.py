@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from bayes_cannon.core.status import PosteriorStatus
+from bayes_cannon.execution.devices import by_device
 from bayes_cannon.execution.jax_settings import check_key, own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
@@ -47,9 +48,9 @@ from bayes_cannon.posterior.settings import KERNELS, LABEL_CHAINS, ChainSettings
 from bayes_cannon.posterior.theta.sample import DEEP_LIMIT, DIVERGENT_LIMIT
 from bayes_cannon.training.problem import Progress
 
-MAX_BATCH = 64
+MAX_BATCH, MAX_BATCH_ON_GPU = 64, 512
 """Stars of a batch, at most."""
-STARS_AGAIN = 4
+STARS_AGAIN, STARS_AGAIN_ON_GPU = 4, 64
 """Largest batch of second runs, which are few and take more draws each."""
 REPORTED_DEVIANCE, COMPETING_DEVIANCE = 25.0, 9.0
 """-2 ln posterior relative to the best mode, below which another mode is reported, and below which it is flagged."""
@@ -103,7 +104,8 @@ def sample_star_labels(
     first_star
         Number of the first star.
     batch_size
-        Stars in a batch; by default enough for all, at most `MAX_BATCH`. Each size is a compiled program.
+        Stars in a batch; by default enough for all, at most `MAX_BATCH`, on a GPU `MAX_BATCH_ON_GPU`. Each size is a
+        compiled program.
     progress
         Called with the number of stars that were finished since the last call.
 
@@ -122,7 +124,7 @@ def sample_star_labels(
     n_stars = flux.shape[0]
     _check_settings(settings)
     check_key(key)
-    size = batch_size or min(MAX_BATCH, 1 << max(n_stars - 1, 7).bit_length())
+    size = batch_size or min(by_device(MAX_BATCH, MAX_BATCH_ON_GPU), 1 << max(n_stars - 1, 7).bit_length())
     if isinstance(key, int | np.integer):
         with own_jax_settings():
             key = jax.random.key(int(key))
@@ -142,8 +144,9 @@ def sample_star_labels(
             progress(batch.posterior.n_stars - len(batch.failed))
     posterior = LabelPosterior.concatenated(batch.posterior for batch in done)
     failed = [star for batch in done for star in batch.failed]
-    again = (failed[k : k + STARS_AGAIN] for k in range(0, len(failed), STARS_AGAIN))
-    for stars, part in in_parallel(partial(_second_run, run), again):
+    most = by_device(STARS_AGAIN, STARS_AGAIN_ON_GPU)
+    again = (failed[k : k + most] for k in range(0, len(failed), most))
+    for stars, part in in_parallel(partial(_second_run, run, most), again):
         _place(posterior, stars - first_star, part)
         if progress is not None:
             progress(len(stars))
@@ -200,12 +203,12 @@ def _first_run(run: LabelRun, flux: np.ndarray, ivar: np.ndarray, first: int) ->
     return LabelBatch(posterior, excluded, again)
 
 
-def _second_run(run: LabelRun, failed: list[FailedStar]) -> tuple[np.ndarray, LabelPosterior]:
-    """Numbers and posteriors of at most `STARS_AGAIN` stars, which are whitened by their draws."""
+def _second_run(run: LabelRun, size: int, failed: list[FailedStar]) -> tuple[np.ndarray, LabelPosterior]:
+    """Numbers and posteriors of at most ``size`` stars, which are whitened by their draws."""
     stars = np.array([one.star for one in failed])
-    filled = np.resize(np.arange(len(failed)), STARS_AGAIN)
+    filled = np.resize(np.arange(len(failed)), size)
     items = jax.tree.map(lambda *rows: np.stack(rows)[filled], *(_whitened_again(one) for one in failed))
-    good = np.arange(STARS_AGAIN) < len(failed)
+    good = np.arange(size) < len(failed)
     with own_jax_settings():
         _, draws, stats = label_draws(run, items, stars[filled], good, 1)
     kept = slice(len(failed))

@@ -14,7 +14,7 @@ from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.typing import StarMoment
 from bayes_cannon.execution.compiled_programs import make_room
 from bayes_cannon.execution.jax_settings import own_jax_settings
-from bayes_cannon.execution.threads import in_parallel, n_threads
+from bayes_cannon.execution.threads import in_parallel, n_blocks, n_threads
 from bayes_cannon.training.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.training.profile.blocks import (
     Pixels,
@@ -95,7 +95,7 @@ class BlockSolver:
         if len(todo):
             _compile_side_by_side(*self._shape, make_room())
             rest = []
-            for result in in_parallel(self.first_search, self._blocks(todo)):
+            for result in in_parallel(self.first_search, self._blocks(todo), n_blocks()):
                 solution.n_minima[result.problems], solution.margin[result.problems] = result.n_minima, result.margin
                 merge(solution, *result.certain(True))
                 rest.append(result)
@@ -188,16 +188,16 @@ class BlockSolver:
         failed: list[list[Starts]] = [[], [], []]
         lists = unfinished, second, third
         tasks = ((kind, some) for kind, starts in enumerate(lists) for some in self._cut(starts))
-        for kind, starts, fit in in_parallel(self._search_again, tasks):
+        for kind, starts, fit in in_parallel(self._search_again, tasks, n_blocks()):
             done = np.asarray(fit.done)
             merge(solution, starts.problems[done], fit.at(done), rivals=kind > UNFINISHED)
             failed[kind].append(starts.at(~done))
         minima = []
-        for starts, ranks, number in in_parallel(self._exact_minima, self._cut(exact)):
+        for starts, ranks, number in in_parallel(self._exact_minima, self._cut(exact), n_blocks()):
             solution.n_minima[starts.problems] = number
             minima.append(ranks)
         again = (Starts.joined(parts) for parts in (*failed, *zip(*minima, strict=True)) if parts)
-        for problems, fit in in_parallel(self._bracketed, chain.from_iterable(map(self._cut, again))):
+        for problems, fit in in_parallel(self._bracketed, chain.from_iterable(map(self._cut, again)), n_blocks()):
             merge(solution, problems, fit, rivals=True)
         for result in rest:
             merge(solution, *result.certain(False))

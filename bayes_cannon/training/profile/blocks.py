@@ -1,6 +1,7 @@
 """A block of pixels on the device, and the training set that all blocks share."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from bayes_cannon.core.typing import Array, PerPixels, PixelsStar, PixelsTerm, StarMoment, StarTerm, TermTermInt
 from bayes_cannon.core.vectorizer import monomials
+from bayes_cannon.execution.devices import NUMBERS_ON_GPU, by_device, is_cpu
 from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.profile.settings import SETTINGS
 
@@ -71,10 +73,12 @@ def padded_size(n: int) -> int:
     return -(-n // step) * step
 
 
-def block_size(n_stars: int, n_pixels: int) -> int:
+def block_size(n_stars: int, n_terms: int, n_pixels: int) -> int:
     """Number of pixels in a block for which the programs run fast."""
-    fast = max(SETTINGS.numbers_per_block // padded_size(n_stars), SETTINGS.smallest_block)
-    return min(fast, padded_size(n_pixels))
+    rows = padded_size(n_stars)
+    # On a GPU the Gram matrices are to fit, too.
+    fast = by_device(SETTINGS.numbers_per_block // rows, NUMBERS_ON_GPU // max(rows, n_terms**2))
+    return min(max(fast, SETTINGS.smallest_block), padded_size(n_pixels))
 
 
 def padded_monomials(x: np.ndarray, exponents: np.ndarray, dtype: type[np.floating] = np.float64) -> Array:
@@ -94,11 +98,26 @@ def pixel_block(problem: PixelProblem, pixels: np.ndarray, size: int) -> Pixels:
     """The data of some pixels, repeated up to the given size, so that all blocks share the compiled programs."""
     contiguous = len(pixels) == size and bool((np.diff(pixels) == 1).all())
     index = slice(pixels[0], pixels[-1] + 1) if contiguous else np.resize(pixels, size)
-    n_stars = len(problem.flux)
-    flux, ivar = _aligned_zeros(2, size, padded_size(n_stars))
-    flux[:, :n_stars] = problem.flux[:, index].T
-    ivar[:, :n_stars] = problem.ivar[:, index].T
+    rows = padded_size(len(problem.flux))
+    turned = _turned if is_cpu() else _turned_on_device
+    flux, ivar = turned(problem.flux[:, index], problem.ivar[:, index], rows)
     return Pixels(flux, ivar, problem.regularization[index], problem.lower[index], problem.upper[index])
+
+
+def _turned(flux: np.ndarray, ivar: np.ndarray, rows: int) -> np.ndarray:
+    """Both (star, pixel) as float64 of shape (2, pixel, rows), with zeros for the stars that there are not.
+
+    In one array, because two of half the size take four times as long to fill.
+    """
+    out = _aligned_zeros(2, flux.shape[1], rows)
+    out[0, :, : len(flux)], out[1, :, : len(ivar)] = flux.T, ivar.T
+    return out
+
+
+@partial(jax.jit, static_argnames="rows")
+def _turned_on_device(flux: Array, ivar: Array, rows: int) -> list[Array]:
+    """As `_turned`, by a device that does it faster than they come, in the precision in which they are kept."""
+    return [jnp.pad(a.T.astype(jnp.float64), [(0, 0), (0, rows - len(a))]) for a in (flux, ivar)]
 
 
 def _aligned_zeros(*shape: int, dtype: type[np.floating] = np.float64) -> np.ndarray:

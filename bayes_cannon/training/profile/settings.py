@@ -38,7 +38,8 @@ class ProfileSettings:
 
     # Blocks of pixels.
     numbers_per_block: int = 2**17
-    """Numbers in one (pixel, star) array: 1 MiB, so that it stays in the cache and few pixels wait for the slowest."""
+    """Numbers in one (pixel, star) array: 1 MiB, so that it stays in the cache and few pixels wait for the slowest.
+    On a GPU it is `execution.devices.NUMBERS_ON_GPU`."""
     smallest_block: int = 32
     """Pixels in a block however many stars there are."""
     straggler_share: float = 1 / 16

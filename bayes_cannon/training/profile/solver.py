@@ -20,7 +20,7 @@ the data against the penalty, which removes terms, which leaves larger residuals
 `bracketed_newton` is the reference: read it first. All numbers of the solver are in `settings`.
 
 The work is matrix products of the weights of a block of pixels with the moments of the training set (`core.moments`).
-Blocks are independent; each core works on one or two.
+Blocks are independent; each core works on one or two. On a GPU they are larger and fewer (`execution.devices`).
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ import numpy as np
 
 from bayes_cannon.core.arguments import number, shown
 from bayes_cannon.core.terms import Terms
-from bayes_cannon.execution.threads import n_threads
+from bayes_cannon.execution.threads import n_blocks
 from bayes_cannon.training.problem import PixelProblem, PixelSolution, Progress
 from bayes_cannon.training.profile.block_solver import BlockSolver, n_nodes, solvable
 from bayes_cannon.training.profile.blocks import block_size, padded_size
@@ -119,16 +119,16 @@ def _size_within(terms: Terms, n_pixels: int, n_nodes: int, max_memory: float | 
     """Number of pixels in a block that runs fast, or that fits into memory with all blocks computed at a time."""
     n_stars, n_terms, basis = terms.n_stars, terms.n_terms, terms.moments
     rows = padded_size(n_stars)
-    size = block_size(n_stars, n_pixels)
+    size = block_size(n_stars, n_terms, n_pixels)
     if max_memory is None:
         return size
     shared = 8 * rows * n_terms + 12 * rows * basis.n_moments
     once = SETTINGS.star_arrays * rows + SETTINGS.term_arrays * n_terms**2
     once += (n_nodes + SETTINGS.grid_size // 2 + 2) * basis.n_moments
-    each = 8 * once * n_threads()
+    each = 8 * once * n_blocks()
     if not shared + each <= number(max_memory):
         raise ValueError(
-            f"max_memory is {shown(max_memory)} bytes, but {n_stars} stars, {n_terms} terms and {n_threads()} blocks "
+            f"max_memory is {shown(max_memory)} bytes, but {n_stars} stars, {n_terms} terms and {n_blocks()} blocks "
             f"at a time need at least {shared + each:.3g}"
         )
     return min(size, int((max_memory - shared) // each))

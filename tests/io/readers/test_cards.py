@@ -1,4 +1,4 @@
-"""Headers read without Astropy are what Astropy reads."""
+"""Headers and images read without Astropy are what Astropy reads."""
 
 import gzip
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from bayes_cannon.io.readers.cards import Cards, plain_headers
-from bayes_cannon.io.readers.fits_file import layout, opened
+from bayes_cannon.io.readers.cards import Cards, plain_headers, plain_image
+from bayes_cannon.io.readers.fits_file import images, layout, opened
 
 _COMMENTARY = ("COMMENT", "HISTORY", "")
 
@@ -49,6 +49,7 @@ CARDS = [
     "POINT   = .5/no blank",
     "EXPONENT= 1E5",
     "LOWER   = 1.5e3",
+    "STEP    =                6E-06 / as Astropy writes it",
     "YES     =                    T / true",
     "NO      = F",
     "QUOTED  = 'O''Neill / no comment' / a comment",
@@ -109,6 +110,41 @@ def test_tables_with_a_heap_and_padding(tmp_path):
     assert found.columns(1) == ("A", "B")
     with opened(tmp_path / "a.fits", "expected") as opened_hdus:
         np.testing.assert_array_equal(opened_hdus[3].data, np.ones(720))
+
+
+@pytest.mark.parametrize("kind", ["u1", "i2", "i4", "i8", "f4", "f8"])
+def test_images_that_are_plain(tmp_path, kind):
+    pixels = np.arange(24).reshape(2, 3, 4).astype(kind)
+    hdus = [fits.PrimaryHDU(pixels[0, 0]), fits.ImageHDU(pixels), fits.ImageHDU(pixels[0] * 3)]
+    fits.HDUList(hdus).writeto(tmp_path / "a.fits")
+    content = content_of(tmp_path / "a.fits")
+    with fits.open(tmp_path / "a.fits") as wanted, images(tmp_path / "a.fits", "expected") as image:
+        for hdu, header in enumerate(plain_headers(content)):
+            for found in (plain_image(content, header), image(hdu)):
+                assert found.dtype == wanted[hdu].data.dtype
+                np.testing.assert_array_equal(found, wanted[hdu].data)
+
+
+def test_images_that_are_left_to_astropy(tmp_path):
+    """Scaled ones, as those of unsigned numbers, those with blank pixels, and HDUs that are none."""
+    unsigned, scaled = fits.ImageHDU(np.arange(6, dtype=np.uint16)), fits.ImageHDU(np.arange(6.0))
+    scaled.scale("int16", bscale=0.5, bzero=1)
+    blank = fits.ImageHDU(np.arange(6, dtype=np.int16))
+    blank.header["BLANK"] = 2
+    table = fits.BinTableHDU.from_columns([fits.Column("A", "E", array=np.ones(3))])
+    fits.HDUList([fits.PrimaryHDU(), unsigned, scaled, blank, table]).writeto(tmp_path / "a.fits")
+    content = content_of(tmp_path / "a.fits")
+    assert all(plain_image(content, header) is None for header in plain_headers(content))
+    with images(tmp_path / "a.fits", "expected") as image:
+        assert image(0) is None
+        assert image(1).tolist() == [0, 1, 2, 3, 4, 5]
+        np.testing.assert_array_equal(image(3), [0, 1, np.nan, 3, 4, 5])
+        np.testing.assert_allclose(image(2), np.arange(6), atol=0.25)
+    with (
+        pytest.raises(ValueError, match=r"cannot read spectra from .*a\.fits: .*; expected"),
+        images(tmp_path / "a.fits", "expected") as image,
+    ):
+        image(7)
 
 
 def test_what_is_left_to_astropy(tmp_path):

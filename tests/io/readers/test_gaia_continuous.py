@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
+import bayes_cannon as tc
 from bayes_cannon.io.readers import gaia_continuous
 from bayes_cannon.io.readers.gaia import RVS, XP_SAMPLED
 from bayes_cannon.io.readers.gaia_continuous import BANDS, XP_CONTINUOUS, Coefficients, Sampling, sampled
+from bayes_cannon.io.survey_files import FileSettings
 
 SOURCES = np.array([4594961454434214144, 30343944744320, 6344493361434378624])
 
@@ -129,6 +131,25 @@ def test_more_stars_than_are_held_at_once():
         expected, covariance = by_hand(table, sampling, star)
         np.testing.assert_allclose(flux[star], expected, rtol=1e-12)
         np.testing.assert_allclose(error[star], np.sqrt(np.diag(covariance)), rtol=1e-12)
+
+
+def test_correlation_of_the_noise(tmp_path, made_up, monkeypatch):
+    """By `read_spectra`, as the mean of what the formula gives for each star, and the same from a store."""
+    monkeypatch.setattr("bayes_cannon.io.readers.registry.find_spec", lambda name: True)
+    table = coefficient_table(made_up)
+    path = write_csv(tmp_path / "xp.csv", table)
+    assert tc.io.read_spectra(path).noise_correlation is None
+    spectra = tc.io.read_spectra(path, covariance=True)
+    expected = np.zeros((7, 7))
+    for star in range(3):
+        covariance = by_hand(table, made_up, star)[1]
+        error = np.sqrt(np.diag(covariance))
+        expected += covariance / np.outer(error, error) / 3
+    np.testing.assert_allclose(spectra.noise_correlation, expected, rtol=1e-12, atol=1e-12)
+    pytest.importorskip("zarr")
+    tc.io.ingest(path, tmp_path / "xp.zarr", settings=FileSettings(covariance=True))
+    stored = tc.io.read_spectra(tmp_path / "xp.zarr")
+    np.testing.assert_allclose(stored.noise_correlation, spectra.noise_correlation, rtol=1e-14, atol=1e-15)
 
 
 def test_faulty_files_are_named(tmp_path, made_up):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from bayes_cannon.io.decode import LIGHT, decode
+from bayes_cannon.io.decoding import LIGHT, decode
 from bayes_cannon.io.readers.mwm import MWMSTAR, MWMVISIT
 
 GRIDS = {"BOSS": (3.5523, 1e-4, 6), "APOGEE": (4.179, 6e-6, 8)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from bayes_cannon.io.decode import decode
+from bayes_cannon.io.decoding import decode
 from bayes_cannon.io.readers.plain_fits import TABLE, WCS1D
 
 FLUX, ERROR = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 0.25, 0.5, 1.0])

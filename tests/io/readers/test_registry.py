@@ -27,6 +27,8 @@ def present(monkeypatch):
     """Built-in readers whose modules are there."""
     built_in = {name: place for name, place in registry._BUILT_IN.items() if find_spec(place.partition(":")[0])}
     monkeypatch.setattr(registry, "_BUILT_IN", built_in)
+    yield
+    readers.cache_clear()
 
 
 @pytest.fixture
@@ -37,6 +39,7 @@ def others(monkeypatch):
         distribution = SimpleNamespace(name="others")
         points = [SimpleNamespace(name=name, dist=distribution, load=lambda it=it: it) for name, it in given]
         monkeypatch.setattr(registry, "entry_points", lambda group: points if group == registry.ENTRY_POINTS else [])
+        readers.cache_clear()
 
     return install
 
@@ -96,6 +99,16 @@ def test_a_reader_of_another_package(others, text_file):
     assert sniff(text_file).name == reader_called("lines").name == "lines"
     [spectra] = sniff(text_file).read(text_file)
     assert spectra.star_id.tolist() == ["a.txt"]
+
+
+def test_other_packages_are_looked_up_once(monkeypatch, others, text_file):
+    others(("lines", Lines()))
+    assert sniff(text_file).name == "lines"
+    monkeypatch.setattr(registry, "entry_points", lambda group: [])
+    assert sniff(text_file).name == "lines"
+    readers.cache_clear()
+    with pytest.raises(ValueError, match="no reader recognizes"):
+        sniff(text_file)
 
 
 def test_two_that_match_are_both_named(others, text_file):

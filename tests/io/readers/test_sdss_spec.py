@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from bayes_cannon.io.decode import LIGHT, decode
+from bayes_cannon.io.decoding import LIGHT, decode
 from bayes_cannon.io.readers.sdss_spec import SPEC
 
 LITE = "data/survey_files/spec-0266-51602-0031.fits"

@@ -7,7 +7,8 @@ import pytest
 from astropy import units as u
 from astropy.nddata import InverseVariance, StdDevUncertainty, UnknownUncertainty, VarianceUncertainty
 
-from bayes_cannon.io.decode import decode
+import bayes_cannon as tc
+from bayes_cannon.io.decoding import decode
 from bayes_cannon.io.readers.spectrum_object import survey_spectra_of
 
 ERROR = np.array([0.5, 0.25, 1.0])
@@ -64,7 +65,8 @@ def test_names():
 def test_several_spectra_in_one():
     flux, error = np.ones((2, 3)) * u.one, StdDevUncertainty(np.full((2, 3), 0.5))
     [record] = survey_spectra_of(spectrum(flux=flux, uncertainty=error, radial_velocity=[1, 2] * u.km / u.s))
-    assert record.which.tolist() == ["combined", "combined 2"]
+    assert record.which.tolist() == ["combined", "combined"]
+    assert record.identifiers["row"].tolist() == ["0", "1"]
     assert record.velocity.tolist() == [1, 2]
     assert record.flux_unit is None
 
@@ -84,6 +86,61 @@ def test_several_spectra_in_one():
 def test_objects_that_are_no_spectra(changed, said):
     with pytest.raises(ValueError, match=f"cannot read spectrum 1, a SimpleNamespace: .*{said}"):
         survey_spectra_of([spectrum(), spectrum(**changed)])
+
+
+def test_read_spectra_takes_one_and_several():
+    one = spectrum(mask=np.array([False, True, False]), meta={"OBJECT": "HD 1"})
+    found = tc.io.read_spectra(one, velocity="none")
+    np.testing.assert_allclose(found.wavelength, [5000, 5010, 5020], rtol=1e-14)
+    assert found.flux.tolist() == [[1, 0, 3]]
+    assert found.ivar.tolist() == [[4, 0, 1]]
+    assert (found.ids.tolist(), found.units["flux"]) == (["HD 1"], "mJy")
+    rows = spectrum(flux=np.array([[4.0, 5, 6], [7, 8, 9]]) * u.mJy, uncertainty=StdDevUncertainty(np.ones((2, 3))))
+    several = tc.io.read_spectra([one, rows], velocity="none")
+    assert several.flux.tolist() == [[1, 0, 3], [4, 5, 6], [7, 8, 9]]
+    assert several.identifiers["number"].tolist() == ["0", "1", "1"]
+    assert several.identifiers["row"].tolist() == ["", "0", "1"]
+    assert "FILE" not in several.identifiers
+
+
+def test_read_spectra_takes_objects_to_rest():
+    """The same as opened, decoded and put on the grid one after the other."""
+    moving = spectrum(radial_velocity=30 * u.km / u.s)
+    grid = (5004.0, 5014.0, 5.0)
+    found = tc.io.read_spectra([moving], grid=grid)
+    [record] = tc.io.open_spectra(moving)
+    by_hand = tc.io.on_grid(tc.io.decode(record), tc.io.find_grid(grid))
+    np.testing.assert_array_equal(found.flux, by_hand.flux)
+    assert (found.ivar > 0).any()
+    np.testing.assert_allclose(found.labels["velocity_used"], 30, rtol=1e-9)
+
+
+def test_read_spectra_of_specutils():
+    specutils = pytest.importorskip("specutils")
+    flux, axis = np.array([1.0, 2, 3]) * u.mJy, np.array([500.0, 501, 502]) * u.nm
+    one = specutils.Spectrum(flux=flux, spectral_axis=axis, uncertainty=StdDevUncertainty(ERROR))
+    for given in (one, [one], specutils.SpectrumList([one])):
+        found = tc.io.read_spectra(given, velocity="none")
+        np.testing.assert_allclose(found.ivar, [1 / ERROR**2], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "said"),
+    [
+        ([spectrum(), "a.fits"], {}, "cannot read spectrum 1, a str: .* no attribute 'flux'"),
+        ([spectrum()], {"survey": "galah"}, "survey is 'galah': it is the format of files"),
+        ([spectrum()], {"combined": "visits"}, "object 0: it holds no spectrum of combined='visits', but combined"),
+        ([spectrum()], {}, "object 0: it does not say the velocity"),
+        (
+            [spectrum(), spectrum(spectral_axis=np.array([500.0, 501, 503]) * u.nm)],
+            {"velocity": "none"},
+            r"object 1 has other pixels .* than object 0",
+        ),
+    ],
+)
+def test_objects_that_are_refused(given, options, said):
+    with pytest.raises(ValueError, match=said):
+        tc.io.read_spectra(given, **options)
 
 
 def test_something_else():

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import numpyro.distributions as dist
 import pytest
@@ -185,6 +186,18 @@ def test_a_star_has_the_same_draws_in_any_batch(linear):
     assert_allclose(part.draws, together.draws[:, :, 5:13], rtol=1e-7)
     other = linear.sample(flux[5:13], ivar[5:13], first_star=5, batch_size=8, key=1)
     assert np.abs(other.draws - part.draws).max() > 1
+
+
+@pytest.mark.slow
+def test_draws_are_those_of_the_sizes_for_a_gpu(linear, monkeypatch):
+    flux, ivar = linear.spectra(linear.x[:24], 4)
+    here = linear.sample(flux, ivar)
+    monkeypatch.setattr("bayes_cannon.execution.devices.is_cpu", lambda: False)
+    jax.clear_caches()
+    there = linear.sample(flux, ivar)
+    jax.clear_caches()
+    assert_allclose(there.draws, here.draws, rtol=1e-7)
+    assert_array_equal(there.status, here.status)
 
 
 def test_stars_without_a_posterior_are_flagged_and_nan(linear):

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import Literal
 
 import numpy as np
-from astropy.nddata.bitmask import bitfield_to_boolean_mask, extend_bit_flag_map
+from astropy.nddata.bitmask import BitFlagNameMap, bitfield_to_boolean_mask, extend_bit_flag_map
 
 from bayes_cannon.core.wavelengths import LIGHT
-from bayes_cannon.io.readers.mask_bits import MASKS, TOO_COARSE_FOR_VELOCITIES, ZERO_FLUX_IS_NO_DATA, MaskBits, mask_of
+from bayes_cannon.io.readers.mask_bits import MASKS, TOO_COARSE_FOR_VELOCITIES, ZERO_FLUX_IS_NO_DATA, mask_of
 from bayes_cannon.io.readers.survey_spectra import DecodedSegment, DecodedSpectra, Medium, Segment, SurveySpectra
 
 NO_DATA_ERROR = 1e10
@@ -39,7 +40,7 @@ def decode(
     Parameters
     ----------
     spectra
-        What a reader made.
+        What a reader made, from `bayes_cannon.io.open_spectra`.
     mask_bits
         Names of the bits that make a pixel bad, in place of the default ones; none of them for an empty list. A
         mapping has them by the survey's name of the mask (``APOGEE_PIXMASK``, ``SPPIXMASK``, ``LAMOST``, ``DESI
@@ -66,10 +67,10 @@ def decode(
 
     Examples
     --------
-    >>> from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
-    >>> arm = Segment([5000.0, 5001.0, 5002.0], flux=[2.0, 0.0, np.nan], noise=[0.5, 0.5, 0.5])
-    >>> spectra = SurveySpectra("wcs1d-fits", [arm], {"OBJECT": ["Sun"]}, "error", velocity=[30.0], which=["combined"])
-    >>> decoded = decode(spectra)
+    >>> arm = tc.io.Segment([5000.0, 5001.0, 5002.0], flux=[2.0, 0.0, np.nan], noise=[0.5, 0.5, 0.5])
+    >>> sun, which = {"OBJECT": ["Sun"]}, ["combined"]
+    >>> spectra = tc.io.SurveySpectra("wcs1d-fits", [arm], sun, "error", velocity=[30.0], which=which)
+    >>> decoded = tc.io.decode(spectra)
     >>> decoded.segments[0].ivar
     array([[4., 4., 0.]])
     >>> decoded.doppler.round(6)
@@ -141,13 +142,15 @@ def _masked(spectra: SurveySpectra, segment: Segment, wanted: BadBits) -> tuple[
             raise ValueError(f"{names.name} has no bit {name!r}; {_nearest(name, names.bits)}")
     if not bad:
         return np.zeros(mask.shape, dtype=bool), f"{names.name} not used"
-    return _any_bit(mask, names, bad), f"{names.name}: {', '.join(bad)}"
-
-
-def _any_bit(mask: np.ndarray, names: MaskBits, bad: list[str]) -> np.ndarray:
-    flags = extend_bit_flag_map("PixelMask", **{name: 1 << bit for name, bit in names.bits.items()})
     # Its list of flags is one to ignore, or, flipped, to look at.
-    return bitfield_to_boolean_mask(mask, ignore_flags=bad, flip_bits=True, flag_name_map=flags)
+    any_bit = bitfield_to_boolean_mask(mask, ignore_flags=bad, flip_bits=True, flag_name_map=_flags(names.name))
+    return any_bit, f"{names.name}: {', '.join(bad)}"
+
+
+@cache
+def _flags(mask: str) -> type[BitFlagNameMap]:
+    """The bits of a mask by their names, as Astropy takes them."""
+    return extend_bit_flag_map("PixelMask", **{name: 1 << bit for name, bit in MASKS[mask].bits.items()})
 
 
 def _doppler(spectra: SurveySpectra, velocity: str | np.ndarray) -> tuple[np.ndarray, str]:

