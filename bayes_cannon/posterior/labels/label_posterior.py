@@ -45,8 +45,9 @@ BATCH = 256
 """Stars that are compressed together."""
 TOGETHER = 64
 """Stars whose moments are computed together."""
-NEGLIGIBLE = 12.0
-"""Logarithm of the weight, relative to the best region, below which a region does not matter to a star."""
+NEGLIGIBLE = 7.0
+"""Minus the logarithm of the largest weight, relative to the best region, at which a region does not matter to a star:
+a thousandth, where the integration is right to some hundredths."""
 WIDER = 4.0
 """Covariance of the training labels times this stands for a prior that is no Gaussian mixture, in proposals only."""
 
@@ -77,9 +78,7 @@ class RegionModel:
     def space(self) -> LabelSpace:
         """Tables of terms, moments and bounds."""
         terms = self.trained.terms
-        return LabelSpace(
-            label_factors(terms.exponents), label_factors(terms.moments.exponents), self.prior.low, self.prior.high
-        )
+        return LabelSpace(label_factors(terms.exponents), terms.moments.pairs, self.prior.low, self.prior.high)
 
     @cached_property
     def proposal(self) -> MixturePrior:
