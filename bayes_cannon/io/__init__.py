@@ -7,6 +7,7 @@ _PLACES = {
     "Spectra": "bayes_cannon.io.spectra",
     "air_to_vacuum": "bayes_cannon.core.wavelengths",
     "colour_outliers": "bayes_cannon.io.gaia_xp",
+    "constant_noise": "bayes_cannon.io.preparation",
     "ingest": "bayes_cannon.io.ingestion",
     "join_labels": "bayes_cannon.io.joining",
     "label_table": "bayes_cannon.io.label_tables",
@@ -23,9 +24,9 @@ _PLACES = {
 }
 
 __all__ = [
-    "GIANTS", "Spectra", "air_to_vacuum", "colour_outliers", "ingest", "join_labels", "label_table", "noise_covariance",
-    "open_store", "read_gaia_xp", "read_spectra", "read_table", "resample", "to_rest_frame", "vacuum_to_air",
-    "write_spectra", "write_table",
+    "GIANTS", "Spectra", "air_to_vacuum", "colour_outliers", "constant_noise", "ingest", "join_labels", "label_table",
+    "noise_covariance", "open_store", "read_gaia_xp", "read_spectra", "read_table", "resample", "to_rest_frame",
+    "vacuum_to_air", "write_spectra", "write_table",
 ]  # fmt: skip
 
 
