@@ -204,7 +204,7 @@ def test_rules_of_matching_need_a_catalogue(written):
 
 
 def test_files_and_labels_that_are_named_later(written, tmp_path, monkeypatch):
-    bare = written(MINIMAL.replace('spectra = ', 'columns = { A = "a" }\n#'))
+    bare = written(MINIMAL.replace("spectra = ", 'columns = { A = "a" }\n#'))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"names no spectra: give the files, as in bayes-cannon train RECIPE FILES"):
         check_data(bare)
