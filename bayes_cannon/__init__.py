@@ -4,6 +4,7 @@ from importlib import import_module
 
 _PUBLIC = {
     "CannonModel": "bayes_cannon.model",
+    "LocalCannonModel": "bayes_cannon.model.local",
     "PixelStatus": "bayes_cannon.core.status",
     "PosteriorStatus": "bayes_cannon.core.status",
     "RestrictedCannonModel": "bayes_cannon.restricted",

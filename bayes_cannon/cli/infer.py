@@ -25,6 +25,12 @@ from bayes_cannon.cli.survey_options import survey_options
     help='Posterior of theta, from "bayes-cannon sample MODEL", to integrate theta out with.',
 )
 @click.option(
+    "--prior",
+    type=click.Choice(["population", "gaussian"]),
+    help="Labels as posterior means under a prior learned from the training labels: a mixture of normal distributions, "
+    "or one. Right where stars are chosen as the training stars were.",
+)
+@click.option(
     "--error-budget",
     is_flag=True,
     help="Add columns for the sources of each label's error. Two seconds per star of 3,000 pixels.",
@@ -34,8 +40,8 @@ from bayes_cannon.cli.survey_options import survey_options
 @command
 def infer(
     model: Path, files: tuple[str, ...], survey: str, grid: str | None, velocity: str, combined: str,
-    mask_bits: str | None, output: Path | None, posterior: Path | None, error_budget: bool, overwrite: bool,
-    quiet: bool,
+    mask_bits: str | None, output: Path | None, posterior: Path | None, prior: str | None, error_budget: bool,
+    overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Infer the labels of the spectra in FILES with the trained MODEL, a file or the name of one that is shipped.
 
@@ -51,6 +57,10 @@ def infer(
     The table has a row a star: its names, labels, errors and their correlations, chi2, S/N and what to mind about the
     fit as a number and a text. It says which model and spectra it was made of, with their SHA-256, and how.
 
+    With --prior the labels are posterior means, and the columns TEFF_LIKELIHOOD and so on keep those of highest
+    likelihood, which the labels are without it. A MODEL of local models, "NAME-local.model" of "bayes-cannon train",
+    always gives posterior means under the population of its training labels.
+
     With --error-budget each label has a column for each source of its error, such as TEFF_ERR_PHOTON, in the unit of
     the label: photon, scatter, correlated, theta, and for a calibrated model scale and floor. Their squares, each with
     the sign of its column, add up to the square of TEFF_ERR.
@@ -62,5 +72,5 @@ def infer(
     run_inference(
         model, files, output or Path(f"{stem}-labels.ecsv"),
         settings=file_settings(survey, grid, velocity, combined, mask_bits), posterior=posterior,
-        error_budget=error_budget, overwrite=overwrite, quiet=quiet,
+        error_budget=error_budget, prior=prior, overwrite=overwrite, quiet=quiet,
     )  # fmt: skip

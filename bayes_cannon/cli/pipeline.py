@@ -12,9 +12,10 @@ import numpy as np
 from astropy.table import Table
 
 from bayes_cannon.cli.figures import FIGURES, write_figures
+from bayes_cannon.cli.local_run import AnyModel, kind_of_errors, likelihood_columns, read_any_model, train_local
+from bayes_cannon.cli.printing import decided, label_summary, print_run, print_statuses
 from bayes_cannon.core.censoring import create_inverse_mask, create_mask
 from bayes_cannon.core.grids import grid_of
-from bayes_cannon.core.status import PixelStatus, StarStatus
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.io.cuts import passing
@@ -32,10 +33,10 @@ from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spec
 from bayes_cannon.io.tables import check_table_suffix, read_table, write_table
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel, RestrictedCannonModel
-from bayes_cannon.scatter import LowRank
-from bayes_cannon.validate import folds, summary_table
-
-_SHOWN_COLUMNS = ("label", "unit", "stars", "failed", "bias", "robust_scatter", "median_error", "robust_pull")
+from bayes_cannon.model.calibrating import CalibratedFit
+from bayes_cannon.model.local import LocalCannonModel
+from bayes_cannon.model.posterior_fit import PosteriorFit
+from bayes_cannon.validate import folds
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class TrainingRun:
         Labels of the held-out stars, None if there are none.
     independent
         The same by the model with independent scatter, where the recipe asks for correlated scatter.
+    local, local_fit
+        Local models of the training stars, and the labels that they give to the held-out stars, where the recipe asks
+        for them.
 
     """
 
@@ -65,6 +69,8 @@ class TrainingRun:
     held_out: np.ndarray
     fit: LabelFit | None
     independent: LabelFit | None = None
+    local: LocalCannonModel | None = None
+    local_fit: LabelFit | None = None
 
     @property
     def reference(self) -> np.ndarray:
@@ -90,7 +96,7 @@ def run_recipe(
     run = train_recipe(parsed, by_row=by_row, quiet=quiet)
     summary = _write_run(run, outputs, with_spectra=with_spectra, overwrite=overwrite)
     if not quiet:
-        _print_run(run, summary)
+        print_run(run, summary)
     for path in outputs.values():
         if path.exists():
             click.echo(f"wrote {path}")
@@ -98,36 +104,50 @@ def run_recipe(
 
 def run_inference(
     model: Path, spectra: Sequence[str | Path], output: Path, *, settings: FileSettings | None = None,
-    posterior: Path | None = None, error_budget: bool = False, overwrite: bool, quiet: bool,
+    posterior: Path | None = None, error_budget: bool = False, prior: str | None = None, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Label the spectra of files with a model, and write the label table.
 
     With a ``posterior`` of its theta, theta is integrated out. With ``error_budget`` the table has the sources of each
-    label's error too.
+    label's error too. With a ``prior`` labels are posterior means, and the table has those of highest likelihood too.
     """
     check_output_path(check_table_suffix(output), overwrite=overwrite)
     model = find_model(model)
-    trained = CannonModel.read(model)
-    if posterior is not None:
+    trained = read_any_model(model)
+    if isinstance(trained, LocalCannonModel):
+        _check_local(model, posterior=posterior, error_budget=error_budget, prior=prior)
+    elif error_budget and prior is not None:
+        raise ValueError("--error-budget is of the labels of highest likelihood: leave --prior out")
+    elif posterior is not None:
         trained.integrate_theta = True
         trained.use_posterior(posterior)
     stars, named = _spectra_for(trained, spectra, settings or FileSettings()), ", ".join(Path(s).name for s in spectra)
     if stars.wavelength is None and trained.dispersion is not None:
         click.echo(f"Warning: {named} has no wavelengths: assuming those of the model", err=True)
     flux, ivar, wavelength = with_units(stars)
-    fit = trained.fit_labels(flux, ivar, dispersion=wavelength, progress=None if quiet else True)
-    sources: dict[str, dict[str, np.ndarray]] = {}
-    if error_budget:
+    keywords: dict[str, Any] = {"dispersion": wavelength, "progress": None if quiet else True}
+    if prior is not None:
+        keywords["prior"] = prior
+    fit = trained.fit_labels(flux, ivar, **keywords)
+    sources: dict[str, Any] = likelihood_columns(fit, trained.label_names)
+    if error_budget and isinstance(trained, CannonModel) and isinstance(fit, CalibratedFit):
         columns = trained.error_budget(flux, ivar, fit).columns(trained.label_names)
         sources = _error_columns(columns, trained.label_names)
-    write_table(output, _table(trained, fit, stars, model, named, sources), overwrite=overwrite)
+    write_table(output, _table(trained, fit, stars, model, named, sources, prior), overwrite=overwrite)
     if not quiet:
-        _print_statuses(fit)
-        click.echo(f"errors of labels: {kind_of_errors(trained)}")
+        print_statuses(fit)
+        click.echo(f"errors of labels: {kind_of_errors(trained, prior)}")
     click.echo(f"wrote {output}")
 
 
-def _spectra_for(model: CannonModel, spectra: Sequence[str | Path], settings: FileSettings) -> Spectra:
+def _check_local(model: Path, **options: Any) -> None:
+    """Raise ValueError for options that are of one model."""
+    for name, value in options.items():
+        if value:
+            raise ValueError(f"--{name.replace('_', '-')} does not go with local models, which {model} holds")
+
+
+def _spectra_for(model: AnyModel, spectra: Sequence[str | Path], settings: FileSettings) -> Spectra:
     """Spectra as a model wants them: survey files on its own wavelengths unless others are given, and prepared."""
     given = model.provenance.get("preparation")
     preparation = Preparation() if given is None else Preparation.from_text(given)
@@ -141,13 +161,6 @@ def _spectra_for(model: CannonModel, spectra: Sequence[str | Path], settings: Fi
         if not (preparation.divide_by_median and preparation.wavelength_range is not None):
             settings = replace(settings, grid=grid_of(model.dispersion))
     return preparation.apply(read_spectra(spectra, **settings.keywords))
-
-
-def kind_of_errors(model: CannonModel) -> str:
-    """Which errors of labels a model gives, in words: formal, calibrated, theta integrated out or not."""
-    calibrated = "formal" if model.calibration is None else "calibrated"
-    integrated = model.posterior is not None and model.integrate_theta
-    return f"{calibrated}, theta {'integrated out' if integrated else 'taken as known exactly'}"
 
 
 def train_recipe(recipe: Recipe, *, by_row: bool = False, quiet: bool = True) -> TrainingRun:
@@ -172,9 +185,10 @@ def train_recipe(recipe: Recipe, *, by_row: bool = False, quiet: bool = True) ->
         return _trained(recipe, preparation, spectra, fold == section.held_out, progress)
     parts = [_trained(recipe, preparation, spectra, fold == number, progress) for number in np.unique(fold)]
     order = np.argsort(np.argsort(fold, kind="stable"), kind="stable")
-    fits = (_concatenated([getattr(part, name) for part in parts], order) for name in ("fit", "independent"))
+    names = ("fit", "independent", "local_fit")
+    fits = {name: _concatenated([getattr(part, name) for part in parts], order) for name in names}
     whole = _trained(recipe, preparation, spectra, none, progress)
-    return replace(whole, held_out=~none, fit=next(fits), independent=next(fits))
+    return replace(whole, held_out=~none, fit=fits["fit"], independent=fits["independent"], local_fit=fits["local_fit"])
 
 
 def _trained(
@@ -196,7 +210,12 @@ def _trained(
     model.train(op_method=recipe.model.op_method, dof_correction=recipe.model.dof_correction, progress=progress)
     if held_out.any():
         fit = model.fit_labels(stars.flux, stars.ivar, progress=progress)
-    return TrainingRun(recipe, preparation, model, spectra, training, held_out, fit, independent)
+    run = TrainingRun(recipe, preparation, model, spectra, training, held_out, fit, independent)
+    if recipe.local is None:
+        return run
+    local = train_local(recipe, spectra.at(training), model.scatter, progress)
+    of_local = local.fit_labels(stars.flux, stars.ivar, progress=progress) if held_out.any() else None
+    return replace(run, local=local, local_fit=of_local)
 
 
 def _concatenated(fits: Sequence[LabelFit | None], order: np.ndarray) -> LabelFit | None:
@@ -204,8 +223,12 @@ def _concatenated(fits: Sequence[LabelFit | None], order: np.ndarray) -> LabelFi
     known = [fit for fit in fits if fit is not None]
     if not known:
         return None
-    whole = LabelFit.concatenated(known)
-    return replace(whole, **{field.name: getattr(whole, field.name)[order] for field in fields(LabelFit)})
+    known = [  # Folds may have other regions.
+        replace(fit, region_weights=np.zeros((len(fit.labels), 0))) if isinstance(fit, PosteriorFit) else fit
+        for fit in known
+    ]
+    whole = type(known[0]).concatenated(known)
+    return replace(whole, **{field.name: getattr(whole, field.name)[order] for field in fields(whole)})
 
 
 def _groups(spectra: Spectra, column: str | None) -> np.ndarray:
@@ -277,16 +300,15 @@ def _complete_labels(spectra: Spectra, label_names: tuple[str, ...], *, quiet: b
     return spectra.at(finite)
 
 
-def _decided(spectra: Spectra) -> dict[str, str]:
-    """How labels were joined and which stars were cut, in words."""
-    return {name: str(spectra.attrs[name]) for name in ("labels_joined", "cuts") if name in spectra.attrs}
-
-
 def _outputs(recipe: Recipe, folder: Path) -> dict[str, Path]:
     """Every file that a run may write, by its content."""
     names = {"model": f"{recipe.name}.model"}
+    if recipe.local is not None:
+        names["local"] = f"{recipe.name}-local.model"
     if recipe.validation is not None:
         names |= {"labels": f"{recipe.name}-labels.ecsv", "validation": f"{recipe.name}-validation.ecsv"}
+        if recipe.local is not None:
+            names["local_labels"] = f"{recipe.name}-local-labels.ecsv"
         names |= {figure: f"{recipe.name}-{figure}.png" for figure in FIGURES}
     return {what: folder / name for what, name in names.items()}
 
@@ -298,8 +320,11 @@ def _write_run(
     run.model.provenance.update(
         recipe=run.recipe.name, description=run.recipe.description, preparation=run.preparation.to_text()
     )
-    run.model.provenance.update(_decided(run.spectra))
+    run.model.provenance.update(decided(run.spectra))
     run.model.write(outputs["model"], include_training_set_spectra=with_spectra, overwrite=overwrite)
+    if run.local is not None:
+        run.local.provenance.update(run.model.provenance)
+        run.local.write(outputs["local"], overwrite=overwrite)
     if run.fit is None:
         return None
     model = run.model
@@ -308,7 +333,14 @@ def _write_run(
     source = ", ".join(path.name for path in run.recipe.spectra) or run.recipe.data.source
     table = _table(model, run.fit, stars, outputs["model"], source, reference)
     write_table(outputs["labels"], table, overwrite=overwrite)
-    summary = _summary(model, run.fit, run.reference)
+    if run.local is not None and run.local_fit is not None:
+        both = {
+            name: {**reference[name], **columns}
+            for name, columns in likelihood_columns(run.local_fit, model.label_names).items()
+        }
+        table = _table(run.local, run.local_fit, stars, outputs["local"], source, both)
+        write_table(outputs["local_labels"], table, overwrite=overwrite)
+    summary = label_summary(model, run.fit, run.reference)
     write_table(outputs["validation"], summary, overwrite=overwrite)
     write_figures(model, run.fit, run.reference, outputs, overwrite=overwrite)
     return summary
@@ -327,12 +359,13 @@ def _error_columns(
 
 
 def _table(
-    model: CannonModel,
+    model: AnyModel,
     fit: LabelFit,
     stars: Spectra,
     model_file: Path,
     source: str,
     of_labels: Mapping[str, Mapping[str, np.ndarray]],
+    prior: str | None = None,
 ) -> Table:
     """The label table; ``of_labels`` has further columns by label name and column name, in the unit of the label."""
     versions = provenance_of_writing()
@@ -349,7 +382,7 @@ def _table(
         "PROGRAM": f"bayes_cannon {versions['bayes_cannon']}",
         "VERSIONS": ", ".join(f"{name} {versions[name]}" for name in ("python", "numpy", "jax")),
         "CREATED": versions["created"],
-        "ERRORS": kind_of_errors(model),
+        "ERRORS": kind_of_errors(model, prior),
     }
     units = model.label_units
     extra = {column: values for columns in of_labels.values() for column, values in columns.items()}
@@ -361,45 +394,3 @@ def _table(
         for column in columns:
             table[column].unit = table[name].unit
     return table
-
-
-def _print_run(run: TrainingRun, summary: Table | None) -> None:
-    left_out = int((~run.training & ~run.held_out).sum())
-    rule = f", {left_out} bad rows left out" if left_out else ""
-    n_pixels = run.spectra.n_pixels
-    for what, said in _decided(run.spectra).items():
-        click.echo(f"{what.replace('_', ' ')}: {said}")
-    click.echo(f"{run.recipe.name}: trained on {int(run.training.sum())} stars x {n_pixels} pixels{rule}")
-    certificates = run.model.certificates or {}
-    for status, count in zip(*np.unique(certificates.get("status", []), return_counts=True), strict=True):
-        click.echo(f"  {count} pixels: {PixelStatus(int(status)).message}")
-    if run.fit is None or summary is None:
-        return
-    click.echo(f"{int(run.held_out.sum())} held-out stars, labelled")
-    _print_statuses(run.fit)
-    if run.independent is not None:
-        click.echo("with independent scatter:")
-        _print_summary(_summary(run.model, run.independent, run.reference))
-        click.echo(_scatter_title(run.model))
-    _print_summary(summary)
-
-
-def _scatter_title(model: CannonModel) -> str:
-    if model.factors is None or model.nu is None:
-        return "selected: independent scatter:"
-    kind = "latent factors" if isinstance(model.scatter, LowRank) else "directions of a full covariance"
-    tails = "" if np.isinf(model.nu) else f", heavy tails with {model.nu:.1f} degrees of freedom"
-    return f"with {model.factors.shape[1]} {kind}{tails}:"
-
-
-def _print_summary(summary: Table) -> None:
-    click.echo("\n".join(summary[[name for name in _SHOWN_COLUMNS if name in summary.colnames]].pformat(max_width=-1)))
-
-
-def _summary(model: CannonModel, fit: LabelFit, reference: np.ndarray) -> Table:
-    return summary_table(fit.labels, reference, fit.covariance, label_names=model.label_names, units=model.label_units)
-
-
-def _print_statuses(fit: LabelFit) -> None:
-    for status, count in zip(*np.unique(fit.status, return_counts=True), strict=True):
-        click.echo(f"  {count} stars: {StarStatus(int(status)).message}")

@@ -89,6 +89,8 @@ def equal(one: Any, other: Any) -> bool:
         return type(one) is type(other) and all(equal(getattr(one, name), getattr(other, name)) for name in names)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, tuple) and isinstance(other, tuple) and any(map(is_dataclass, one)):
+        return len(one) == len(other) and all(map(equal, one, other))
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         if np.shape(one) != np.shape(other):
             return False

@@ -68,6 +68,8 @@ class StarStatus(IntEnum):
     BAD_SPECTRUM = 6
     UNLIKE_TRAINING_SPECTRA = 7
     SEVERAL_MINIMA = 8
+    ROUGH_INTEGRAL = 9
+    AGAINST_PRIOR = 10
 
     @property
     def message(self) -> str:
@@ -107,6 +109,10 @@ _STAR_MESSAGES = {
     StarStatus.UNLIKE_TRAINING_SPECTRA: "the spectrum is not like those that the model was trained on: see misfit, and "
     "check the normalization, the units, ivar and the kind of the star; labels and errors are not to be trusted",
     StarStatus.SEVERAL_MINIMA: "other labels fit the spectrum nearly as well: see second_labels",
+    StarStatus.ROUGH_INTEGRAL: "the mean over the labels rests on few points of the integration: labels and errors are "
+    "rough; sample_labels is exact",
+    StarStatus.AGAINST_PRIOR: "the prior excludes what the spectrum says: it moves the labels by more than five of "
+    "their errors; look at likelihood_labels, or widen the prior",
 }
 
 _POSTERIOR_MESSAGES = {

@@ -115,6 +115,23 @@ class ScatterSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalSection:
+    """``[local]``: local models of regions of label space are trained beside the one model (`LocalCannonModel`).
+
+    Attributes
+    ----------
+    partitions
+        ``"auto"``, or pairs of the number of regions and the order of their polynomials: ``[[3, 2], [5, 2], [3, 3]]``.
+    calibrate
+        Whether the errors of their labels are calibrated by held-out training stars.
+
+    """
+
+    partitions: str | tuple[tuple[int, int], ...] = field(default="auto", metadata=_by(values.partitions))
+    calibrate: bool = field(default=False, metadata=_by(values.boolean))
+
+
+@dataclass(frozen=True, kw_only=True)
 class CensorSection:
     """``[censors.LABEL]``: where a label may not act. One of the two; an open end is ``-inf`` or ``inf``.
 
@@ -279,7 +296,7 @@ class Recipe:
         One sentence.
     seed
         Of the random numbers that choose the folds.
-    model, scatter, data, continuum, validation
+    model, scatter, local, data, continuum, validation
         The sections.
     censors
         By label.
@@ -295,6 +312,7 @@ class Recipe:
     seed: int = field(default=0, metadata=_by(values.natural))
     model: ModelSection = field(metadata=_by(ModelSection))
     scatter: ScatterSection | None = field(default=None, metadata=_by(ScatterSection))
+    local: LocalSection | None = field(default=None, metadata=_by(LocalSection))
     data: DataSection = field(metadata=_by(DataSection))
     censors: Mapping[str, CensorSection] = field(default_factory=dict, metadata=_by(CensorSection, by_name=True))
     theta_bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict, metadata=_by(values.pairs_by_name))

@@ -20,6 +20,8 @@ def check_consistent(recipe: "Recipe", given: Mapping[str, Any]) -> None:
         raise ValueError("[model] dof_correction is for independent scatter; leave it or the section [scatter] out")
     if recipe.scatter is not None:
         _check_scatter(recipe.scatter)
+    if recipe.local is not None and (recipe.censors or recipe.theta_bounds or model.terms is not None):
+        raise ValueError("[local] goes neither with [censors], [theta_bounds] nor terms in [model]: leave it out")
     for where, used in (("censors", recipe.censors), ("model.label_units", model.label_units)):
         for name in used:
             if name not in model.label_names:

@@ -113,6 +113,20 @@ def regions(value: Any, where: str) -> tuple[tuple[float, float], ...]:
     return tuple(pair(entry, f"{where}[{index}]") for index, entry in enumerate(value))
 
 
+def partitions(value: Any, where: str) -> str | tuple[tuple[int, int], ...]:
+    """``"auto"``, or pairs of the number of regions and the order of the polynomials, at least one."""
+    if value == "auto":
+        return "auto"
+    what = '"auto", or a list of pairs [[regions, order], ...] of positive whole numbers'
+    pairs = value if isinstance(value, list) else []
+    right = bool(pairs) and all(
+        isinstance(entry, list) and len(entry) == 2 and all(_is_integer(one) and one > 0 for one in entry)
+        for entry in pairs
+    )
+    _expect(value, where, what, right)
+    return tuple((int(regions), int(order)) for regions, order in pairs)
+
+
 def indices_or_path(value: Any, where: str) -> tuple[int, ...] | str:
     """Indices of pixels, or a path."""
     if isinstance(value, str):

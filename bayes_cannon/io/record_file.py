@@ -1,7 +1,7 @@
 """Records as groups of a netCDF-4 (HDF5) file, written and read from what their fields declare (`core.records`).
 
-A record is a group: its arrays are variables, its numbers and texts are attributes, and each record or mapping in it is
-a group of its own. What is None is left out. Values are kept bit for bit, NaN and infinity included.
+A record is a group: its arrays are variables, its numbers and texts are attributes, and each record, mapping or tuple
+of records in it is a group of its own. What is None is left out. Values are kept bit for bit, with NaN and infinity.
 """
 
 import os
@@ -23,6 +23,8 @@ from bayes_cannon.io.damage import seal
 
 KIND = "kind"
 """Attribute of a group that names the class of its record."""
+LENGTH = "length"
+"""Attribute of a group that holds a tuple of records, as groups 0, 1 and so on: how many there are."""
 _COMPRESSION = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
 _COMPRESSED_SIZE = 4096
 _SAFE = " .,;:+-*^()[]_"
@@ -53,6 +55,10 @@ def to_groups(record: Any, path: str = "") -> Groups:
         axes, about = field.metadata.get("dims"), field.metadata.get("about", "")
         if is_dataclass(value):
             groups |= to_groups(value, name)
+        elif isinstance(value, tuple) and value and all(map(is_dataclass, value)):
+            groups |= {name: xr.Dataset(attrs={LENGTH: len(value)})}
+            for number, item in enumerate(value):
+                groups |= to_groups(item, f"{name}/{number}")
         elif isinstance(value, Mapping):
             groups |= _mapping_groups(value, name, axes)
         elif axes is not None and np.ndim(value):
@@ -167,6 +173,9 @@ def _mapping_groups(values: Mapping[str, Any], path: str, axes: tuple[str, ...] 
 
 def _nested(field: Field[Any], hint: Any, groups: Groups, path: str, given: dict[str, Any]) -> Any:
     """The record or mapping in the group of a field."""
+    if get_origin(hint) is tuple:
+        numbers = range(int(groups[path].attrs[LENGTH]))
+        return tuple(from_groups(get_args(hint)[0], groups, f"{path}/{number}", **given) for number in numbers)
     if any(get_origin(member) in (dict, Mapping) for member in _members(hint)):
         dataset = groups[path]
         arrays = {unquote(str(name)): _read(values.to_numpy(), Any) for name, values in dataset.variables.items()}

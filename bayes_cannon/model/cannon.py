@@ -25,7 +25,7 @@ from bayes_cannon.core.vectorizer import BaseVectorizer
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
 from bayes_cannon.labelling.batches import check_batch, pairs_of_spectra, spectra_rows
 from bayes_cannon.labelling.error_budget import ErrorBudget, error_budget
-from bayes_cannon.labelling.fit import fit_label_stream, fit_labels, signal_to_noise
+from bayes_cannon.labelling.fit import LabelFit, fit_label_stream, fit_labels, signal_to_noise
 from bayes_cannon.labelling.hull import in_convex_hull
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.labelling.training_fit import training_goodness
@@ -420,10 +420,13 @@ class CannonModel:
         use_derivatives: bool | None = True,
         op_kwds: Mapping[str, Any] | None = None,
         *,
+        prior: Any = None,
         dispersion: Any = None,
         progress: ProgressOption = None,
     ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
         """Labels of spectra, by minimizing chi^2 with the scatter included (Casey et al. 2016, equation 3).
+
+        With a ``prior`` they are posterior means in place of these; see `fit_labels`.
 
         Parameters
         ----------
@@ -435,6 +438,8 @@ class CannonModel:
         threads, use_derivatives, op_kwds
             Accepted for old scripts, without effect: all cores and exact derivatives are used, and Newton's method
             runs to convergence. ``op_kwds`` may hold keywords of ``scipy.optimize.leastsq``.
+        prior
+            As for `fit_labels`.
         dispersion
             Wavelengths of these spectra. If given they must be the model's.
         progress
@@ -460,7 +465,7 @@ class CannonModel:
         if unknown:
             raise ValueError(f"unknown op_kwds {', '.join(unknown)}; known are {', '.join(_LEASTSQ_KEYWORDS)}")
         flux, ivar = self._spectra(flux, ivar, dispersion)
-        fit = self.fit_labels(flux, ivar, initial_labels=initial_labels, progress=progress)
+        fit = self.fit_labels(flux, ivar, initial_labels=initial_labels, prior=prior, progress=progress)
         trained = self._label_model()
         s2 = None if trained.scatter.is_correlated or trained.theta_covariance is not None else trained.s2
         model = ModelFlux(self.vectorizer.exponents, self.scaling, trained.theta)
@@ -472,20 +477,57 @@ class CannonModel:
         ivar: Any,
         *,
         initial_labels: Any = None,
+        prior: Any = None,
         dispersion: Any = None,
         progress: ProgressOption = None,
     ) -> CalibratedFit:
-        """As `test`, with the results as arrays over stars."""
+        """As `test`, with the results as arrays over stars.
+
+        Parameters
+        ----------
+        flux, ivar, initial_labels, dispersion, progress
+            As for `test`.
+        prior
+            None: the labels of highest likelihood. Otherwise a prior as for `sample_labels`, such as ``"population"``,
+            the mixture that the training labels follow: the fit is a `PosteriorFit`, whose labels are posterior means
+            and whose covariance is that of the posterior, and which keeps the labels of highest likelihood beside
+            them. Where theta is not sampled and all pixels share their weights (`scatter.Full` without penalty), it is
+            integrated out in closed form. A calibration is one of the labels of highest likelihood, and is not applied.
+
+            The population of the training set is the right prior where stars are chosen as the training stars were.
+            Where they are not, it biases labels towards those that the training set has more of.
+
+        """
         result = self._trained()
         flux, ivar = self._spectra(flux, ivar, dispersion)
         with reporter(progress, flux.shape[0], "star") as report:
             fit = fit_labels(
                 self._label_model(), flux, ivar, initial_labels=self._starts(initial_labels), progress=report
             )  # fmt: skip
-        return calibrated_fit(fit, result.calibration, self._stars)
+        if prior is None:
+            return calibrated_fit(fit, result.calibration, self._stars)
+        return self._with_prior(fit, flux, ivar, prior)
+
+    def _with_prior(self, fit: LabelFit, flux: Any, ivar: Any, prior: Any) -> CalibratedFit:
+        """The fit with posterior means under a prior."""
+        from bayes_cannon.model.posterior_fit import posterior_fit  # NumPyro takes half a second to import.
+        from bayes_cannon.posterior.labels.label_posterior import RegionModel, label_posterior
+        from bayes_cannon.posterior.labels.priors import LabelPrior
+
+        label_prior = LabelPrior.of_labels(
+            prior, label_names=self.label_names, scaling=self.scaling, training_labels=self.training_set_labels
+        )
+        trained = self._label_model()
+        inside = trained.theta_covariance is None and self.integrate_theta
+        closed = self._trained().shared_theta_covariance if inside else None
+        found = label_posterior([RegionModel(trained, label_prior, closed)], flux, ivar)
+        return posterior_fit(
+            fit, found.labels, found.covariance, log_evidence=found.log_evidence, efficiency=found.efficiency,
+            region_weights=found.weights, calibration=None, stars=self._stars,
+        )  # fmt: skip
 
     def fit_label_stream(
-        self, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, initial_labels: Any = None
+        self, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, initial_labels: Any = None, prior: Any = None
     ) -> Iterator[CalibratedFit]:
         """As `fit_labels`, for spectra that arrive in batches; memory does not grow with their number.
 
@@ -495,6 +537,8 @@ class CannonModel:
             Pairs of flux and ivar, shape (star, pixel), with any number of stars each.
         initial_labels
             One more set to start every star from, in label units, shape (label,).
+        prior
+            As for `fit_labels`.
 
         Yields
         ------
@@ -503,6 +547,9 @@ class CannonModel:
 
         """
         result = self._trained()
+        if prior is not None:
+            pairs = pairs_of_spectra(batches)
+            return (self.fit_labels(*pair, initial_labels=initial_labels, prior=prior) for pair in pairs)
         spectra = (self._spectra(*pair) for pair in pairs_of_spectra(batches))
         fits = fit_label_stream(self._label_model(), spectra, initial_labels=self._starts(initial_labels))
         return (calibrated_fit(fit, result.calibration, self._stars) for fit in fits)

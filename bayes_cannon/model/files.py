@@ -71,6 +71,8 @@ def read_model(path: str | os.PathLike[str]) -> StoredModel:
 
 
 def _model(groups: Groups) -> StoredModel:
+    if str(groups[""].attrs.get("kind", "")) == "StoredLocalModel":
+        raise ValueError("it holds local models: read it with LocalCannonModel.read")
     model: StoredModel = from_groups(StoredModel, groups)
     model.check()
     return model

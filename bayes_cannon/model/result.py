@@ -14,6 +14,7 @@ from bayes_cannon.model.settings import Settings
 from bayes_cannon.model.stars import TrainingSet
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.scatter.base import LEARNED, LearnedScatter
+from bayes_cannon.scatter.common_covariance import CommonCovariance
 from bayes_cannon.scatter.independent import IndependentScatter
 from bayes_cannon.training.problem import PixelSolution
 
@@ -143,6 +144,20 @@ class TrainingResult:
         # The posterior of s is that of a pixel by itself, with all of its scatter.
         s2 = self.s2 if self.scatter.is_correlated else np.where(known, self.posterior.s2, self.s2)
         return TrainedModel(theta, s2, self.scatter, self.stars.terms, self.stars.scaling, covariance, self.goodness)
+
+    @cached_property
+    def shared_theta_covariance(self) -> np.ndarray | None:
+        """A of theta, shape (term, term), where its covariance is that of a spectrum times A; None where it is not.
+
+        That is so where all pixels give the stars the same weights: with a full covariance, without penalty, bounds
+        or censored pixels (`scatter.conjugate_training`).
+        """
+        asked = self.trained_with
+        free = asked is not None and not (np.any(asked.regularization) or asked.theta_bounds or asked.censors)
+        if not free or not isinstance(self.scatter, CommonCovariance):
+            return None
+        design = self.stars.terms.design
+        return np.asarray(np.linalg.pinv(design.T @ design, hermitian=True))
 
     def changed_settings(self, settings: Settings) -> list[str]:
         """Names of the settings that decide theta and are other than they were when it was trained."""

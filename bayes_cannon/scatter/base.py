@@ -9,22 +9,26 @@ that model files can hold any kind. Nothing outside its file needs to know of a 
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.student_t import SMALLEST_NU
-from bayes_cannon.core.typing import Array
+from bayes_cannon.core.typing import Array, PerStar
 from bayes_cannon.scatter.label_tables import LabelTables, Response
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
-from bayes_cannon.training.train import TrainingWarning
+from bayes_cannon.training.train import TrainingWarning, train
 
 FAMILIES: "dict[str, type[Scatter]]" = {}
 """Every class of scatter that may be asked for, by its name."""
 LEARNED: "dict[str, type[LearnedScatter]]" = {}
 """Every class of learned scatter, by its name."""
+
+
+FEWEST_SHARE = 0.1
+"""Share in a part of the stars from which on a star counts, where stars have no weights: parts overlap."""
 
 
 class Coefficients(Protocol):
@@ -54,6 +58,34 @@ class NoiseParts(Protocol):
 
 PartsOfStar = Callable[[np.ndarray, np.ndarray, np.ndarray, float], NoiseParts]
 """From used pixels (index), and ivar and ``v' Sigma_j v`` there, shape (pixel,), and h, to the parts of the noise."""
+
+
+@dataclass(frozen=True)
+class PartSolution:
+    """Optimum of a part of the stars.
+
+    Attributes
+    ----------
+    theta, s2
+        Shape (pixel, term) and (pixel,); NaN and infinite at pixels that took no part.
+    learned
+        The scatter.
+    theta_covariance
+        A of theta's covariance, shape (term, term), where it is the same for all pixels but for that of the scatter
+        (`scatter.conjugate_training`), and errors of theta have no part in the scatter; None elsewhere.
+
+    """
+
+    theta: np.ndarray
+    s2: np.ndarray
+    learned: "LearnedScatter"
+    theta_covariance: np.ndarray | None
+
+
+def independent_part(problem: PixelProblem, share: PerStar, learned: "LearnedScatter") -> PartSolution:
+    """As `Scatter.fit_part`, for independent scatter."""
+    solution = train(problem.of_stars(np.asarray(share) >= FEWEST_SHARE))
+    return PartSolution(solution.theta, solution.s2, learned, None)
 
 
 class Scatter(ABC):
@@ -95,6 +127,32 @@ class Scatter(ABC):
             If there are too few stars or pixels, or spectra are incomplete where they have to be complete.
 
         """
+
+    def common_ground(self, problem: PixelProblem) -> Any:
+        """What parts of the stars need of all of them, so that densities of a spectrum by several parts compare.
+
+        None, as a rule: densities are of the same pixels.
+        """
+        return None
+
+    def fit_part(self, problem: PixelProblem, share: PerStar, ground: Any) -> "PartSolution":
+        """Theta, s2 and the scatter of a part of the stars.
+
+        Parameters
+        ----------
+        problem
+            All stars.
+        share
+            By how much each belongs to the part, from 0 to 1, shape (star,). Stars with at least `FEWEST_SHARE` count,
+            all alike, unless this kind can weight them.
+        ground
+            What `common_ground` returned.
+
+        """
+        part = problem.of_stars(np.asarray(share) >= FEWEST_SHARE)
+        self.check(part)
+        solution, learned = self.fit(part, train(part))
+        return PartSolution(solution.theta, solution.s2, learned, None)
 
     def continues(self, previous: "LearnedScatter") -> bool:
         """Whether `fit` saves work if it starts from this scatter."""

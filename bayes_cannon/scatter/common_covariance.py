@@ -78,6 +78,14 @@ class CommonCovariance(LearnedScatter):
         scaled = self.factors / np.where(known, self.noise, 1.0)[:, None]
         return scaled, np.sum(scaled**2, axis=0)
 
+    @property
+    def _leading_log_det(self) -> float:
+        """``ln det C`` along the leading directions, in units of the usual quoted noise where that is known."""
+        unit = self.noise if self.quoted is None else self.quoted
+        known = np.isfinite(unit) & (unit > 0)
+        squares = np.sum((self.factors[known] / unit[known, None]) ** 2, axis=0)
+        return float(np.log(squares).sum())
+
     def check(self, n_pixels: int) -> None:
         """Raise ValueError unless it is the covariance of this number of pixels."""
         if len(self.factors) != n_pixels:
@@ -190,7 +198,13 @@ class CommonCovariance(LearnedScatter):
         else:
             noise = StarNoise(np.nan_to_num(self.quoted), np.nan_to_num(self.own), self.constant, self.slope)
         return CovarianceTables.from_covariance(
-            self.covariance, response, self.rank, typical=self.typical, floor=self.floor, noise=noise
+            self.covariance,
+            response,
+            self.rank,
+            typical=self.typical,
+            floor=self.floor,
+            leading_log_det=self._leading_log_det,
+            noise=noise,
         )
 
     def split_theta_covariance(self, covariance: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -68,6 +68,8 @@ class CovarianceTables(LabelTables):
         Whether a pixel has a solution, shape (pixel,).
     n_leading, typical, floor
         Number of leading directions; squares along one, and across them, in units of their variances.
+    leading_log_det
+        ``ln det C`` along the leading directions, in units of the usual noise.
     noise
         How the quoted noise of a star enters.
 
@@ -80,12 +82,13 @@ class CovarianceTables(LabelTables):
     n_leading: Array | int
     typical: Array | float
     floor: Array | float
+    leading_log_det: Array | float
     noise: StarNoise
 
     @classmethod
     def from_covariance(
         cls, covariance: np.ndarray, response: Response, n_leading: int, *, typical: float, floor: float,
-        noise: StarNoise,
+        leading_log_det: float, noise: StarNoise,
     ) -> "CovarianceTables":  # fmt: skip
         """Tables of C, shape (pixel, pixel).
 
@@ -100,7 +103,8 @@ class CovarianceTables(LabelTables):
                 "the covariance of the scatter is not positive definite: train again, with a larger shrinkage"
             ) from error
         whitening = solve_triangular(root, np.eye(len(solved)), lower=True)
-        return cls(known, whitening, whitening @ np.asarray(response.theta), solved, n_leading, typical, floor, noise)
+        whitened = whitening @ np.asarray(response.theta)
+        return cls(known, whitening, whitened, solved, n_leading, typical, floor, leading_log_det, noise)
 
     def chi_squared(self, response: Response, w: StarPixel, y: StarPixel, growth: PerStar) -> Chi2:
         """As `LabelTables.chi_squared`; of the weights counts what `StarNoise` says, and which are zero."""
@@ -131,6 +135,17 @@ class CovarianceTables(LabelTables):
     def n_tail(self, used: Array) -> Array:
         """What chi^2 typically is: the leading directions count, all others as far as residuals fill their noise."""
         return expected_square(used, self.n_leading, self.typical, self.floor)
+
+    def log_det(self, root: Grown, w: StarPixel) -> PerStar:
+        """As `LabelTables.log_det`: along the leading directions; across them the noise is that of all parts.
+
+        Pixels that a star misses make the same difference to all parts, nearly, and do not count.
+        """
+        return self.leading_log_det + self.n_leading * jnp.log(root.scale)
+
+    def star_scale(self, root: Grown, w: StarPixel) -> PerStar:
+        """As `LabelTables.star_scale`."""
+        return root.scale
 
     def theta_weights(self, w: StarPixel, growth: PerStar, used: Array) -> tuple[StarPixel, PerStar]:
         """As `LabelTables.theta_weights`: all of it is shared, and S is C."""

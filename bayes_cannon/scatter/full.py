@@ -5,9 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_cannon.core.arguments import number
-from bayes_cannon.scatter.base import LearnedScatter, Scatter, joint_solution
+from bayes_cannon.core.typing import PerStar
+from bayes_cannon.scatter.base import LearnedScatter, PartSolution, Scatter, joint_solution
+from bayes_cannon.scatter.common_design import is_free
+from bayes_cannon.scatter.conjugate_training import Directions, leading_directions, train_part
 from bayes_cannon.scatter.full_training import check_stars, train_full
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
+
+LEAST_WEIGHT = 0.02
+"""Weight of a star in a part of the stars below which it does not count."""
 
 
 @dataclass(frozen=True)
@@ -66,3 +72,18 @@ class Full(Scatter):
             start, fit.theta, fit.s2, gain=fit.gradient, rounds=fit.rounds, converged=fit.converged
         )  # fmt: skip
         return solution, fit.learned
+
+    def common_ground(self, problem: PixelProblem) -> Directions:
+        """Directions in which the residuals of all stars have more than the share of the quoted noise."""
+        return leading_directions(problem, self.share)
+
+    def fit_part(self, problem: PixelProblem, share: PerStar, ground: Directions) -> PartSolution:
+        """As `Scatter.fit_part`: without penalty and bounds in closed form, stars weighted by the root of their share.
+
+        The root lets parts overlap more than the share itself does, so that each knows what is beyond its border.
+        """
+        if not is_free(problem):
+            return super().fit_part(problem, share, ground)
+        weight = np.sqrt(share / share.max())
+        counts = weight > LEAST_WEIGHT
+        return train_part(problem.of_stars(counts), weight[counts], ground, self)

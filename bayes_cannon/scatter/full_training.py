@@ -292,7 +292,7 @@ def _fit(data: _Data, theta: np.ndarray, scatter: FullSettings, shrinkage: float
         white = (flux - problem.design @ theta.T) / noise / np.sqrt(growth)[:, None]
         basis = fit.basis
         if rounds <= 1 + varied:  # Later the direction of a bad star would come and go with its weight.
-            basis = _leading(white * np.sqrt(unit * fit.weight)[:, None], scatter.share)
+            basis = leading(white * np.sqrt(unit * fit.weight)[:, None], scatter.share)
         along = white @ basis
         diagonal = unit * (fit.weight @ white**2)
         covariance = unit * (along * fit.weight[:, None]).T @ along
@@ -320,7 +320,7 @@ def _fit(data: _Data, theta: np.ndarray, scatter: FullSettings, shrinkage: float
     return fit
 
 
-def _leading(root: np.ndarray, share: float) -> np.ndarray:
+def leading(root: np.ndarray, share: float) -> np.ndarray:
     """Directions in which ``root' root`` has more than the share of the noise, shape (pixel, direction)."""
     few = len(root) < root.shape[1]
     variances, vectors = eigh(root @ root.T if few else root.T @ root)

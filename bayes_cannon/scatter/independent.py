@@ -9,7 +9,7 @@ import numpy as np
 
 from bayes_cannon.core.typing import Array, PerStar, StarPixel
 from bayes_cannon.scatter.base import Coefficients, LearnedScatter, NoiseParts, PartsOfStar, Scatter
-from bayes_cannon.scatter.label_tables import Chi2, LabelTables, Response, row_products
+from bayes_cannon.scatter.label_tables import Chi2, LabelTables, Response, log_det_of_weights, row_products
 from bayes_cannon.scatter.low_rank import DiagonalAndFactors, LowRankScatter
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
 
@@ -82,6 +82,10 @@ class IndependentTables(LabelTables):
     def compare(self, root: None, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
         """As `LabelTables.compare`."""
         return _compare(w, residual)
+
+    def log_det(self, root: None, w: StarPixel) -> PerStar:
+        """As `LabelTables.log_det`."""
+        return log_det_of_weights(w)
 
     def theta_weights(self, w: StarPixel, growth: PerStar, used: Array) -> tuple[StarPixel, PerStar]:
         """The weights, and nothing shared."""

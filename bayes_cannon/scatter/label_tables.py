@@ -113,6 +113,14 @@ class LabelTables(ABC):
         return used
 
     @abstractmethod
+    def log_det(self, root: Any, w: StarPixel) -> PerStar:
+        """``ln det C`` of each star, shape (star,), in units that all parts of the training stars have in common."""
+
+    def star_scale(self, root: Any, w: StarPixel) -> PerStar:
+        """The c by which what pixels share is multiplied for a star, shape (star,), to which errors of theta add h."""
+        return jnp.ones(len(w))
+
+    @abstractmethod
     def theta_weights(self, w: StarPixel, growth: PerStar, used: Array) -> tuple[StarPixel, PerStar]:
         """Diagonal of C^-1, shape (star, pixel), for errors of theta that each pixel has for itself, and
         ``tr(C^-1 S)``, shape (star,), with the covariance S of those that pixels share (`labelling.theta_errors`).
@@ -124,6 +132,11 @@ def with_square(coefficients: Array, response: Response, constant: Array, linear
     pairs, terms = response.pairs, response.terms
     out = jnp.asarray(coefficients).at[:, pairs.reshape(-1)].add(squares.reshape(len(squares), -1))
     return out.at[:, terms].add(-2 * linear).at[:, terms[0]].add(constant)
+
+
+def log_det_of_weights(w: StarPixel) -> Array:
+    """``ln det W^-1`` over the used pixels, shape (star,)."""
+    return -jnp.sum(jnp.where(w > 0, jnp.log(jnp.where(w > 0, w, 1.0)), 0.0), axis=1)
 
 
 def row_products(a: StarPixel, b: StarPixel) -> Array:

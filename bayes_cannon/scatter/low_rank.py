@@ -29,7 +29,7 @@ from bayes_cannon.scatter.base import (
     Scatter,
     joint_solution,
 )
-from bayes_cannon.scatter.label_tables import Chi2, LabelTables, Response, with_square
+from bayes_cannon.scatter.label_tables import Chi2, LabelTables, Response, log_det_of_weights, with_square
 from bayes_cannon.scatter.low_rank_em import expectation, star_sums, symmetric
 from bayes_cannon.scatter.low_rank_training import check_rank, log_quoted_variance, train_factors
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
@@ -245,6 +245,10 @@ class LowRankTables(LabelTables):
     def compare(self, root: Array, w: StarPixel, residual: StarPixel) -> tuple[PerStar, StarPixel]:
         """As `LabelTables.compare`."""
         return _compare(self, root, w, residual)
+
+    def log_det(self, root: Array, w: StarPixel) -> PerStar:
+        """As `LabelTables.log_det`: the factors add ``ln det K`` where errors of theta have no part in the root."""
+        return log_det_of_weights(w) + 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=1, axis2=2)), axis=1)
 
     def theta_weights(self, w: StarPixel, growth: PerStar, used: Array) -> tuple[StarPixel, PerStar]:
         """As `LabelTables.theta_weights`; S is ``U U'``."""

@@ -87,17 +87,19 @@ def star_items(
     )  # fmt: skip
 
 
-def widened_spectra(run: LabelRun, found: Compressed, x: Array) -> tuple[Array, tuple[Array, Array]]:
+def widened_spectra(
+    trained: TrainedModel, prior: LabelPrior, found: Compressed, x: Array
+) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
     """Coefficients of chi^2 with theta integrated out, shape (star, moment), and how it is widened about its minimum.
 
     The minimum is looked for near the scaled labels x, shape (star, label). Where there is none, chi^2 has the variance
     of theta at the middle of the prior and is not widened.
     """
-    tables, errors = run.trained.tables, run.trained.theta_errors
+    tables, errors = trained.tables, trained.theta_errors
     assert errors is not None
     end = settled(tables, errors, found, x)
     good = end.converged & ~end.pilot.singular & jnp.isfinite(end.x).all(axis=1)
-    place = jnp.where(good[:, None], end.x, jnp.asarray(middle_of(run.prior)))
+    place = jnp.where(good[:, None], end.x, jnp.asarray(middle_of(prior)))
     pilot = end.pilot if bool(good.all()) else pilot_at(tables, errors, found, place)
     turn = curvature_root(pilot.information, pilot.b, pilot.left)
     return pilot.coefficients, (place, jnp.where(good[:, None, None], turn, jnp.eye(x.shape[1])))

@@ -173,7 +173,7 @@ def _first_run(run: LabelRun, flux: np.ndarray, ivar: np.ndarray, first: int) ->
         status = np.where(spectra.faulty, PosteriorStatus.BAD_SPECTRUM, status)
         coefficients, widened = spectra.coefficients, None
         if run.trained.theta_errors is not None:
-            coefficients, widened = widened_spectra(run, compressed, found.best)
+            coefficients, widened = widened_spectra(run.trained, run.prior, compressed, found.best)
         items = star_items(run, np.asarray(coefficients), spectra.n_tail, widened)
         starts = starts_of(
             tables.starts, np.asarray(coefficients), found, items, middle_of(run.prior), kinds=run.prior.kinds

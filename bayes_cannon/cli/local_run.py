@@ -1,0 +1,63 @@
+"""Local models on the command line: trained by a recipe, and read in place of one model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.io.quantities import with_units
+from bayes_cannon.io.recipe import Recipe
+from bayes_cannon.io.spectra import Spectra
+from bayes_cannon.labelling.fit import LabelFit
+from bayes_cannon.model import CannonModel
+from bayes_cannon.model.local import LocalCannonModel
+from bayes_cannon.model.local_files import is_local_model
+from bayes_cannon.model.posterior_fit import PosteriorFit
+from bayes_cannon.scatter.base import Scatter
+
+AnyModel = CannonModel | LocalCannonModel
+
+
+def read_any_model(path: Path) -> AnyModel:
+    """A model of either kind. Errors are those of `CannonModel.read`."""
+    return LocalCannonModel.read(path) if is_local_model(path) else CannonModel.read(path)
+
+
+def train_local(recipe: Recipe, stars: Spectra, scatter: Scatter | str | None, progress: Any) -> LocalCannonModel:
+    """Local models of the training stars of a recipe, with the family of scatter that the one model has."""
+    assert recipe.local is not None
+    section, (flux, ivar, wavelength) = recipe.model, with_units(stars)
+    names = section.label_names
+    units = {name: stars.units[name] for name in names if name in stars.units} | dict(section.label_units)
+    options: dict[str, Any] = {} if section.scale_factor is None else {"scale_factor": section.scale_factor}
+    local = LocalCannonModel(
+        stars.label_array(names), flux, ivar, names, partitions=recipe.local.partitions, dispersion=wavelength,
+        scatter=scatter if isinstance(scatter, Scatter) else None, regularization=section.regularization or None,
+        label_units=units, dispersion_unit=stars.units.get("wavelength"), seed=recipe.seed, **options,
+    )  # fmt: skip
+    local.train(progress=progress)
+    if recipe.local.calibrate:
+        local.calibrate(progress=progress)
+    return local
+
+
+def likelihood_columns(fit: LabelFit, label_names: tuple[str, ...]) -> dict[str, Mapping[str, np.ndarray]]:
+    """Labels of highest likelihood, by label and column name, of a fit whose labels are posterior means."""
+    if not isinstance(fit, PosteriorFit):
+        return {name: {} for name in label_names}
+    errors = np.sqrt(np.einsum("nkk->nk", fit.likelihood_covariance))
+    return {
+        name: {f"{name}_LIKELIHOOD": fit.likelihood_labels[:, k], f"{name}_LIKELIHOOD_ERR": errors[:, k]}
+        for k, name in enumerate(label_names)
+    }
+
+
+def kind_of_errors(model: AnyModel, prior: str | None = None) -> str:
+    """Which errors of labels a model gives, in words: formal, calibrated, theta integrated out or not."""
+    calibrated = "formal" if model.calibration is None or prior is not None else "calibrated"
+    if isinstance(model, LocalCannonModel):
+        return f"{calibrated}, of the posterior under the population of the training labels, over regions"
+    integrated = model.posterior is not None and model.integrate_theta
+    under = "" if prior is None else f", of the posterior under the prior {prior}"
+    return f"{calibrated}, theta {'integrated out' if integrated else 'taken as known exactly'}{under}"

@@ -1,0 +1,303 @@
+r"""Mean, covariance and evidence of the labels of each star under a prior, by importance sampling.
+
+The likelihood of a compressed spectrum is a function of one polynomial of the labels, :math:`\chi^2(x)`
+(`labelling.compressed`), so that thousands of points cost less than one pass over the pixels. With n coordinates,
+
+.. math:: -2 \ln L(x) = n \ln k(x) + (\nu + n) \ln\left(1 + \frac{\chi^2(x)}{\nu k(x)}\right)
+          \quad\text{or}\quad n \ln k(x) + \frac{\chi^2(x)}{k(x)}
+
+with heavy or normal tails. :math:`k = 1 + ((1 + h(x)) / b - 1) / c`, :math:`h = v^T A v`, is what the errors of theta
+make of the covariance of a spectrum, c times that of all, where they are integrated out in closed form (`scatter.
+conjugate_training`), b being what that covariance holds of them already. Elsewhere k is one, and where theta has a
+posterior chi^2 is the corrected one, read at ``m + T (x - m)``, where it has the right width
+(`labelling.theta_errors`).
+
+Points are drawn in two steps. The first proposal is exact where chi^2 is quadratic: for each component of the prior,
+its product with the normal approximation of the likelihood at its maximum, as a mixture of Student-t distributions. The
+second is a Student-t with the mean and covariance that those points give, and a part of the first, so that a second
+mode is not lost. All stars have the same quasi-random numbers (Owen 2013, chapters 9 and 15): results do not depend on
+a seed. How many of the points count is reported.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import chdtri, gammaln, ndtri
+from scipy.stats import qmc
+
+from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarMoment
+from bayes_cannon.labelling.polynomial import Polynomials, PolynomialTables
+
+FIRST, SECOND = 128, 256
+"""Points of both steps."""
+TAILS = 5.0
+"""Degrees of freedom of the proposals."""
+WIDENED = 1.3
+"""Variance of the proposals over that of what they follow."""
+KEPT = 0.2
+"""Share of the first proposal in the second."""
+LEAST = 1e-6
+"""Curvature of the likelihood along a direction, over the precision of the prior, that counts at least."""
+
+
+class MixturePrior(NamedTuple):
+    """A Gaussian mixture of the scaled labels: logarithm of weights (component,), means and covariances."""
+
+    log_weights: Array
+    means: Array
+    covariances: Array
+
+
+class LabelMoments(NamedTuple):
+    """What is known of the labels of each star under the prior, in scaled labels.
+
+    Attributes
+    ----------
+    mean, covariance
+        Shape (star, label) and (star, label, label).
+    log_evidence
+        Logarithm of the mean of the likelihood over the prior, relative to a chi^2 of zero, shape (star,).
+    efficiency
+        Share of the points that count, shape (star,).
+
+    """
+
+    mean: StarLabel
+    covariance: Array
+    log_evidence: PerStar
+    efficiency: PerStar
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StarLikelihood:
+    """Likelihoods of a batch of stars.
+
+    Attributes
+    ----------
+    coefficients
+        Of chi^2 over the moments, shape (star, moment).
+    maximum
+        Scaled labels where it is largest, shape (star, label); where they are not finite the prior's mean stands.
+    nu
+        Degrees of freedom.
+    count
+        The n of each star, shape (star,).
+    scale
+        The c of each star, shape (star,).
+    theta_covariance
+        A, shape (term, term); zero where theta is known, or integrated out otherwise.
+    included
+        b; one where the covariance holds no errors of theta, or theta is not integrated out here.
+    widened
+        m, shape (star, label), and T, shape (star, label, label); None where chi^2 has its width.
+
+    """
+
+    coefficients: StarMoment
+    maximum: StarLabel
+    nu: Array
+    count: PerStar
+    scale: PerStar
+    theta_covariance: Array
+    included: Array | float = 1.0
+    widened: tuple[Array, Array] | None = None
+
+    def at(self, rows: Array) -> "StarLikelihood":
+        """Some of the stars."""
+        of_star = self.coefficients, self.maximum, self.count, self.scale, self.widened
+        coefficients, maximum, count, scale, widened = jax.tree.map(lambda array: array[rows], of_star)
+        return StarLikelihood(
+            coefficients, maximum, self.nu, count, scale, self.theta_covariance, self.included, widened
+        )
+
+
+class Points(NamedTuple):
+    """Numbers that all stars share: a uniform one that chooses the component, and t-distributed ones (point, label)."""
+
+    u: Array
+    t: Array
+
+
+@lru_cache(maxsize=16)
+def points(n_labels: int, first: int, second: int) -> tuple[Points, Points]:
+    """Quasi-random points of both steps, of a Student-t distribution of `TAILS` degrees of freedom and unit scale."""
+    out = []
+    for seed, n in enumerate((first, second)):
+        cube = np.clip(qmc.Sobol(n_labels + 2, seed=seed).random(n), 1e-9, 1 - 1e-9)
+        radius = np.sqrt(TAILS / chdtri(TAILS, cube[:, 1]))
+        out.append(Points(cube[:, 0], ndtri(cube[:, 2:]) * radius[:, None]))
+    return out[0], out[1]
+
+
+def _log_t(root: Array, mean: Array, x: Array) -> jax.Array:
+    """Log density of the proposal of this root and mean at points (point, label), up to a constant of all proposals."""
+    z = jax.scipy.linalg.solve_triangular(root, (x - mean).T, lower=True)
+    n_labels = x.shape[1]
+    tail = 0.5 * (TAILS + n_labels) * jnp.log1p(jnp.sum(z**2, axis=0) / TAILS)
+    return -tail - jnp.sum(jnp.log(jnp.abs(jnp.diagonal(root))))
+
+
+def log_normalization(n_labels: int) -> float:
+    """The constant that `_log_t` leaves out."""
+    return float(gammaln((TAILS + n_labels) / 2) - gammaln(TAILS / 2) - 0.5 * n_labels * np.log(TAILS * np.pi))
+
+
+@partial(jax.jit, static_argnames="log_prior")
+def label_moments(
+    tables: PolynomialTables, stars: StarLikelihood, proposal: MixturePrior, space: "LabelSpace",
+    numbers: tuple[Points, Points], log_prior: Any = None,
+) -> LabelMoments:  # fmt: skip
+    """Moments of each star. Must be called with float64 enabled.
+
+    Parameters
+    ----------
+    tables
+        Of the polynomials over the moments.
+    stars
+        Likelihoods.
+    proposal
+        The prior, or, with ``log_prior``, something of about its place and width.
+    space
+        Terms, moments and bounds.
+    numbers
+        What `points` returns.
+    log_prior
+        Function of one set of scaled labels, where the prior is no Gaussian mixture.
+
+    """
+    middle = jnp.exp(proposal.log_weights) @ proposal.means
+    known = jnp.isfinite(stars.maximum).all(axis=1)
+    x = jnp.where(known[:, None], stars.maximum, middle)
+    at = Polynomials.from_coefficients(tables, stars.coefficients)(x[:, None])
+    value, heavy = jnp.maximum(at.value[:, 0], 0.0), jnp.isfinite(stars.nu)
+    steep = jnp.where(heavy, (stars.nu + stars.count) / (jnp.where(heavy, stars.nu, 1.0) + value), 1.0)
+    values, vectors = jnp.linalg.eigh(0.5 * steep[:, None, None] * at.hessian[:, 0])
+    good = jnp.isfinite(values).all(axis=1, keepdims=True) & known[:, None]
+    values = jnp.where(good, jnp.maximum(values, LEAST), LEAST)
+    vectors = jnp.where(good[..., None], vectors, jnp.eye(x.shape[1]))
+    information = jnp.einsum("nik,nk,njk->nij", vectors, values, vectors)
+    if stars.widened is not None:
+        information = jnp.einsum("nji,njk,nkl->nil", stars.widened[1], information, stars.widened[1])
+    prior = partial(_log_mixture, proposal) if log_prior is None else jax.vmap(log_prior)
+
+    def of_star(star: tuple[Any, ...]) -> LabelMoments:
+        coefficients, count, scale, x, information, widened = star
+
+        def likelihood(x: Array) -> jax.Array:
+            if widened is not None:
+                x = widened[0] + (x - widened[0]) @ widened[1].T
+            return _log_likelihood(space, stars, coefficients, count, scale, x)
+
+        def density(x: Array) -> jax.Array:
+            inside = jnp.all((x > space.low) & (x < space.high), axis=1)
+            return jnp.where(inside, likelihood(x) + prior(x), -jnp.inf)
+
+        return _two_steps(density, _first_proposal(proposal, x, information), numbers)
+
+    return jax.vmap(of_star)((stars.coefficients, stars.count, stars.scale, x, information, stars.widened))
+
+
+class LabelSpace(NamedTuple):
+    """Labels whose product is a term, (term, degree), and a moment, (moment, degree), and bounds, (label,)."""
+
+    terms: Array
+    moments: Array
+    low: Array
+    high: Array
+
+
+class Proposal(NamedTuple):
+    """Mixture of Student-t distributions: weights (component,), means, and roots of their scale matrices."""
+
+    weights: Array
+    means: Array
+    roots: Array
+
+    def log_density(self, x: Array) -> jax.Array:
+        """At points (point, label), up to the constant of `log_normalization`."""
+        parts = jax.vmap(lambda root, mean: _log_t(root, mean, x))(self.roots, self.means)
+        return jax.scipy.special.logsumexp(parts + jnp.log(self.weights)[:, None], axis=0)
+
+    def draws(self, u: Array, t: Array) -> jax.Array:
+        """Points of this distribution, shape (point, label), from uniform numbers and t-distributed ones."""
+        chosen = jnp.clip(jnp.searchsorted(jnp.cumsum(self.weights), u), 0, len(self.weights) - 1)
+        return self.means[chosen] + jnp.einsum("nij,nj->ni", self.roots[chosen], t)
+
+
+def _products(x: Array, factors: Array) -> jax.Array:
+    """Monomials of points (point, label) by the labels whose product each is, shape (point, monomial)."""
+    padded = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+    return jnp.prod(padded[:, factors], axis=-1)
+
+
+def _log_likelihood(
+    space: LabelSpace, stars: StarLikelihood, coefficients: Array, count: Array, scale: Array, x: Array
+) -> jax.Array:
+    """Of one star at points (point, label), shape (point,)."""
+    chi_squared = jnp.maximum(_products(x, space.moments) @ coefficients, 0.0)
+    v = _products(x, space.terms)
+    growth = 1 + jnp.einsum("pd,de,pe->p", v, stars.theta_covariance, v)
+    k = 1 + jnp.asarray(growth / stars.included - 1) / scale
+    heavy = jnp.isfinite(stars.nu)
+    nu = jnp.where(heavy, stars.nu, 1.0)
+    student = (nu + count) * jnp.log1p(chi_squared / (nu * k))
+    return jnp.asarray(-0.5 * (count * jnp.log(k) + jnp.where(heavy, student, chi_squared / k)))
+
+
+def _log_mixture(prior: MixturePrior, x: Array) -> jax.Array:
+    """Log density of the mixture at points (point, label), shape (point,)."""
+    roots = jnp.linalg.cholesky(prior.covariances)
+
+    def part(root: Array, mean: Array) -> jax.Array:
+        z = jax.scipy.linalg.solve_triangular(root, (x - mean).T, lower=True)
+        return -0.5 * jnp.sum(z**2, axis=0) - jnp.sum(jnp.log(jnp.diagonal(root)))
+
+    parts = jax.vmap(part)(roots, prior.means) + prior.log_weights[:, None]
+    return jax.scipy.special.logsumexp(parts, axis=0) - 0.5 * x.shape[1] * float(np.log(2 * np.pi))
+
+
+def _first_proposal(prior: MixturePrior, x: Array, information: Array) -> Proposal:
+    """Products of the components of the prior with the normal approximation of the likelihood."""
+    precisions = jnp.linalg.inv(prior.covariances)
+    total = precisions + information
+    covariances = jnp.linalg.inv(total)
+    pulled = information @ x + jnp.einsum("kij,kj->ki", precisions, prior.means)
+    means = jnp.einsum("kij,kj->ki", covariances, pulled)
+    log_det = jnp.linalg.slogdet(covariances)[1] - jnp.linalg.slogdet(prior.covariances)[1]
+    away, off = x - means, prior.means - means
+    loss = jnp.einsum("ki,ij,kj->k", away, information, away) + jnp.einsum("ki,kij,kj->k", off, precisions, off)
+    weights = jax.nn.softmax(prior.log_weights + 0.5 * (log_det - loss))
+    weights = 0.95 * weights + 0.05 / len(weights)
+    return Proposal(weights, means, jnp.linalg.cholesky(WIDENED * covariances))
+
+
+def _two_steps(density: Any, first: Proposal, numbers: tuple[Points, Points]) -> LabelMoments:
+    x = first.draws(*numbers[0])
+    weight = jax.nn.softmax(_finite(density(x) - first.log_density(x)))
+    mean, covariance = _moments(weight, x)
+    broad = jnp.einsum("k,kij,klj->il", first.weights, first.roots, first.roots)
+    covariance = covariance + broad * jnp.sum(weight**2)
+    root = jnp.linalg.cholesky(WIDENED * covariance)
+    u, t = numbers[1]
+    x = jnp.where((u < KEPT)[:, None], first.draws(u / KEPT, t), mean + t @ root.T)
+    own = _log_t(root, mean, x) + jnp.log(1 - KEPT)
+    log_weight = _finite(density(x) - jnp.logaddexp(own, first.log_density(x) + jnp.log(KEPT)))
+    weight = jax.nn.softmax(log_weight)
+    mean, covariance = _moments(weight, x)
+    log_evidence = jax.scipy.special.logsumexp(log_weight) - float(np.log(len(u))) - log_normalization(x.shape[1])
+    return LabelMoments(mean, covariance, log_evidence, 1 / jnp.sum(weight**2) / len(u))
+
+
+def _finite(log_weight: Array) -> jax.Array:
+    return jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
+
+
+def _moments(weight: Array, x: Array) -> tuple[Array, Array]:
+    mean = weight @ x
+    away = x - mean
+    return mean, (away * weight[:, None]).T @ away

@@ -1,0 +1,280 @@
+r"""Training in closed form on a part of the stars: theta integrated out, and residuals of stars that are left out.
+
+Where all pixels give the stars the same weights w, theta is normal about least squares whatever the covariance T of a
+spectrum, and with a flat prior the spectrum of another star with terms v is
+
+.. math:: y \sim t_\nu\!\left(\Theta v,\; (c + h)\, T\right), \qquad h = v^T A\, v, \qquad A = (V^T W V)^{-1}
+
+(Zellner 1971, chapter 8), c being what its quoted noise makes of T. The residual of training star n by all others is
+:math:`e_n / (1 - w_n h_n)`, of covariance :math:`(c_n + h_n / (1 - w_n h_n))\, T`, so that T is learned from stars that
+had no part in their own theta, without training again. Its shrinkage, its scale, nu and c are those of the highest
+likelihood of stars that had no part in T either.
+
+A star counts in theta and in T by its share in the part. Densities of a spectrum by several parts compare only in the
+same coordinates: those along the leading directions of the residuals of *all* stars, in units of their usual noise
+(`leading_directions`), in which alone a part's T differs from the quoted noise.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh, solve_triangular
+from scipy.optimize import minimize
+
+from bayes_cannon.core.student_t import LARGEST_NU, SMALLEST_NU, log_density
+from bayes_cannon.core.typing import PerStar
+from bayes_cannon.scatter.base import PartSolution
+from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
+from bayes_cannon.scatter.full_training import (
+    FIRST_NU,
+    LARGEST_LOGIT,
+    N_FOLDS,
+    SHRINKAGES,
+    FullSettings,
+    leading,
+)
+from bayes_cannon.scatter.pca_start import with_positive_peaks
+from bayes_cannon.scatter.usable_pixels import completed, noise_levels, solved_pixels, usual_noise
+from bayes_cannon.training.problem import PixelProblem
+
+ROUNDS = 8
+"""Rounds of weights at most: the scale of a star changes by less than a per cent in the last one."""
+SETTLED = 1e-2
+"""Change of the stars' weights at which the rounds end."""
+VARIED = 1.001
+"""Ratio of the noise of stars from which on it is fitted how their covariance grows with it."""
+LARGEST_LEVERAGE = 0.9
+"""Leverage beyond which a star's own residual says nothing of it: more is not made of it."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Coordinates in which parts of the stars are compared.
+
+    Attributes
+    ----------
+    pixels
+        Index of the pixels that take part, shape (chosen,).
+    noise
+        Usual quoted noise of these, shape (chosen,).
+    basis
+        Orthonormal directions in units of that noise, shape (chosen, direction).
+
+    """
+
+    pixels: np.ndarray
+    noise: np.ndarray
+    basis: np.ndarray
+
+
+def leading_directions(problem: PixelProblem, share: float) -> Directions:
+    """Directions in which the residuals of all stars about least squares have more than this share of the quoted noise.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two pixels have a solution, a star misses a pixel that others have, or the noise exceeds all
+        residuals.
+
+    """
+    unseen = np.where((problem.ivar > 0).any(axis=0), 0.0, np.nan)
+    pixels = solved_pixels(problem, unseen[:, None], unseen)
+    part = problem.at(pixels)
+    check_complete(part.ivar, pixels)
+    noise, bad = usual_noise(part.ivar)
+    theta = np.linalg.lstsq(part.design, part.flux, rcond=None)[0]
+    residual = np.where(bad, 0.0, part.flux - part.design @ theta) / noise
+    freedom = max(len(residual) - part.design.shape[1], 1)
+    return Directions(pixels, noise, leading(residual / np.sqrt(freedom), share))
+
+
+@dataclass(frozen=True)
+class _State:
+    """Theta along the directions (term, direction), A, and what is known so far of the covariance and of the stars.
+
+    ``chi_squared`` is that of left-out stars over what is expected of their noise, ``weight`` their u.
+    """
+
+    theta: np.ndarray
+    inverse: np.ndarray
+    covariance: np.ndarray
+    shrinkage: float
+    nu: float
+    growth: tuple[float, float]
+    chi_squared: PerStar
+    weight: PerStar
+
+
+def train_part(problem: PixelProblem, share: PerStar, directions: Directions, scatter: FullSettings) -> PartSolution:
+    """Theta and covariance of a part of the stars.
+
+    Parameters
+    ----------
+    problem
+        All stars that may count, without penalty or bounds.
+    share
+        By how much each star counts, from 0 to 1, shape (star,).
+    directions
+        Of all stars.
+    scatter
+        What is asked for.
+
+    Returns
+    -------
+    solution
+        Of the part.
+
+    """
+    chosen = problem.at(directions.pixels)
+    noise, basis, design = directions.noise, directions.basis, problem.design
+    bad = usual_noise(chosen.ivar)[1]
+    levels = np.asarray(noise_levels(np.where(bad, 0.0, chosen.ivar), noise))
+    flux, weight = chosen.flux / noise, np.ones(len(levels))
+    state: _State | None = None
+    spread: np.ndarray | None = None
+    for _ in range(ROUNDS):
+        if bad.any():
+            flux, spread = _filled(chosen, noise, basis, bad, state)
+        state = _round(design, flux @ basis, share, weight, levels, scatter, state, spread, basis)
+        change, weight = np.abs(state.weight - weight).max(), np.asarray(state.weight)
+        if change < SETTLED:
+            break
+    assert state is not None
+    return _solution(problem, directions, state, share, flux, levels)
+
+
+def _filled(
+    problem: PixelProblem, noise: np.ndarray, basis: np.ndarray, bad: np.ndarray, state: _State | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Flux over the noise with bad numbers replaced by what the others make of them, and the spread of those."""
+    scaled = problem.flux / noise
+    if state is None:
+        count = np.maximum((~bad).sum(axis=0), 1)
+        return np.where(bad, np.where(bad, 0.0, scaled).sum(axis=0) / count, scaled), None
+    model = problem.design @ state.theta @ basis.T
+    precision = basis @ (np.linalg.inv(state.covariance) - np.eye(basis.shape[1])) @ basis.T
+    precision[np.diag_indices_from(precision)] += 1
+    residual, spread, _ = completed(scaled - model, bad, precision)
+    return np.where(bad, model + residual, scaled), spread
+
+
+def _round(
+    design: np.ndarray, z: np.ndarray, share: PerStar, weight: PerStar, levels: PerStar, scatter: FullSettings,
+    before: _State | None, spread: np.ndarray | None, basis: np.ndarray,
+) -> _State:  # fmt: skip
+    """One round: theta, residuals of left-out stars, their covariance and its tails, and the weights of stars."""
+    growth = (1.0, 0.0) if before is None else before.growth
+    c = growth[0] + growth[1] * levels
+    w = share * weight / c
+    inverse = np.linalg.pinv((design * w[:, None]).T @ design, hermitian=True)
+    theta = inverse @ (design.T @ (z * w[:, None]))
+    h = np.sum((design @ inverse) * design, axis=1)
+    left = 1 - np.minimum(w * h, LARGEST_LEVERAGE)
+    residual = (z - design @ theta) / left[:, None] / np.sqrt(c + h / left)[:, None]
+    counts = share * weight
+    fold = np.random.default_rng(0).permutation(len(z)) % N_FOLDS
+    if before is not None:
+        tried = [before.shrinkage]
+    elif scatter.shrinkage is not None:
+        tried = [scatter.shrinkage]
+    else:  # With few stars the covariance of the others has no inverse.
+        few = counts.sum() * (N_FOLDS - 1) / N_FOLDS - len(inverse) <= z.shape[1]
+        tried = list(SHRINKAGES[1:] if few else SHRINKAGES)
+    best: tuple[float, _Tails, PerStar, float] | None = None
+    for shrinkage in tried:
+        chi_squared, log_det = _held_out(residual, counts, fold, shrinkage)
+        tails = _fitted_tails(chi_squared * c, log_det, share, levels, z.shape[1], scatter.heavy_tails)
+        if best is not None and tails.score < best[0]:
+            break  # Beyond the maximum.
+        best = tails.score, tails, chi_squared, shrinkage
+    assert best is not None
+    _, tails, chi_squared, shrinkage = best
+    covariance = tails.scale * _covariance(residual, counts, shrinkage)
+    if spread is not None:
+        covariance += basis.T @ spread @ basis / counts.sum()
+    chi_squared = chi_squared * c / tails.scale / (tails.growth[0] + tails.growth[1] * levels)
+    new = (tails.nu + z.shape[1]) / (tails.nu + chi_squared) if np.isfinite(tails.nu) else np.ones(len(z))
+    return _State(theta, inverse, covariance, shrinkage, tails.nu, tails.growth, chi_squared, new)
+
+
+def _covariance(residual: np.ndarray, counts: PerStar, shrinkage: float) -> np.ndarray:
+    covariance = (residual * counts[:, None]).T @ residual / counts.sum()
+    shrunk = (1 - shrinkage) * covariance
+    shrunk[np.diag_indices_from(shrunk)] = np.diag(covariance)
+    return shrunk
+
+
+def _held_out(residual: np.ndarray, counts: PerStar, fold: np.ndarray, shrinkage: float) -> tuple[PerStar, PerStar]:
+    """Squared length of each star by the covariance of the other folds, and that covariance's ``ln det``."""
+    chi_squared, log_det = np.zeros(len(residual)), np.zeros(len(residual))
+    for part in np.unique(fold):
+        out = fold == part
+        root = np.linalg.cholesky(_covariance(residual[~out], counts[~out], shrinkage))
+        chi_squared[out] = np.sum(solve_triangular(root, residual[out].T, lower=True) ** 2, axis=0)
+        log_det[out] = 2 * np.log(np.diag(root)).sum()
+    return chi_squared, log_det
+
+
+@dataclass(frozen=True)
+class _Tails:
+    """Likelihood of stars that had no part, and the scale, nu and growth with the noise of a star that maximize it."""
+
+    score: float
+    scale: float
+    nu: float
+    growth: tuple[float, float]
+
+
+def _fitted_tails(
+    chi_squared: PerStar, log_det: PerStar, share: PerStar, levels: PerStar, q: int, heavy_tails: bool
+) -> _Tails:
+    varied = levels.max() > VARIED * levels.min()
+
+    def growth(logit: float) -> tuple[float, float]:
+        constant = 1 / (1 + np.exp(-logit)) if varied else 1.0
+        norm = np.average(1 / (constant + (1 - constant) * levels), weights=share)
+        return float(constant * norm), float((1 - constant) * norm)
+
+    def loss(at: np.ndarray) -> float:
+        nu, (constant, slope) = np.exp(at[1]) if heavy_tails else np.inf, growth(at[2])
+        grown = np.exp(at[0]) * (constant + slope * levels)
+        density = log_density(chi_squared / grown, log_det + q * np.log(grown), q, nu)
+        return -float(np.average(density, weights=share))
+
+    bounds = [(-5, 20), (np.log(SMALLEST_NU), np.log(LARGEST_NU)), (-LARGEST_LOGIT, LARGEST_LOGIT)]
+    options = {"xatol": 1e-4, "fatol": 1e-7, "maxiter": 400}
+    best = minimize(loss, [0.0, np.log(FIRST_NU), 0.0], method="Nelder-Mead", bounds=bounds, options=options)
+    nu = float(np.exp(best.x[1])) if heavy_tails else np.inf
+    return _Tails(-float(best.fun), float(np.exp(best.x[0])), nu, growth(best.x[2]))
+
+
+def _solution(
+    problem: PixelProblem, directions: Directions, state: _State, share: PerStar, flux: np.ndarray, levels: PerStar
+) -> PartSolution:
+    """The solution in terms of pixels; ``flux`` is the completed one of the chosen pixels over their noise."""
+    pixels, unit, basis = directions.pixels, directions.noise, directions.basis
+    variances, rotation = (array[..., ::-1] for array in eigh(state.covariance))
+    c = state.growth[0] + state.growth[1] * levels
+    w = share * state.weight / c
+    scaled = state.inverse @ (problem.design.T @ (flux * w[:, None]))
+    residual = flux - problem.design @ scaled
+    rest = np.sum(residual**2, axis=1) - np.sum((residual @ basis) ** 2, axis=1)
+    n_across = basis.shape[0] - basis.shape[1]
+    across = _weighted_median(np.maximum(rest, 0.0) / c, np.asarray(share)) / n_across if n_across else 1.0
+    level = max(1.0, across)
+    shape = problem.n_pixels, len(variances)
+    theta = np.full((problem.n_pixels, problem.design.shape[1]), np.nan)
+    factors, noise, quoted, own = np.zeros(shape), *np.full((3, problem.n_pixels), np.nan)
+    theta[pixels] = scaled.T * unit[:, None]
+    factors[pixels] = unit[:, None] * with_positive_peaks(basis @ rotation) * np.sqrt(variances)
+    noise[pixels], quoted[pixels] = unit * np.sqrt(level), unit
+    outside = noise[pixels] ** 2 * (1 - np.sum(basis**2, axis=1))
+    own[pixels] = np.maximum(np.sum(factors[pixels] ** 2, axis=1) + outside - unit**2, 0.0)
+    learned = CommonCovariance(factors, noise, state.nu, across / level, 1.0, quoted, own, *state.growth)
+    return PartSolution(theta, np.where(np.isfinite(own), own, np.inf), learned, state.inverse)
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
