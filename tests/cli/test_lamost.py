@@ -25,25 +25,27 @@ ROWS = ("flux", "ivar", "flux_normalized_pipeline", "andmask", "ormask")
 GRID, L = (3900.0, 5500.0, 1.5e-3, "log"), 70.0
 
 
-@pytest.fixture(scope="module")
-def survey(shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a file of each star, in ``spectra``, and the catalogue in reverse order with a star too many."""
-    folder = tmp_path_factory.mktemp("lamost")
+def write_survey(shared: Callable[[str], Path], folder: Path, n_stars: int | None = None) -> Path:
+    """A file of each star, in ``spectra``, and the catalogue of all, in reverse order and with a star too many."""
     (folder / "spectra").mkdir()
     header = fits.getheader(shared("data/survey_files/spec-55862-B6212_sp06-007.fits"))
     with np.load(shared("data/lamost_dr1.npz"), allow_pickle=False) as file:
         stars = dict(file)
     images = np.stack([stars[row] for row in ROWS], axis=1).astype(">f4")
-    for n, name in enumerate(stars["filename"]):
-        cards = {"FILENAME": str(name), "DESIG": str(stars["designation"][n]), "Z": stars["rv_kms"][n] / LIGHT}
-        own = header.copy()
-        own.update(cards)
-        fits.PrimaryHDU(images[n], own).writeto(folder / "spectra" / str(name))
+    for n, name in enumerate(stars["filename"][:n_stars]):
+        header.update(FILENAME=str(name), DESIG=str(stars["designation"][n]), Z=stars["rv_kms"][n] / LIGHT)
+        fits.writeto(folder / "spectra" / str(name), images[n], header)
     columns = {str(name): stars["labels"][:, k] for k, name in enumerate(stars["label_names"])}
     table = Table({"designation": stars["designation"], **columns})[::-1]
     table.insert_row(3, ["LAMOST J000000.00+000000.0", 5000.0, -9999.0, 0.0])
     table.write(folder / "catalogue.csv")
     return folder
+
+
+@pytest.fixture(scope="module")
+def survey(shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the first stars: 40 to train on and 10 others."""
+    return write_survey(shared, tmp_path_factory.mktemp("lamost"), 50)
 
 
 def run(*arguments: object) -> Result:
@@ -67,8 +69,8 @@ def small(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(survey: Path) -> tuple[Path, Result]:
-    """A model of 60 stars, with the small recipe, and what the command said."""
-    command = ("train", small(survey), *files(survey)[:60], "--labels", survey / "catalogue.csv", "-o", survey)
+    """A model of 40 stars, with the small recipe, and what the command said."""
+    command = ("train", small(survey), *files(survey)[:40], "--labels", survey / "catalogue.csv", "-o", survey)
     return survey / "lamost.model", run(*command)
 
 
@@ -81,8 +83,8 @@ def infer(model: Path, spectra: Sequence[Path], output: Path) -> Table:
     return tc.io.read_table(output)
 
 
-def prepared(paths: Sequence[Path]) -> tc.io.Spectra:
-    spectra = tc.io.read_spectra(paths, grid=GRID)
+def prepared(paths: Sequence[Path], grid: tuple | Path) -> tc.io.Spectra:
+    spectra = tc.io.read_spectra(paths, grid=grid)
     flux, ivar, _ = tc.continuum.normalize_by_mean(spectra.wavelength, spectra.flux, spectra.ivar, L)
     return tc.io.constant_noise(tc.io.Spectra(flux, ivar, spectra.wavelength, spectra.ids))
 
@@ -90,8 +92,8 @@ def prepared(paths: Sequence[Path]) -> tc.io.Spectra:
 def test_two_commands_give_what_python_gives(survey, trained, tmp_path):
     model_file, said = trained
     assert "labels joined: by the column designation\n" in said.stdout
-    table = infer(model_file, files(survey)[60:75], tmp_path / "labels.fits")
-    stars, others = prepared(files(survey)[:60]), prepared(files(survey)[60:75])
+    table = infer(model_file, files(survey)[40:], tmp_path / "labels.fits")
+    stars, others = prepared(files(survey)[:40], GRID), prepared(files(survey)[40:], model_file)
     catalogue = Table.read(survey / "catalogue.csv")
     catalogue.add_index("designation")
     labels = np.array([list(catalogue.loc[name]["teff", "logg", "feh"]) for name in stars.ids])
@@ -101,15 +103,14 @@ def test_two_commands_give_what_python_gives(survey, trained, tmp_path):
     error = tc.validate.label_errors(fit.covariance)
     assert [str(name) for name in table["star_id"]] == others.ids.tolist()
     for k, name in enumerate(NAMES):
-        # The edges of the pixels of a model follow from their wavelengths, near but not exactly those of the rule.
-        np.testing.assert_allclose(table[name], fit.labels[:, k], rtol=0, atol=1e-2 * error[:, k].min())
-        np.testing.assert_allclose(table[f"{name}_ERR"], error[:, k], rtol=1e-3)
-    np.testing.assert_allclose(table["snr"], np.sqrt(others.ivar.max(axis=1)), rtol=1e-3)
+        np.testing.assert_allclose(table[name], fit.labels[:, k], rtol=0, atol=1e-6 * error[:, k].min())
+        np.testing.assert_allclose(table[f"{name}_ERR"], error[:, k], rtol=1e-6)
+    np.testing.assert_allclose(table["snr"], np.sqrt(others.ivar.max(axis=1)), rtol=1e-9)
 
 
 def test_noise_that_grows_makes_errors_grow_or_a_flag(survey, trained, tmp_path):
     """The best of the other stars with ten times the noise, once quoted so and once as before."""
-    best = max(files(survey)[60:], key=lambda path: fits.getheader(path)["SN_G"])
+    best = max(files(survey)[40:], key=lambda path: fits.getheader(path)["SN_G"])
     header, image = fits.getheader(best), fits.getdata(best)
     noise = np.random.default_rng(1).normal(size=image.shape[1]) / np.sqrt(np.where(image[1] > 0, image[1], np.inf))
     image[0] += 10 * noise
@@ -125,8 +126,9 @@ def test_noise_that_grows_makes_errors_grow_or_a_flag(survey, trained, tmp_path)
 
 
 @pytest.mark.slow
-def test_held_out_scatter_of_the_shipped_recipe(survey, tmp_path):
-    """Ten folds of all 131 stars; twice the errors that a bootstrap gives are 30 K, 0.04 and 0.03 dex."""
+def test_held_out_scatter_of_the_shipped_recipe(shared, tmp_path):
+    """Ten folds of all 131 stars: 107 K, 0.156 and 0.099 dex."""
+    survey = write_survey(shared, tmp_path)
     run("train", "lamost", survey / "spectra", "--labels", survey / "catalogue.csv", "-o", tmp_path, "-q")
     table = tc.io.read_table(tmp_path / "lamost-validation.ecsv")
     assert table["label"].tolist() == [*NAMES]
