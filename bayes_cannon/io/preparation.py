@@ -108,8 +108,7 @@ class Preparation:
 
 
 def constant_noise(spectra: Spectra) -> Spectra:
-    r"""Spectra with one noise along each of them, so that the scatter s^2 that is learned holds how noise differs
-    from pixel to pixel.
+    r"""Spectra with one noise along each of them; by how much pixels exceed it is left to the scatter s^2 that is learned.
 
     .. math:: ivar_{np} \to \mathrm{median}_{p'} \, ivar_{np'} \quad (ivar_{np} > 0)
 
@@ -118,6 +117,7 @@ def constant_noise(spectra: Spectra) -> Spectra:
     small rule the fit. A noisier spectrum keeps its larger errors of labels and its S/N. What is lost is that a pixel
     is bad in one spectrum alone, if its ivar is not zero: it counts like the others, which shows in chi^2 (a star that
     fits much worse than the training stars is called so), and in larger errors only if the scatter has heavy tails.
+    Where the noise is below the median s^2 becomes zero, and the noise of that pixel is overstated.
 
     Each spectrum is treated by itself, so that new ones are treated as those of the training. `CannonModel` takes
     training and new spectra as they are: treat both. A model of a recipe with ``noise = "constant"`` does it itself.
