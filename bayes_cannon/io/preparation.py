@@ -108,7 +108,7 @@ class Preparation:
 
 
 def constant_noise(spectra: Spectra) -> Spectra:
-    r"""Spectra with one noise along each of them; by how much pixels exceed it is left to the scatter s^2 that is learned.
+    r"""Spectra with one noise along each; by how much pixels exceed it is left to the scatter s^2 that is learned.
 
     .. math:: ivar_{np} \to \mathrm{median}_{p'} \, ivar_{np'} \quad (ivar_{np} > 0)
 
