@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 import bayes_cannon as tc
 from bayes_cannon.cli import main
+from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.wavelengths import LIGHT
 from bayes_cannon.io.recipe import find_recipe
 
@@ -34,6 +35,7 @@ def write_survey(shared: Callable[[str], Path], folder: Path, n_stars: int | Non
     images = np.stack([stars[row] for row in ROWS], axis=1).astype(">f4")
     for n, name in enumerate(stars["filename"][:n_stars]):
         header.update(FILENAME=str(name), DESIG=str(stars["designation"][n]), Z=stars["rv_kms"][n] / LIGHT)
+        header["SN_G"] = stars["snr_ugriz"][n, 1]
         fits.writeto(folder / "spectra" / str(name), images[n], header)
     columns = {str(name): stars["labels"][:, k] for k, name in enumerate(stars["label_names"])}
     table = Table({"designation": stars["designation"], **columns})[::-1]
@@ -122,7 +124,7 @@ def test_noise_that_grows_makes_errors_grow_or_a_flag(survey, trained, tmp_path)
         error = table[f"{name}_ERR"]
         assert error[1] > 2 * error[0]
     assert table["snr"][1] < 0.11 * table["snr"][0]
-    assert "unlike" in table["status_text"][2]
+    assert table["status"].tolist()[2] == StarStatus.UNLIKE_TRAINING_SPECTRA
 
 
 @pytest.mark.slow
