@@ -132,11 +132,15 @@ def _of_unfinished(folder: Path) -> Iterator[str]:
 
 
 def _of_model(path: Path) -> Iterator[str]:
-    from bayes_cannon.model import CannonModel  # With it comes JAX.
+    from bayes_cannon.cli.local_run import read_any_model  # With it comes JAX.
+    from bayes_cannon.model.local import LocalCannonModel
 
-    model = CannonModel.read(path)
+    model = read_any_model(path)
     units = model.label_units
     yield _line("labels", ", ".join(f"{name} [{units[name]}]" if name in units else name for name in model.label_names))
+    if isinstance(model, LocalCannonModel):
+        yield from _of_local_model(model)
+        return
     yield _line("terms", f"{model.vectorizer.n_terms}: {getattr(model.vectorizer, 'human_readable_label_vector', '')}")
     yield _line("stars", f"{len(model.training_set_labels)} in the training set")
     if model.dispersion is not None:
@@ -146,6 +150,18 @@ def _of_model(path: Path) -> Iterator[str]:
     yield _line("trained", "yes" if model.is_trained else "no")
     if model.is_trained:
         yield _line("scatter", _scatter(model))
+    yield _line("errors", "formal" if model.calibration is None else "calibrated")
+    for name, said in model.provenance.items():
+        yield _line(name, said)
+
+
+def _of_local_model(model: Any) -> Iterator[str]:
+    shapes = zip(model.partitions, model.partition_weights, strict=True)
+    yield _line("regions", ", ".join(f"{n} of order {order} (weight {weight:.2f})" for (n, order), weight in shapes))
+    yield _line("stars", f"{len(model.training_set_labels)} in the training set")
+    if model.dispersion is not None:
+        yield _line("pixels", _range(model.dispersion))
+    yield _line("scatter", "independent" if model.scatter is None else repr(model.scatter))
     yield _line("errors", "formal" if model.calibration is None else "calibrated")
     for name, said in model.provenance.items():
         yield _line(name, said)
