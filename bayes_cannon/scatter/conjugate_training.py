@@ -133,7 +133,8 @@ def train_part(problem: PixelProblem, share: PerStar, directions: Directions, sc
     noise, basis, design = directions.noise, directions.basis, problem.design
     bad = usual_noise(chosen.ivar)[1]
     levels = np.asarray(noise_levels(np.where(bad, 0.0, chosen.ivar), noise))
-    flux, before = chosen.flux / noise, np.ones(len(levels))
+    flux = chosen.flux / noise
+    before: np.ndarray = np.ones(len(levels))
     state: _State | None = None
     spread: np.ndarray | None = None
     for _ in range(ROUNDS):
@@ -142,7 +143,7 @@ def train_part(problem: PixelProblem, share: PerStar, directions: Directions, sc
             filled, spread = _filled(flux, design, basis, bad, state)
             change, flux = np.abs(filled - flux).max(), filled
         state = _round(design, flux @ basis, share, levels, scatter, state, spread, basis)
-        after = state.weight / state.grown(levels)
+        after = np.asarray(state.weight / state.grown(levels))
         change, before = max(change, np.abs(after - before).max()), after
         if change < SETTLED:
             break
