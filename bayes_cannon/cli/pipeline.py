@@ -26,8 +26,9 @@ from bayes_cannon.io.label_tables import label_table
 from bayes_cannon.io.model_file import array_hash, provenance_of_writing
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.quantities import with_units
-from bayes_cannon.io.recipe import Recipe, find_model, read_recipe
+from bayes_cannon.io.recipe import Recipe, read_recipe
 from bayes_cannon.io.recipe_checks import check_data
+from bayes_cannon.io.shipped import find_model
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, read_table, write_table

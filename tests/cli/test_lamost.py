@@ -18,7 +18,7 @@ import bayes_cannon as tc
 from bayes_cannon.cli import main
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.wavelengths import LIGHT
-from bayes_cannon.io.recipe import find_recipe
+from bayes_cannon.io.shipped import find_recipe
 
 pytestmark = pytest.mark.shared
 NAMES = ("TEFF", "LOGG", "FE_H")

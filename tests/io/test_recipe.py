@@ -7,8 +7,9 @@ import pytest
 
 import bayes_cannon
 from bayes_cannon.io import recipe as recipe_module
-from bayes_cannon.io.recipe import find_recipe, models_folder, parse_recipe, read_recipe
+from bayes_cannon.io.recipe import parse_recipe, read_recipe
 from bayes_cannon.io.recipe_checks import check_data
+from bayes_cannon.io.shipped import find_recipe, models_folder
 from bayes_cannon.scatter import Full, LowRank
 
 FULL = """
