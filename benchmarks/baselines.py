@@ -42,7 +42,7 @@ def boosting() -> GridSearchCV:
 
 def networks() -> GridSearchCV:
     """Mean of neural networks, each trained on a sample of the stars drawn with replacement."""
-    network = MLPRegressor((64, 64), early_stopping=True, max_iter=500, random_state=0)
+    network = MLPRegressor(hidden_layer_sizes=(64, 64), early_stopping=True, max_iter=500, random_state=0)
     several = BaggingRegressor(network, N_NETWORKS, random_state=0)
     grid = {"regressor__baggingregressor__estimator__alpha": [1e-3, 1e-1, 1.0]}
     return GridSearchCV(_scaled(several), grid, cv=INNER_FOLDS)
