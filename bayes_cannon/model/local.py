@@ -26,6 +26,7 @@ from bayes_cannon.model.local_training import (
     held_out_labels,
     possible_partitions,
     train_partition,
+    trainable,
 )
 from bayes_cannon.model.posterior_fit import PosteriorFit, posterior_fit, with_rows
 from bayes_cannon.model.record import ModelFlux, star_records
@@ -194,6 +195,7 @@ class LocalCannonModel:
         asked = self._settings.partitions
         if asked is None:
             shapes = possible_partitions(len(self._stars.labels), self.label_names)
+            shapes = trainable(self._stars, shapes, self._settings.seed, self._settings.label_errors, N_FOLDS)
         else:
             shapes = [(int(n), int(order)) for n, order in asked]
         chosen = asked is None and len(shapes) > 1

