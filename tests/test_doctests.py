@@ -25,7 +25,11 @@ WITHOUT = {
 
 
 def _public() -> dict[str, object]:
-    found: dict[str, object] = {"CannonModel": tc.CannonModel, "core.scaling.LabelScaling": scaling.LabelScaling}
+    found: dict[str, object] = {
+        "CannonModel": tc.CannonModel,
+        "LocalCannonModel": tc.LocalCannonModel,
+        "core.scaling.LabelScaling": scaling.LabelScaling,
+    }
     found |= {f"core.labels.{name}": getattr(labels, name) for name in ("label_array", "label_units")}
     found |= {
         f"core.label_mixture.{name}": getattr(label_mixture, name)

@@ -26,7 +26,9 @@ from bayes_cannon.io.label_tables import label_table
 from bayes_cannon.io.model_file import array_hash, provenance_of_writing
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.quantities import with_units
-from bayes_cannon.io.recipe import Recipe, find_model, read_recipe
+from bayes_cannon.io.recipe import Recipe, read_recipe
+from bayes_cannon.io.recipe_checks import check_data
+from bayes_cannon.io.shipped import find_model
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, read_table, write_table
@@ -78,14 +80,16 @@ class TrainingRun:
 
 
 def run_recipe(
-    recipe: str | Path, folder: Path, *, with_spectra: bool = False, by_row: bool = False, overwrite: bool, quiet: bool
+    recipe: str | Path, folder: Path, files: Sequence[str] = (), *, labels: str | None = None,
+    with_spectra: bool = False, by_row: bool = False, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train according to a recipe, write every file and print a summary.
 
-    The training spectra are kept in the model file if ``with_spectra`` is set. Existing files are refused before any
-    work is done.
+    Spectra and the table of labels are those of the recipe unless they are given. The training spectra are kept in the
+    model file if ``with_spectra`` is set. Existing files are refused before any work is done.
     """
-    parsed = read_recipe(recipe)
+    parsed = read_recipe(recipe).with_files(files, labels)
+    check_data(parsed)
     outputs = _outputs(parsed, folder)
     folder.mkdir(parents=True, exist_ok=True)
     for path in outputs.values():
@@ -327,8 +331,7 @@ def _write_run(
     model = run.model
     stars = run.spectra.at(run.held_out)
     reference = {name: {f"{name}_REFERENCE": run.reference[:, k]} for k, name in enumerate(model.label_names)}
-    given = run.recipe.data.spectra or run.recipe.data.source
-    source = given if isinstance(given, str) else ", ".join(given)
+    source = ", ".join(path.name for path in run.recipe.spectra) or run.recipe.data.source
     table = _table(model, run.fit, stars, outputs["model"], source, reference)
     write_table(outputs["labels"], table, overwrite=overwrite)
     if run.local is not None and run.local_fit is not None:

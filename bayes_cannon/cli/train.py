@@ -1,4 +1,4 @@
-"""``bayes-cannon train RECIPE``."""
+"""``bayes-cannon train RECIPE [FILES...]``."""
 
 from pathlib import Path
 
@@ -9,6 +9,12 @@ from bayes_cannon.cli.reporting import command, overwrite_option, quiet_option
 
 @click.command()
 @click.argument("recipe")
+@click.argument("files", nargs=-1)
+@click.option(
+    "--labels",
+    metavar="TABLE",
+    help="Table with the labels of the stars, joined by their names: FITS, ECSV, CSV, VOTable or Parquet.",
+)
 @click.option(
     "--output",
     "-o",
@@ -25,12 +31,21 @@ from bayes_cannon.cli.reporting import command, overwrite_option, quiet_option
 @overwrite_option
 @quiet_option
 @command
-def train(recipe: str, output: Path, with_spectra: bool, by_row: bool, overwrite: bool, quiet: bool) -> None:
+def train(
+    recipe: str, files: tuple[str, ...], labels: str | None, output: Path, with_spectra: bool, by_row: bool,
+    overwrite: bool, quiet: bool,
+) -> None:  # fmt: skip
     """Train the model that RECIPE describes.
 
     RECIPE is a TOML file, a folder with a recipe.toml, or the name of a recipe that the package ships. The command
     writes NAME.model and, if the recipe holds stars out, their labels, a validation table and figures.
+
+    FILES are the spectra, and TABLE has their labels, in place of those that the recipe names: files as surveys
+    publish them, folders, patterns, or @LIST, a text file with one of these a line. A recipe that names none needs
+    them, such as that for LAMOST: bayes-cannon train lamost plate/*.fits --labels catalogue.fits
     """
     from bayes_cannon.cli.pipeline import run_recipe
 
-    run_recipe(recipe, output, with_spectra=with_spectra, by_row=by_row, overwrite=overwrite, quiet=quiet)
+    run_recipe(
+        recipe, output, files, labels=labels, with_spectra=with_spectra, by_row=by_row, overwrite=overwrite, quiet=quiet
+    )

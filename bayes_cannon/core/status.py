@@ -112,7 +112,7 @@ _STAR_MESSAGES = {
     StarStatus.ROUGH_INTEGRAL: "the mean over the labels rests on few points of the integration: labels and errors are "
     "rough; sample_labels is exact",
     StarStatus.AGAINST_PRIOR: "the prior excludes what the spectrum says: it moves the labels by more than five of "
-    "their errors; look at likelihood_labels, or widen the prior",
+    "their errors, or to where no mean is found, and labels are NaN; look at likelihood_labels, or widen the prior",
 }
 
 _POSTERIOR_MESSAGES = {

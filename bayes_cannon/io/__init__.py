@@ -9,6 +9,7 @@ _PLACES = {
     "SurveySpectra": "bayes_cannon.io.readers.survey_spectra",
     "air_to_vacuum": "bayes_cannon.core.wavelengths",
     "colour_outliers": "bayes_cannon.io.gaia_xp",
+    "constant_noise": "bayes_cannon.io.preparation",
     "decode": "bayes_cannon.io.decoding",
     "find_grid": "bayes_cannon.io.gridding",
     "ingest": "bayes_cannon.io.ingestion",
@@ -30,10 +31,10 @@ _PLACES = {
 }
 
 __all__ = [
-    "GIANTS", "Segment", "Spectra", "SurveySpectra", "air_to_vacuum", "colour_outliers", "decode", "find_grid",
-    "ingest", "join_labels", "label_table", "noise_covariance", "on_grid", "open_spectra", "open_store", "read_gaia_xp",
-    "read_spectra", "read_table", "resample", "survey_spectra_of", "to_rest_frame", "vacuum_to_air", "write_spectra",
-    "write_table",
+    "GIANTS", "Segment", "Spectra", "SurveySpectra", "air_to_vacuum", "colour_outliers", "constant_noise", "decode",
+    "find_grid", "ingest", "join_labels", "label_table", "noise_covariance", "on_grid", "open_spectra", "open_store",
+    "read_gaia_xp", "read_spectra", "read_table", "resample", "survey_spectra_of", "to_rest_frame", "vacuum_to_air",
+    "write_spectra", "write_table",
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -20,13 +20,15 @@ PREPARED = "preparation"
 """Attribute of spectra that were written after their preparation: that, as `Preparation.to_text` gives it."""
 FLUX_KIND, OVER_MEDIAN = "flux_kind", "flux / median flux"
 """Attribute of spectra that says what their flux is, and its value where it was divided by its median."""
+Noise = Literal["quoted", "constant"]
+NOISES: tuple[str, ...] = get_args(Noise)
 ENOUGH = 0.9
 """Share of the pixels that must be known for a median."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Steps in this order: division by the continuum or the median, choice of pixels, logarithm of the flux.
+    """Steps in this order: division by the continuum or the median, choice of pixels, logarithm of the flux, noise.
 
     Attributes
     ----------
@@ -38,6 +40,8 @@ class Preparation:
         First and last wavelength kept, both included; None keeps all.
     log_flux
         Whether flux y becomes ``ln y`` with ``ivar y^2``; where y is not positive ivar becomes zero.
+    noise
+        ``"quoted"``, or ``"constant"`` for `constant_noise`.
     divide_by_median
         Whether flux is divided by its median m over all pixels before any choice, ``y / m`` with ``ivar m^2``: the
         brightness of the star no longer counts. Spectra that say that it was done stay as they are. A star whose median
@@ -49,13 +53,15 @@ class Preparation:
     wavelength_range: tuple[float, float] | None = None
     log_flux: bool = False
     divide_by_median: bool = False
+    noise: Noise = "quoted"
 
     @classmethod
     def of_recipe(cls, recipe: "Recipe") -> "Preparation":
         """The steps that a recipe asks for; the file of its continuum pixels is read here."""
         section = recipe.continuum
         continuum = None if section is None else _continuum(section, recipe)
-        return cls(continuum, recipe.data.wavelength_range, recipe.data.log_flux, recipe.data.divide_by_median)
+        data = recipe.data
+        return cls(continuum, data.wavelength_range, data.log_flux, data.divide_by_median, data.noise)
 
     @classmethod
     def from_text(cls, text: str) -> "Preparation":
@@ -84,7 +90,7 @@ class Preparation:
 
         """
         before = spectra.attrs.get(PREPARED)
-        if before is not None and before != self.to_text():
+        if before is not None and Preparation.from_text(str(before)) != Preparation.from_text(self.to_text()):
             raise ValueError(
                 f"the spectra were prepared before they were written, by {before}, and not by {self.to_text()}"
             )
@@ -96,7 +102,37 @@ class Preparation:
             spectra = _by_median(spectra)
         if self.wavelength_range is not None:
             spectra = _chosen(spectra, self.wavelength_range)
-        return _logarithm(spectra) if self.log_flux else spectra
+        if self.log_flux:
+            spectra = _logarithm(spectra)
+        return constant_noise(spectra) if self.noise == "constant" else spectra
+
+
+def constant_noise(spectra: Spectra) -> Spectra:
+    r"""Spectra with one noise along each; by how much pixels exceed it is left to the scatter s^2 that is learned.
+
+    .. math:: ivar_{np} \to \mathrm{median}_{p'} \, ivar_{np'} \quad (ivar_{np} > 0)
+
+    with the median over the pixels of star n whose ivar is positive; where ivar is zero it stays so. It is for surveys
+    whose errors are right for a spectrum as a whole but not for single pixels: then pixels whose errors are quoted too
+    small rule the fit. A noisier spectrum keeps its larger errors of labels and its S/N. What is lost is that a pixel
+    is bad in one spectrum alone, if its ivar is not zero: it counts like the others, which shows in chi^2 (a star that
+    fits much worse than the training stars is called so), and in larger errors only if the scatter has heavy tails.
+    Where the noise is below the median s^2 becomes zero, and the noise of that pixel is overstated.
+
+    Each spectrum is treated by itself, so that new ones are treated as those of the training. `CannonModel` takes
+    training and new spectra as they are: treat both. A model of a recipe with ``noise = "constant"`` does it itself.
+
+    Examples
+    --------
+    >>> spectra = tc.io.Spectra(np.ones((2, 3)), [[1.0, 4.0, 9.0], [0.0, 16.0, 16.0]])
+    >>> tc.io.constant_noise(spectra).ivar
+    array([[ 4.,  4.,  4.],
+           [ 0., 16., 16.]])
+
+    """
+    known = np.asarray(spectra.ivar) > 0
+    usual = [np.median(row[used]) if used.any() else 0.0 for row, used in zip(spectra.ivar, known, strict=True)]
+    return replace(spectra, ivar=np.where(known, np.array(usual)[:, None], 0.0))
 
 
 def _continuum(section: "ContinuumSection", recipe: "Recipe") -> dict[str, Any]:

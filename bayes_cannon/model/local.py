@@ -227,6 +227,7 @@ class LocalCannonModel:
 
     def _cross_validated(self, shapes: Sequence[Shape], n_folds: int, groups: Any, report: Any) -> HeldOut:
         errors = self._settings.label_errors
+        Settings().problem(self._stars)  # Its check for spectra.
 
         def train_fold(stars: TrainingSet, rows: np.ndarray) -> LocalResult:
             return self._trained_on(stars, None if errors is None else errors[rows], shapes, None, report)

@@ -83,11 +83,12 @@ def posterior_fit(
 def _judged(published: LabelFit, labels: np.ndarray, efficiency: np.ndarray, stars: TrainingSet) -> np.ndarray:
     """Status of the posterior means: what was said of the labels of highest likelihood where it is not about these."""
     replaced = (StarStatus.CONVERGED, StarStatus.OUTSIDE_TRAINING_SET, StarStatus.SINGULAR, StarStatus.SEVERAL_MINIMA)
-    own = np.isin(published.status, replaced) & np.isfinite(labels).all(axis=1)
+    own = np.isin(published.status, replaced)
+    nowhere = ~np.isfinite(labels).all(axis=1)  # No point of the integration is where the prior allows labels.
     low, high = stars.labels.min(axis=0), stars.labels.max(axis=0)
     outside = ((labels < low) | (labels > high)).any(axis=1)
     status = np.select(
-        [~own, _against(published, labels), efficiency < LEAST_EFFICIENCY, outside],
+        [~own, nowhere | _against(published, labels), efficiency < LEAST_EFFICIENCY, outside],
         [published.status, StarStatus.AGAINST_PRIOR, StarStatus.ROUGH_INTEGRAL, StarStatus.OUTSIDE_TRAINING_SET],
         StarStatus.CONVERGED,
     )

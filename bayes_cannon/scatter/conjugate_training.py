@@ -40,7 +40,7 @@ from bayes_cannon.training.problem import PixelProblem
 ROUNDS = 8
 """Rounds of weights at most: the scale of a star changes by less than a per cent in the last one."""
 SETTLED = 1e-2
-"""Change of the stars' weights at which the rounds end."""
+"""Change of the stars' weights, and of what replaces bad numbers in units of the noise, at which the rounds end."""
 VARIED = 1.001
 """Ratio of the noise of stars from which on it is fitted how their covariance grows with it."""
 LARGEST_LEVERAGE = 0.9
@@ -82,27 +82,31 @@ def leading_directions(problem: PixelProblem, share: float) -> Directions:
     part = problem.at(pixels)
     check_complete(part.ivar, pixels)
     noise, bad = usual_noise(part.ivar)
-    theta = np.linalg.lstsq(part.design, part.flux, rcond=None)[0]
-    residual = np.where(bad, 0.0, part.flux - part.design @ theta) / noise
+    flux = _with_means(part.flux / noise, bad)
+    residual = np.where(bad, 0.0, flux - part.design @ np.linalg.lstsq(part.design, flux, rcond=None)[0])
     freedom = max(len(residual) - part.design.shape[1], 1)
     return Directions(pixels, noise, leading(residual / np.sqrt(freedom), share))
 
 
 @dataclass(frozen=True)
 class _State:
-    """Theta along the directions (term, direction), A, and what is known so far of the covariance and of the stars.
+    """What a round has found.
 
-    ``chi_squared`` is that of left-out stars over what is expected of their noise, ``weight`` their u.
+    ``gain`` times the flux is theta, shape (term, star), and ``inverse`` A, both for the same weights of the stars;
+    ``weight`` is the u that the next round takes.
     """
 
-    theta: np.ndarray
+    gain: np.ndarray
     inverse: np.ndarray
     covariance: np.ndarray
     shrinkage: float
     nu: float
     growth: tuple[float, float]
-    chi_squared: PerStar
     weight: PerStar
+
+    def grown(self, levels: PerStar) -> PerStar:
+        """The c of stars of these levels of noise."""
+        return self.growth[0] + self.growth[1] * levels
 
 
 def train_part(problem: PixelProblem, share: PerStar, directions: Directions, scatter: FullSettings) -> PartSolution:
@@ -129,14 +133,18 @@ def train_part(problem: PixelProblem, share: PerStar, directions: Directions, sc
     noise, basis, design = directions.noise, directions.basis, problem.design
     bad = usual_noise(chosen.ivar)[1]
     levels = np.asarray(noise_levels(np.where(bad, 0.0, chosen.ivar), noise))
-    flux, weight = chosen.flux / noise, np.ones(len(levels))
+    flux = chosen.flux / noise
+    before: np.ndarray = np.ones(len(levels))
     state: _State | None = None
     spread: np.ndarray | None = None
     for _ in range(ROUNDS):
+        change = 0.0
         if bad.any():
-            flux, spread = _filled(chosen, noise, basis, bad, state)
-        state = _round(design, flux @ basis, share, weight, levels, scatter, state, spread, basis)
-        change, weight = np.abs(state.weight - weight).max(), np.asarray(state.weight)
+            filled, spread = _filled(flux, design, basis, bad, state)
+            change, flux = np.abs(filled - flux).max(), filled
+        state = _round(design, flux @ basis, share, levels, scatter, state, spread, basis)
+        after = np.asarray(state.weight / state.grown(levels))
+        change, before = max(change, np.abs(after - before).max()), after
         if change < SETTLED:
             break
     assert state is not None
@@ -144,34 +152,33 @@ def train_part(problem: PixelProblem, share: PerStar, directions: Directions, sc
 
 
 def _filled(
-    problem: PixelProblem, noise: np.ndarray, basis: np.ndarray, bad: np.ndarray, state: _State | None
+    scaled: np.ndarray, design: np.ndarray, basis: np.ndarray, bad: np.ndarray, state: _State | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Flux over the noise with bad numbers replaced by what the others make of them, and the spread of those."""
-    scaled = problem.flux / noise
     if state is None:
-        count = np.maximum((~bad).sum(axis=0), 1)
-        return np.where(bad, np.where(bad, 0.0, scaled).sum(axis=0) / count, scaled), None
-    model = problem.design @ state.theta @ basis.T
+        return _with_means(scaled, bad), None
+    model = design @ (state.gain @ scaled)
     precision = basis @ (np.linalg.inv(state.covariance) - np.eye(basis.shape[1])) @ basis.T
     precision[np.diag_indices_from(precision)] += 1
     residual, spread, _ = completed(scaled - model, bad, precision)
     return np.where(bad, model + residual, scaled), spread
 
 
+def _with_means(flux: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Flux (star, pixel) with the mean of the other stars in place of bad numbers."""
+    means = np.where(bad, 0.0, flux).sum(axis=0) / np.maximum((~bad).sum(axis=0), 1)
+    return np.where(bad, means, flux)
+
+
 def _round(
-    design: np.ndarray, z: np.ndarray, share: PerStar, weight: PerStar, levels: PerStar, scatter: FullSettings,
+    design: np.ndarray, z: np.ndarray, share: PerStar, levels: PerStar, scatter: FullSettings,
     before: _State | None, spread: np.ndarray | None, basis: np.ndarray,
 ) -> _State:  # fmt: skip
     """One round: theta, residuals of left-out stars, their covariance and its tails, and the weights of stars."""
-    growth = (1.0, 0.0) if before is None else before.growth
-    c = growth[0] + growth[1] * levels
-    w = share * weight / c
-    inverse = np.linalg.pinv((design * w[:, None]).T @ design, hermitian=True)
-    theta = inverse @ (design.T @ (z * w[:, None]))
-    h = np.sum((design @ inverse) * design, axis=1)
-    left = 1 - np.minimum(w * h, LARGEST_LEVERAGE)
-    residual = (z - design @ theta) / left[:, None] / np.sqrt(c + h / left)[:, None]
+    one = np.ones(len(z))
+    weight, c = (one, one) if before is None else (before.weight, before.grown(levels))
     counts = share * weight
+    gain, inverse, residual = left_out(design, z, counts / c, c)
     fold = np.random.default_rng(0).permutation(len(z)) % N_FOLDS
     if before is not None:
         tried = [before.shrinkage]
@@ -194,7 +201,40 @@ def _round(
         covariance += basis.T @ spread @ basis / counts.sum()
     chi_squared = chi_squared * c / tails.scale / (tails.growth[0] + tails.growth[1] * levels)
     new = (tails.nu + z.shape[1]) / (tails.nu + chi_squared) if np.isfinite(tails.nu) else np.ones(len(z))
-    return _State(theta, inverse, covariance, shrinkage, tails.nu, tails.growth, chi_squared, new)
+    return _State(gain, inverse, covariance, shrinkage, tails.nu, tails.growth, new)
+
+
+def left_out(
+    design: np.ndarray, z: np.ndarray, weight: PerStar, c: PerStar
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted least squares, and the residual of each star by the theta of all others, whose covariance is T.
+
+    Parameters
+    ----------
+    design
+        Terms V, shape (star, term).
+    z
+        Coordinates of the spectra, shape (star, direction).
+    weight, c
+        The w and c of each star, shape (star,).
+
+    Returns
+    -------
+    gain
+        ``A V' W``, which times z is theta, shape (term, star).
+    inverse
+        A, shape (term, term).
+    residual
+        Shape (star, direction), over the root of ``c + h / (1 - w h)``.
+
+    """
+    weighted = (design * weight[:, None]).T
+    inverse = np.linalg.pinv(weighted @ design, hermitian=True)
+    gain = inverse @ weighted
+    h = np.sum((design @ inverse) * design, axis=1)
+    left = 1 - np.minimum(weight * h, LARGEST_LEVERAGE)
+    residual = (z - design @ (gain @ z)) / left[:, None] / np.sqrt(c + h / left)[:, None]
+    return gain, inverse, residual
 
 
 def _covariance(residual: np.ndarray, counts: PerStar, shrinkage: float) -> np.ndarray:
@@ -254,9 +294,7 @@ def _solution(
     """The solution in terms of pixels; ``flux`` is the completed one of the chosen pixels over their noise."""
     pixels, unit, basis = directions.pixels, directions.noise, directions.basis
     variances, rotation = (array[..., ::-1] for array in eigh(state.covariance))
-    c = state.growth[0] + state.growth[1] * levels
-    w = share * state.weight / c
-    scaled = state.inverse @ (problem.design.T @ (flux * w[:, None]))
+    c, scaled = state.grown(levels), state.gain @ flux
     residual = flux - problem.design @ scaled
     rest = np.sum(residual**2, axis=1) - np.sum((residual @ basis) ** 2, axis=1)
     n_across = basis.shape[0] - basis.shape[1]

@@ -259,7 +259,8 @@ def test_preparation_goes_with_the_model(tmp_path):
     assert_same_labels(tmp_path / "l.ecsv", tmp_path / "sim-labels.ecsv")
 
 
-def test_labels_from_a_table(trained, tmp_path):
+@pytest.mark.parametrize("where", ["recipe", "command line"])
+def test_labels_from_a_table(trained, tmp_path, where):
     folder, _ = trained
     stars = _simulated()
     write_spectra(tmp_path / "spectra.nc", Spectra(stars.flux, stars.ivar, stars.wavelength, stars.ids))
@@ -267,8 +268,15 @@ def test_labels_from_a_table(trained, tmp_path):
     values = [(stars.ids[n], *(stars.labels[name][n] for name in NAMES)) for n in order]
     lines = [",".join(map(str, value)).replace("nan", "") for value in values]
     (tmp_path / "labels.csv").write_text("\n".join(["star_id,TEFF,LOGG,FE_H", *lines]))
-    (tmp_path / "recipe.toml").write_text(RECIPE.replace('"spectra.nc"', '"spectra.nc"\nlabels = "labels.csv"'))
-    result = run("train", tmp_path / "recipe.toml", "-q", inside=tmp_path)
+    here, named = tmp_path, []
+    if where == "recipe":
+        text = RECIPE.replace('"spectra.nc"', '"spectra.nc"\nlabels = "labels.csv"')
+    else:  # In another folder, so that paths can only be those of the current one.
+        text, here, named = RECIPE.replace('spectra = "spectra.nc"\n', ""), tmp_path / "recipes", ["spectra.nc"]
+        here.mkdir()
+        named += ["--labels", "labels.csv"]
+    (here / "recipe.toml").write_text(text)
+    result = run("train", here, *named, "-q", inside=tmp_path)
     assert result.exit_code == 0, result.output
     one, other = (CannonModel.read(place / "sim.model") for place in (tmp_path, folder / "out/deep"))
     np.testing.assert_array_equal(one.theta, other.theta)
@@ -404,6 +412,9 @@ def test_no_figures_without_matplotlib(trained, tmp_path, monkeypatch):
         (["train", "nothing.toml"], f"no star of {N_STARS} passes [data.cuts]"),
         (["train", "cut.toml"], "[data.cuts] names 'TEF', which the data do not have; they have TEFF, LOGG, FE_H"),
         (["train", "label.toml"], "there is no label 'MG_H'; there are TEFF, LOGG, FE_H"),
+        (["train", "lamost"], "the recipe names no spectra: give the files, as in bayes-cannon train RECIPE FILES..."),
+        (["train", "lamost", "a.fits"], "[data] missing is about a table of labels: give its path as 'labels', or as"),
+        (["train", "lamost", "no.fits", "--labels", "no.csv"], "no.fits"),
     ],
 )
 def test_error_of_a_run_is_one_line_and_exit_code_1(trained, arguments, said, tmp_path):

@@ -1,5 +1,6 @@
 """Preparation of spectra: its steps, their order, and that the text of it means the same."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bayes_cannon.core.continuum import normalize
 from bayes_cannon.core.running_continuum import normalize_by_mean
-from bayes_cannon.io.preparation import Preparation
+from bayes_cannon.io.preparation import PREPARED, Preparation, constant_noise
 from bayes_cannon.io.recipe import parse_recipe
 from bayes_cannon.io.spectra import Spectra
 
@@ -58,6 +59,29 @@ def test_running_mean_and_median(stars):
     assert_allclose(prepared.ivar, (stars.ivar * scale**2)[:, used], rtol=1e-12)
     # A text of before there was a median.
     assert Preparation.from_text('{"continuum": null, "wavelength_range": null, "log_flux": true}').log_flux
+
+
+def test_constant_noise_is_the_last_step(stars):
+    """One noise along each spectrum, of what the model sees; unusable pixels stay so."""
+    uneven = replace(stars, ivar=stars.ivar * np.linspace(0.5, 2.0, 80))
+    preparation = _of(data={"log_flux": True, "noise": "constant", "wavelength_range": [4000.0, 4250.0]})
+    prepared = Preparation.from_text(preparation.to_text()).apply(uneven)
+    quoted = _of(data={"log_flux": True, "wavelength_range": [4000.0, 4250.0]}).apply(uneven)
+    assert_array_equal(prepared.flux, quoted.flux)
+    assert_array_equal(prepared.ivar == 0, quoted.ivar == 0)
+    for row, of_quoted in zip(prepared.ivar, quoted.ivar, strict=True):
+        assert_array_equal(row[row > 0], np.median(of_quoted[of_quoted > 0]))
+    nothing = replace(stars, ivar=np.zeros((4, 80)))
+    assert_array_equal(constant_noise(nothing).ivar, nothing.ivar)
+
+
+def test_spectra_that_were_prepared_before_there_was_a_noise(stars):
+    """What an earlier version wrote of its preparation means the same."""
+    text = '{"continuum": null, "wavelength_range": null, "log_flux": true, "divide_by_median": false}'
+    written = replace(stars, attrs={PREPARED: text})
+    assert Preparation(log_flux=True).apply(written) is written
+    with pytest.raises(ValueError, match="were prepared before they were written"):
+        Preparation(log_flux=True, noise="constant").apply(written)
 
 
 def test_text_means_the_same(stars):

@@ -7,7 +7,9 @@ import pytest
 
 import bayes_cannon
 from bayes_cannon.io import recipe as recipe_module
-from bayes_cannon.io.recipe import find_recipe, models_folder, parse_recipe, read_recipe
+from bayes_cannon.io.recipe import parse_recipe, read_recipe
+from bayes_cannon.io.recipe_checks import check_data
+from bayes_cannon.io.shipped import find_recipe, models_folder
 from bayes_cannon.scatter import Full, LowRank
 
 FULL = """
@@ -158,7 +160,7 @@ def test_recipes_cannot_be_changed(written, text):
         ("seed = 7", "seed = -1", "seed must be an integer of 0 or more"),
         ('name = "all"', 'name = "../all"', "name must be a text that can begin a file's name"),
         ("order = 3", 'order = 3\nterms = "TEFF"', "both order and terms"),
-        ('spectra = "data/spectra.nc"', "", "needs the key 'spectra'"),
+        ("log_flux = true", 'noise = "none"', "data.noise must be one of 'quoted', 'constant'; got 'none'"),
         ('source = "file"', 'source = "gaia-xp"', "takes no 'labels'"),
         ("[validation]", '[data.bad_rows]\nrule = "colour-relations"\n[validation]', "needs source = 'gaia-xp'"),
         ("[validation]", '[data.bad_rows]\nrule = "colours"\n[validation]', "data.bad_rows.rule must be one of"),
@@ -200,6 +202,23 @@ def test_a_catalogue_and_its_cuts(written):
 def test_rules_of_matching_need_a_catalogue(written):
     with pytest.raises(ValueError, match=r"\[data\] unmatched is about a table of labels: give its path as 'labels'"):
         written(MINIMAL.replace("spectra =", 'unmatched = "leave out"\nspectra ='))
+
+
+def test_files_and_labels_that_are_named_later(written, tmp_path, monkeypatch):
+    bare = written(MINIMAL.replace("spectra = ", 'columns = { A = "a" }\n#'))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"names no spectra: give the files, as in bayes-cannon train RECIPE FILES"):
+        check_data(bare)
+    with pytest.raises(ValueError, match=r"\[data\] columns is about a table of labels: .* --labels TABLE"):
+        check_data(bare.with_files(["a.fits"]))
+    whole = bare.with_files(["a.fits", "@list", "/b/*.fits"], "table.csv")
+    check_data(whole)
+    assert whole.spectra == [tmp_path / "a.fits", Path(f"@{tmp_path / 'list'}"), Path("/b/*.fits")]
+    assert whole.resolve(whole.data.labels or "") == tmp_path / "table.csv"
+    # What the recipe names is taken where nothing else is.
+    assert whole.with_files() == whole
+    with pytest.raises(ValueError, match="one file at most"):
+        check_data(read_recipe("gaia-xp-giants").with_files(["a.fits", "b.fits"]))
 
 
 def test_recipe_by_file_folder_and_name(tmp_path):

@@ -79,13 +79,13 @@ def _record(spectrum: Any, k: int) -> SurveySpectra:
     velocity = getattr(spectrum, "radial_velocity", None)
     v = np.asarray(np.nan if velocity is None else velocity.to_value("km/s"), dtype=float)
     name = _name(getattr(spectrum, "meta", None) or {})
-    numbers = {"number": [str(k)] * len(flux)}
+    numbers = {"number": np.full(len(flux), str(k))}
     if len(flux) > 1:
-        numbers["row"] = [str(row) for row in range(len(flux))]
+        numbers["row"] = np.arange(len(flux)).astype(str)
     return SurveySpectra(
         READER,
         [Segment(wavelength, flux, noise, None if mask is None else np.atleast_2d(mask).astype(np.uint8))],
-        {"OBJECT": [name] * len(flux), **numbers} if name else numbers,
+        {"OBJECT": np.full(len(flux), name), **numbers} if name else numbers,
         noise_kind,
         np.where(v == 0, np.nan, v) * np.ones(len(flux)),
         np.full(len(flux), "combined"),

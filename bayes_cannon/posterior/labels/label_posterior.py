@@ -3,6 +3,7 @@
 Each region of label space has a model of its own, a prior, and a share of all stars. The posterior of a star is the
 mixture of those by the regions, with the evidence of its spectrum in each, the share included, as weights. A region
 whose highest likelihood is too low to matter is left out for that star: its evidence is at most that times its share.
+Where theta is integrated out, the likelihood of a chi^2 is highest where its errors make n of it, if that is more.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,8 +45,9 @@ BATCH = 256
 """Stars that are compressed together."""
 TOGETHER = 64
 """Stars whose moments are computed together."""
-NEGLIGIBLE = 12.0
-"""Logarithm of the weight, relative to the best region, below which a region does not matter to a star."""
+NEGLIGIBLE = 7.0
+"""Minus the logarithm of the largest weight, relative to the best region, at which a region does not matter to a star:
+a thousandth, where the integration is right to some hundredths."""
 WIDER = 4.0
 """Covariance of the training labels times this stands for a prior that is no Gaussian mixture, in proposals only."""
 
@@ -76,9 +78,7 @@ class RegionModel:
     def space(self) -> LabelSpace:
         """Tables of terms, moments and bounds."""
         terms = self.trained.terms
-        return LabelSpace(
-            label_factors(terms.exponents), label_factors(terms.moments.exponents), self.prior.low, self.prior.high
-        )
+        return LabelSpace(label_factors(terms.exponents), terms.moments.pairs, self.prior.low, self.prior.high)
 
     @cached_property
     def proposal(self) -> MixturePrior:
@@ -273,8 +273,11 @@ def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray) -> _Com
     )
     log_det = np.asarray(tables.scatter.log_det(found.root, found.w))
     base = np.asarray(student_t.log_density(np.zeros(n_stars), log_det, count, nu))
-    value = np.maximum(np.asarray(best.value[:, 0]), 0.0)
-    height = student_t.log_density(value, log_det, count, nu)
+    value, k = np.maximum(np.asarray(best.value[:, 0]), 0.0), np.ones(n_stars)
+    if region.theta_covariance is not None:
+        least = 1 + (1 / included - 1) / np.asarray(scale)
+        k = np.maximum(np.maximum(value / np.maximum(count, 1.0), least), np.finfo(float).tiny)
+    height = student_t.log_density(value / k, log_det + count * np.log(k), count, nu)
     good = (np.asarray(found.used) > 0) & ~np.asarray(found.faulty)
     return _Compressed(likelihood, base, np.where(good, np.asarray(height) + region.log_share, np.nan))
 

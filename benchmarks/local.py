@@ -1,0 +1,180 @@
+"""Local models on stars that took no part: scatter, pulls, log scores and coverage of labels as posterior means.
+
+Five folds of Gaia XP giants, of the stars of the demo, of giants and dwarfs, and of MILES. The errors are calibrated by
+the stars of four folds and looked at in the fifth, in turn. The definitions are those of `validate`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter, process_time
+
+import numpy as np
+from calibration import LEVELS, Evaluated, evaluated
+from common import arguments, machine, measured, number, publish, table
+from scatter import NAMES, miles
+from scipy.special import ndtri
+
+import bayes_cannon as tc
+from bayes_cannon import validate
+from bayes_cannon.calibration.fit import calibrate
+from bayes_cannon.io.gaia_xp import GIANTS, read_gaia_xp
+from bayes_cannon.io.recipe import read_recipe
+from bayes_cannon.scatter import Full
+
+HEADER = (
+    "stars", "partitions", "errors", "robust scatter", "plain scatter", "robust pulls", "plain pulls", "within 68 %",
+    "within 95 %", "log score",
+)  # fmt: skip
+BIN_HEADER = ("stars", "bins of", "lowest, 68 %", "highest, 68 %", "lowest, 95 %", "highest, 95 %")
+BIN = 150
+"""Stars of a bin: chance makes the coverage of one differ by 3.8 and 1.8 points."""
+HEADERS = (HEADER, "rows"), (BIN_HEADER, "bins")
+N_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Stars:
+    """Stars with labels and the errors of these, and the partitions that they get."""
+
+    title: str
+    labels: np.ndarray
+    flux: np.ndarray
+    ivar: np.ndarray
+    errors: np.ndarray
+    partitions: Sequence[tuple[int, int]]
+
+    @property
+    def fold(self) -> np.ndarray:
+        """Fold of each star, shape (star,)."""
+        return np.random.default_rng(0).integers(0, N_FOLDS, len(self.labels))
+
+
+def demo_stars() -> Stars:
+    """The stars of the demo."""
+    return _gaia("Gaia XP, demo", read_recipe("gaia-xp-giants").data.cuts, [(3, 2), (5, 2), (3, 3)])
+
+
+def all_giants() -> Stars:
+    """All giants with little extinction."""
+    return _gaia("Gaia XP, giants", GIANTS, [(3, 2), (5, 2), (3, 3), (5, 3), (6, 2)])
+
+
+def giants_and_dwarfs() -> Stars:
+    """As `all_giants`, without the cut in LOGG."""
+    cuts = {name: cut for name, cut in GIANTS.items() if name != "LOGG"}
+    return _gaia("Gaia XP, giants and dwarfs", cuts, [(8, 2), (5, 3), (8, 3)])
+
+
+def _gaia(title: str, cuts: dict, partitions: Sequence[tuple[int, int]]) -> Stars:
+    stars = read_gaia_xp(cuts=cuts)
+    errors = stars.label_array([f"{name}_ERR" for name in NAMES])
+    title = f"{title}: {stars.n_stars:,}"
+    return Stars(title, stars.label_array(NAMES), stars.flux, stars.ivar, errors, partitions)
+
+
+def miles_stars() -> Stars:
+    """MILES, of which neither noise nor errors of the labels are known."""
+    row = miles()
+    return Stars(row.title, row.labels, row.flux, row.ivar, np.zeros(row.labels.shape), [(1, 2), (3, 2)])
+
+
+ROWS = {"demo": demo_stars, "giants": all_giants, "all": giants_and_dwarfs, "miles": miles_stars}
+
+
+def held_out(make: Callable[[], Stars]) -> dict:
+    """Lines of the tables: each star by a model of the other folds."""
+    stars = make()
+    n_stars, n_labels = stars.labels.shape
+    inferred, covariance = np.full(stars.labels.shape, np.nan), np.full((n_stars, n_labels, n_labels), np.nan)
+    snr, reach = np.full((2, n_stars), np.nan)
+    training = labelling = clock = 0.0
+    for fold in range(N_FOLDS):
+        kept, out = stars.fold != fold, stars.fold == fold
+        model = tc.LocalCannonModel(
+            stars.labels[kept], stars.flux[kept], stars.ivar[kept], NAMES, partitions=stars.partitions,
+            scatter=Full(heavy_tails=True),
+        )  # fmt: skip
+        start = process_time()
+        model.train()
+        training += process_time() - start
+        model.fit_labels(stars.flux[out], stars.ivar[out])  # Compiles.
+        start = process_time(), perf_counter()
+        fit = model.fit_labels(stars.flux[out], stars.ivar[out])
+        labelling, clock = labelling + process_time() - start[0], clock + perf_counter() - start[1]
+        inferred[out], covariance[out], snr[out] = fit.labels, fit.formal_covariance, fit.snr
+        reach[out] = model.leverage(fit.labels)
+    difference = inferred - stars.labels
+    result, r_hat = calibrated(stars, difference, covariance, snr, reach)
+    scatter = [_several(f(inferred, stars.labels)) for f in (validate.robust_scatter, validate.plain_scatter)]
+    pulls = difference / validate.label_errors(covariance)
+    inside = [np.abs(pulls) < ndtri(0.5 + level / 2) for level in LEVELS]
+    scores = validate.log_scores(inferred, stars.labels, covariance)
+    name = [stars.title, ", ".join(f"{n} of order {order}" for n, order in stars.partitions)]
+    return {
+        "rows": [
+            [*name, "formal", *scatter, *_of_pulls(pulls, inside, scores)],
+            [*name, "calibrated", "", "", *_of_pulls(result.pulls, result.inside, result.scores[0])],
+        ],
+        "bins": [[stars.title, *row] for row in binned(stars.labels, snr, result.inside)],
+        "note": f"{stars.title}: training {number(training / N_FOLDS)} s of processor, labels"
+        f" {number(1e3 * labelling / n_stars)} ms of processor a star, {number(n_stars / clock)} stars a second;"
+        f" largest R-hat of the calibration {r_hat:.3f}.",
+    }  # fmt: skip
+
+
+def calibrated(
+    stars: Stars, difference: np.ndarray, covariance: np.ndarray, snr: np.ndarray, reach: np.ndarray
+) -> tuple[Evaluated, float]:
+    """All stars, each by a calibration of the other folds, and the largest R-hat of these."""
+    parts, largest = [], 0.0
+    for fold in range(N_FOLDS):
+        kept, out = stars.fold != fold, stars.fold == fold
+        found = calibrate(
+            difference[kept], covariance[kept], snr[kept], leverage=reach[kept], reference_errors=stars.errors[kept]
+        )
+        arrays = (difference[out], covariance[out], snr[out], reach[out], stars.errors[out])
+        parts.append(evaluated(found, *arrays, difference[kept].std(axis=0)))
+        largest = max(largest, found.r_hat)
+    joined, order = Evaluated.joined(parts), np.argsort(stars.fold, kind="stable")
+    back = np.argsort(order)
+    inside, scores = (tuple(array[back] for array in arrays) for arrays in (joined.inside, joined.scores))
+    return Evaluated(snr, joined.pulls[back], joined.formal_pulls[back], inside, scores), largest
+
+
+def _of_pulls(pulls: np.ndarray, inside: Sequence[np.ndarray], scores: np.ndarray) -> list[str]:
+    covered = [_several(100 * one.mean(axis=0)) for one in inside]
+    return [_several(validate.robust_scatter(pulls)), _several(pulls.std(axis=0)), *covered, number(scores.mean(), 4)]
+
+
+def binned(labels: np.ndarray, snr: np.ndarray, inside: Sequence[np.ndarray]) -> list[list[str]]:
+    """Lowest and highest coverage of each label in bins of S/N and of each label."""
+    rows = []
+    for name, values in zip(("S/N", *NAMES), (snr, *labels.T), strict=True):
+        if np.ptp(values) == 0:
+            continue
+        bins = np.array_split(np.argsort(values, kind="stable"), max(1, len(values) // BIN))
+        cells = []
+        for one in inside:
+            shares = np.array([100 * one[rows].mean(axis=0) for rows in bins])
+            cells += [_several(shares.min(axis=0)), _several(shares.max(axis=0))]
+        rows.append([name, *cells])
+    return rows
+
+
+def _several(values: np.ndarray) -> str:
+    return ", ".join(number(float(value)) for value in values)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--only", choices=ROWS, nargs="*", default=list(ROWS), help="which stars")
+    given = parser.parse_args()
+    text = measured(machine)["text"]
+    runs = [measured(held_out, ROWS[name]) for name in given.only]
+    tables = [table(header, [row for run in runs for row in run[name]]) for header, name in HEADERS]
+    chance = f"Coverage of calibrated errors in bins of {BIN} stars, of each label."
+    publish("local", [text, tables[0], chance, tables[1], *(run["note"] for run in runs)], write=given.write)
+
+
+if __name__ == "__main__":
+    main()
