@@ -140,7 +140,7 @@ def fit_mixture(
     Returns
     -------
     mixture
-        In label units.
+        In label units, the component of the largest weight first.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def population(labels: Any, *, errors: Any = None, weights: Any = None, seed: An
     Returns
     -------
     mixture
-        In label units, of all stars.
+        In label units, of all stars, the component of the largest weight first.
 
     Raises
     ------
@@ -198,8 +198,8 @@ def population(labels: Any, *, errors: Any = None, weights: Any = None, seed: An
     >>> rng = np.random.default_rng(0)
     >>> giants, dwarfs = rng.normal([4600, 2.3], [300, 0.6], (300, 2)), rng.normal([5800, 4.4], [300, 0.2], (100, 2))
     >>> mixture = population(np.concatenate([giants, dwarfs]), errors=np.full((400, 2), [60, 0.1]))
-    >>> mixture.weights.round(2), mixture.mean.round(-2)
-    (array([0.75, 0.25]), array([4900.,    0.]))
+    >>> mixture.weights.round(2), mixture.means[:, 1].round(1)
+    (array([0.75, 0.25]), array([2.3, 4.4]))
 
     """
     most, rng = whole_number(most, "most", 1), generator(seed)
@@ -244,8 +244,10 @@ class _Frame(NamedTuple):
     root: np.ndarray
 
     def in_label_units(self, mixture: LabelMixture) -> LabelMixture:
-        covariances = self.root @ mixture.covariances @ self.root.T
-        return LabelMixture(mixture.weights, self.mean + mixture.means @ self.root.T, covariances)
+        """The mixture of the labels, components of the largest weight first."""
+        order = np.argsort(-mixture.weights, kind="stable")
+        means = self.mean + mixture.means[order] @ self.root.T
+        return LabelMixture(mixture.weights[order], means, self.root @ mixture.covariances[order] @ self.root.T)
 
 
 def _standardized(labels: Any, errors: Any, weights: Any) -> tuple[_Stars, _Frame]:
