@@ -29,7 +29,7 @@ PARTITION_FLOOR = 1e-2
 """Smallest variance of a region along a direction of label space, relative to that of all stars."""
 COMPONENTS = 8
 """Components of the population of all stars, which the regions of a partition share."""
-STARS_PER_PARAMETER = 10
+STARS_PER_PARAMETER = 40
 """Stars of a region for each component and label of its population."""
 STARS_PER_TERM = 4.0
 """Stars of a region, at least, for each term of its model."""
