@@ -84,7 +84,7 @@ class CommonCovariance(LearnedScatter):
         unit = self.noise if self.quoted is None else self.quoted
         known = np.isfinite(unit) & (unit > 0)
         squares = np.sum((self.factors[known] / unit[known, None]) ** 2, axis=0)
-        return float(np.log(squares).sum())
+        return float(np.log(squares[squares > 0]).sum())
 
     def check(self, n_pixels: int) -> None:
         """Raise ValueError unless it is the covariance of this number of pixels."""
