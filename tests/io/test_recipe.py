@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 import bayes_cannon
-from bayes_cannon.io import recipe as recipe_module
 from bayes_cannon.io.recipe import parse_recipe, read_recipe
 from bayes_cannon.io.recipe_checks import check_data
 from bayes_cannon.io.shipped import find_recipe, models_folder
@@ -243,7 +242,7 @@ def test_installed_package_finds_its_recipes_inside(tmp_path, monkeypatch):
     package = tmp_path / "site-packages" / "bayes_cannon"
     (package / "_models" / "mine").mkdir(parents=True)
     (package / "_models" / "mine" / "recipe.toml").write_text(MINIMAL)
-    monkeypatch.setattr(recipe_module.bayes_cannon, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(bayes_cannon, "__file__", str(package / "__init__.py"))
     assert bayes_cannon.__file__.startswith(str(tmp_path))
     assert read_recipe("mine").name == "small"
 
