@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.io.quantities import with_units
-from bayes_cannon.io.recipe import Recipe
+from bayes_cannon.io.recipe import ModelSection, Recipe
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel
@@ -24,17 +24,22 @@ def read_any_model(path: Path) -> AnyModel:
     return LocalCannonModel.read(path) if is_local_model(path) else CannonModel.read(path)
 
 
+def label_options(section: ModelSection, stars: Spectra) -> dict[str, Any]:
+    """Scaling and units of the labels, and the unit of the wavelengths, as keywords of a model of either kind."""
+    units = {name: stars.units[name] for name in section.label_names if name in stars.units}
+    options = {"label_units": units | dict(section.label_units), "dispersion_unit": stars.units.get("wavelength")}
+    return options if section.scale_factor is None else options | {"scale_factor": section.scale_factor}
+
+
 def train_local(recipe: Recipe, stars: Spectra, scatter: Scatter | str | None, progress: Any) -> LocalCannonModel:
     """Local models of the training stars of a recipe, with the family of scatter that the one model has."""
     assert recipe.local is not None
     section, (flux, ivar, wavelength) = recipe.model, with_units(stars)
     names = section.label_names
-    units = {name: stars.units[name] for name in names if name in stars.units} | dict(section.label_units)
-    options: dict[str, Any] = {} if section.scale_factor is None else {"scale_factor": section.scale_factor}
     local = LocalCannonModel(
         stars.label_array(names), flux, ivar, names, partitions=recipe.local.partitions, dispersion=wavelength,
         scatter=scatter if isinstance(scatter, Scatter) else None, regularization=section.regularization or None,
-        label_units=units, dispersion_unit=stars.units.get("wavelength"), seed=recipe.seed, **options,
+        seed=recipe.seed, **label_options(section, stars),
     )  # fmt: skip
     local.train(progress=progress)
     if recipe.local.calibrate:

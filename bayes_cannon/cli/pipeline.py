@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ import numpy as np
 from astropy.table import Table
 
 from bayes_cannon.cli.figures import FIGURES, write_figures
-from bayes_cannon.cli.local_run import AnyModel, kind_of_errors, likelihood_columns, read_any_model, train_local
+from bayes_cannon.cli.local_run import (
+    AnyModel,
+    kind_of_errors,
+    label_options,
+    likelihood_columns,
+    read_any_model,
+    train_local,
+)
 from bayes_cannon.cli.printing import decided, label_summary, print_run, print_statuses
 from bayes_cannon.core.censoring import create_inverse_mask, create_mask
 from bayes_cannon.core.grids import grid_of
@@ -228,8 +235,7 @@ def _concatenated(fits: Sequence[LabelFit | None], order: np.ndarray) -> LabelFi
         replace(fit, region_weights=np.zeros((len(fit.labels), 0))) if isinstance(fit, PosteriorFit) else fit
         for fit in known
     ]
-    whole = type(known[0]).concatenated(known)
-    return replace(whole, **{field.name: getattr(whole, field.name)[order] for field in fields(whole)})
+    return type(known[0]).concatenated(known).at(order)
 
 
 def _groups(spectra: Spectra, column: str | None) -> np.ndarray:
@@ -250,15 +256,14 @@ def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
         vectorizer = PolynomialVectorizer(names, order=section.order)
     else:
         vectorizer = PolynomialVectorizer(names, terms=section.terms)
-    options: dict[str, Any] = {} if section.scale_factor is None else {"scale_factor": section.scale_factor}
+    options = label_options(section, stars)
     kind: type[CannonModel] = CannonModel
     if recipe.theta_bounds:
         kind, options["theta_bounds"] = RestrictedCannonModel, recipe.theta_bounds
-    units = {name: stars.units[name] for name in names if name in stars.units} | dict(section.label_units)
     options |= {"regularization": section.regularization, "censors": _censors(recipe, stars.wavelength)}
     return kind(
         stars.label_array(names), flux, ivar, vectorizer,
-        dispersion=wavelength, label_units=units, dispersion_unit=stars.units.get("wavelength"), **options,
+        dispersion=wavelength, **options,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import chain
+from typing import Self
 
 import jax
 import numpy as np
@@ -112,6 +113,10 @@ class LabelFit:
         """One fit of all the stars in at least one part."""
         parts = list(parts)
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def at(self, stars: np.ndarray) -> Self:
+        """The fit of some of the stars, by mask or index."""
+        return type(self)(*(getattr(self, field.name)[stars] for field in fields(self)))
 
 
 def fit_labels(

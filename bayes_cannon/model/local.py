@@ -38,7 +38,6 @@ from bayes_cannon.scatter.base import FAMILIES, Scatter
 AUTO = "auto"
 N_FOLDS = 5
 """Parts of the training stars that are held out in turn to weight the partitions."""
-STREAM_BATCH = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,9 +233,7 @@ class LocalCannonModel:
         def train_fold(stars: TrainingSet, rows: np.ndarray) -> LocalResult:
             return self._trained_on(stars, None if errors is None else errors[rows], shapes, None, report)
 
-        return held_out_labels(
-            self._stars, train_fold, n_folds=n_folds, seed=self._settings.seed, groups=groups, progress=None
-        )
+        return held_out_labels(self._stars, train_fold, n_folds=n_folds, seed=self._settings.seed, groups=groups)
 
     def calibrate(
         self, *, n_folds: int = N_FOLDS, groups: Any = None, reference_errors: StarLabel | None = None, key: Any = 0,

@@ -165,8 +165,6 @@ class HeldOut:
         Shape (star,).
     leverage
         By the stars that trained, shape (star,).
-    fold
-        Shape (star,).
 
     """
 
@@ -174,7 +172,6 @@ class HeldOut:
     covariance: np.ndarray
     snr: np.ndarray
     leverage: np.ndarray
-    fold: np.ndarray
 
     def mixed(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels (star, label) and covariance of the average with these weights, shape (partition,)."""
@@ -203,7 +200,7 @@ class HeldOut:
 
 def held_out_labels(
     stars: TrainingSet, train_fold: Callable[[TrainingSet, np.ndarray], LocalResult], *, n_folds: int, seed: int,
-    groups: object, progress: Callable[[int], object] | None,
+    groups: object,
 ) -> HeldOut:  # fmt: skip
     """Label each training star by models that were trained without its fold."""
     assert stars.flux is not None
@@ -225,9 +222,7 @@ def held_out_labels(
         leverage[away] = stars.of_stars(~away).leverage(middle) * len(fold) / (~away).sum()
         solved = np.isfinite(result.partitions[0].regions[0].theta).all(axis=1)
         snr[away] = signal_to_noise(stars.ivar[away], solved)
-        if progress is not None:
-            progress(1)
-    return HeldOut(np.array(found), np.array(covariances), snr, leverage, fold)
+    return HeldOut(np.array(found), np.array(covariances), snr, leverage)
 
 
 def averaged(parts: Sequence[LabelPosteriorMoments], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Labels as posterior means under a prior, beside those of highest likelihood."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -113,4 +113,4 @@ def with_rows(fits: list[tuple[np.ndarray, LabelFit]], n_stars: int) -> LabelFit
     whole = LabelFit.concatenated([fit for _, fit in fits])
     order = np.argsort(np.concatenate([rows for rows, _ in fits]), kind="stable")
     assert len(order) == n_stars
-    return replace(whole, **{field.name: getattr(whole, field.name)[order] for field in fields(LabelFit)})
+    return whole.at(order)
