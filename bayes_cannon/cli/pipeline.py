@@ -21,6 +21,7 @@ from bayes_cannon.cli.local_run import (
     train_local,
 )
 from bayes_cannon.cli.printing import decided, label_summary, print_run, print_statuses
+from bayes_cannon.cli.store_run import first_star, large_store, stars_of, train_large
 from bayes_cannon.core.censoring import create_inverse_mask, create_mask
 from bayes_cannon.core.grids import grid_of
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
@@ -37,6 +38,7 @@ from bayes_cannon.io.recipe import Recipe, read_recipe
 from bayes_cannon.io.recipe_checks import check_data
 from bayes_cannon.io.shipped import find_model
 from bayes_cannon.io.spectra import Spectra
+from bayes_cannon.io.spectra_store import SpectraStore
 from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, read_table, write_table
 from bayes_cannon.labelling.fit import LabelFit
@@ -88,12 +90,14 @@ class TrainingRun:
 
 def run_recipe(
     recipe: str | Path, folder: Path, files: Sequence[str] = (), *, labels: str | None = None,
-    with_spectra: bool = False, by_row: bool = False, overwrite: bool, quiet: bool,
+    with_spectra: bool = False, by_row: bool = False, memory: str | None = None, scratch: Path | None = None,
+    overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train according to a recipe, write every file and print a summary.
 
     Spectra and the table of labels are those of the recipe unless they are given. The training spectra are kept in the
-    model file if ``with_spectra`` is set. Existing files are refused before any work is done.
+    model file if ``with_spectra`` is set. A store that does not fit ``memory`` is trained by blocks of pixels, with
+    what is finished in the folder ``scratch``. Existing files are refused before any work is done.
     """
     parsed = read_recipe(recipe).with_files(files, labels)
     check_data(parsed)
@@ -101,7 +105,13 @@ def run_recipe(
     folder.mkdir(parents=True, exist_ok=True)
     for path in outputs.values():
         check_output_path(path, overwrite=overwrite)
-    run = train_recipe(parsed, by_row=by_row, quiet=quiet)
+    store = large_store(parsed, memory)
+    if store is None:
+        run = train_recipe(parsed, by_row=by_row, quiet=quiet)
+    elif with_spectra:
+        raise ValueError("--with-spectra keeps all training spectra, which do not fit the memory: leave it out")
+    else:
+        run = train_from_store(parsed, store, by_row=by_row, memory=memory, scratch=scratch, quiet=quiet)
     summary = _write_run(run, outputs, with_spectra=with_spectra, overwrite=overwrite)
     if not quiet:
         print_run(run, summary)
@@ -199,6 +209,19 @@ def train_recipe(recipe: Recipe, *, by_row: bool = False, quiet: bool = True) ->
     return replace(whole, held_out=~none, fit=fits["fit"], independent=fits["independent"], local_fit=fits["local_fit"])
 
 
+def train_from_store(
+    recipe: Recipe, store: SpectraStore, *, by_row: bool = False, memory: str | None = None,
+    scratch: Path | None = None, quiet: bool = True,
+) -> TrainingRun:  # fmt: skip
+    """As `train_recipe`, of a store that does not fit the memory; the spectra of the run have no pixels."""
+    stars = _complete_labels(_chosen_stars(recipe, stars_of(store), by_row), recipe.model.label_names, quiet=quiet)
+    first, preparation = first_star(store, stars, Preparation.of_recipe(recipe))
+    model = build_model(recipe, stars, first)
+    train_large(model, store, stars, recipe, preparation, memory=memory, scratch=scratch, progress=not quiet)
+    none = np.zeros(stars.n_stars, dtype=bool)
+    return TrainingRun(recipe, preparation, model, stars, ~none, none, None)
+
+
 def _trained(
     recipe: Recipe, preparation: Preparation, spectra: Spectra, held_out: np.ndarray, progress: Any
 ) -> TrainingRun:  # fmt: skip
@@ -248,9 +271,12 @@ def _groups(spectra: Spectra, column: str | None) -> np.ndarray:
     return spectra.labels[column]
 
 
-def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
-    """The model of a recipe, not trained, with these training stars."""
-    section, (flux, ivar, wavelength) = recipe.model, with_units(stars)
+def build_model(recipe: Recipe, stars: Spectra, first: Spectra | None = None) -> CannonModel:
+    """The model of a recipe, not trained, with these training stars; they have no pixels if the ``first`` is given."""
+    section, (flux, ivar, wavelength) = recipe.model, with_units(first or stars)
+    if first is not None:
+        flux = ivar = None
+        stars = replace(stars, units={**stars.units, "wavelength": first.units.get("wavelength", "")})
     names = section.label_names
     if section.terms is None:
         vectorizer = PolynomialVectorizer(names, order=section.order)
@@ -260,7 +286,7 @@ def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
     kind: type[CannonModel] = CannonModel
     if recipe.theta_bounds:
         kind, options["theta_bounds"] = RestrictedCannonModel, recipe.theta_bounds
-    options |= {"regularization": section.regularization, "censors": _censors(recipe, stars.wavelength)}
+    options |= {"regularization": section.regularization, "censors": _censors(recipe, (first or stars).wavelength)}
     return kind(
         stars.label_array(names), flux, ivar, vectorizer,
         dispersion=wavelength, **options,
@@ -286,7 +312,12 @@ def _read_stars(recipe: Recipe, by_row: bool) -> Spectra:
         limits = {} if data.wavelength_range is None else {"wavelength_range": data.wavelength_range}
         path = recipe.spectra[0] if recipe.spectra else None
         return read_gaia_xp(path, cuts=data.cuts, log_flux=False, **limits)
-    spectra = read_spectra(recipe.spectra, **data.of_files)
+    return _chosen_stars(recipe, read_spectra(recipe.spectra, **data.of_files), by_row)
+
+
+def _chosen_stars(recipe: Recipe, spectra: Spectra, by_row: bool) -> Spectra:
+    """Spectra with their labels, of stars that pass the cuts."""
+    data = recipe.data
     if data.labels is not None:
         spectra = join_labels(
             spectra, read_table(recipe.resolve(data.labels)), id_column=data.id_column, by_row=data.by_row or by_row,

@@ -29,7 +29,7 @@ def print_run(run: "TrainingRun", summary: Table | None) -> None:
     """Stars, certificates and the validation of each model of a run."""
     left_out = int((~run.training & ~run.held_out).sum())
     rule = f", {left_out} bad rows left out" if left_out else ""
-    n_pixels = run.spectra.n_pixels
+    n_pixels = run.model.n_pixels
     for what, said in decided(run.spectra).items():
         click.echo(f"{what.replace('_', ' ')}: {said}")
     click.echo(f"{run.recipe.name}: trained on {int(run.training.sum())} stars x {n_pixels} pixels{rule}")

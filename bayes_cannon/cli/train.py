@@ -28,12 +28,23 @@ from bayes_cannon.cli.reporting import command, overwrite_option, quiet_option
 @click.option(
     "--by-row", is_flag=True, help="Match a table of labels to the spectra row by row, where they have no names."
 )
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Memory that may be used, such as 2GB: a larger store is trained by blocks of pixels. By default half of what "
+    "the computer has.",
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for what is finished of such a training, and for its blocks of pixels. By default beside the store.",
+)
 @overwrite_option
 @quiet_option
 @command
 def train(
     recipe: str, files: tuple[str, ...], labels: str | None, output: Path, with_spectra: bool, by_row: bool,
-    overwrite: bool, quiet: bool,
+    memory: str | None, scratch: Path | None, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train the model that RECIPE describes.
 
@@ -47,5 +58,6 @@ def train(
     from bayes_cannon.cli.pipeline import run_recipe
 
     run_recipe(
-        recipe, output, files, labels=labels, with_spectra=with_spectra, by_row=by_row, overwrite=overwrite, quiet=quiet
-    )
+        recipe, output, files, labels=labels, with_spectra=with_spectra, by_row=by_row, memory=memory, scratch=scratch,
+        overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip

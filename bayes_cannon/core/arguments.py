@@ -5,6 +5,7 @@ Each error names the argument, what was given and what is wanted. Arrays come in
 
 import operator
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,21 @@ import numpy as np
 
 LONGEST_NAME = 255
 """Bytes that a file system allows for a name."""
+
+
+_UNITS_OF_BYTES = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_BYTES = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt]?i?b|)", re.IGNORECASE)
 
 
 def shown(value: Any) -> str:
@@ -71,6 +87,16 @@ def whole_numbers(values: Any, what: str) -> list[int]:
 def generator(seed: Any) -> np.random.Generator:
     """NumPy's generator of a seed, an integer that is not negative, or the generator that is given; else ValueError."""
     return seed if isinstance(seed, np.random.Generator) else np.random.default_rng(whole_number(seed, "seed", 0))
+
+
+def byte_count(value: Any, what: str) -> int:
+    """Bytes, given as a number or as text such as "2 GB", "500MB" or "1.5 GiB"; ValueError that names ``what``."""
+    text = str(value).strip()
+    found = _BYTES.fullmatch(text)
+    count = float(found[1]) * _UNITS_OF_BYTES[found[2].lower()] if found else 0.0
+    if isinstance(value, bool) or not 1 <= count < np.inf:
+        raise ValueError(f'{what} must be bytes, such as 2e9, "2 GB" or "1.5 GiB", got {value!r}')
+    return int(count)
 
 
 def listed(value: Any) -> list[Any] | None:

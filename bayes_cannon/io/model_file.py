@@ -8,7 +8,7 @@ could no longer read the file.
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -109,11 +109,16 @@ def training_set_hash(labels: np.ndarray, flux: np.ndarray, ivar: np.ndarray) ->
 
 def array_hash(*arrays: np.ndarray) -> str:
     """SHA-256 of the shapes and float64 values of arrays, in hexadecimal."""
+    return hash_of_parts((np.atleast_1d(values).shape, [values]) for values in arrays)
+
+
+def hash_of_parts(arrays: Iterable[tuple[tuple[int, ...], Iterable[np.ndarray]]]) -> str:
+    """As `array_hash`, of arrays that are given as their shape and, in order, their rows."""
     digest = sha256()
-    for values in arrays:
-        plain = np.ascontiguousarray(values, dtype="<f8")
-        digest.update(repr(plain.shape).encode())
-        digest.update(plain)
+    for shape, parts in arrays:
+        digest.update(repr(shape).encode())
+        for values in parts:
+            digest.update(np.ascontiguousarray(values, dtype="<f8"))
     return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Arrays by name in NumPy's ``.npz``, with a checksum of the whole file (`io.damage`) as the comment of the archive."""
 
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,13 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, 
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = bytes(SEAL_SIZE)
     seal(path, reserved=True)
+
+
+def put_npz(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Mapping[str, Any]]) -> None:
+    """As `write_npz`, of a file that is there whole or not at all."""
+    partial = path.with_name(f"partial-{path.name}")
+    write_npz(partial, arrays, about)
+    os.replace(partial, path)
 
 
 def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A Zarr store of spectra, read shard by shard.
+"""A Zarr store of spectra, read shard by shard, or in smaller parts of some stars and pixels.
 
 A shard is one file for the flux and one for the ivar of some thousand stars (`io.unfinished_store`).
 """
@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bayes_cannon.io.atomic import recover
 from bayes_cannon.io.damage import reading
 from bayes_cannon.io.spectra import Spectra, open_dataset
@@ -15,6 +17,7 @@ from bayes_cannon.io.spectra_variables import from_dataset
 from bayes_cannon.io.zarr_files import damaged_files
 
 _ARRAYS = ("flux", "ivar")
+_PACKED = frozenset({"scale_factor", "add_offset"})
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class SpectraStore:
         How many.
     shard_size
         Spectra of a shard; the last may have fewer.
+    chunks
+        Stars and pixels that are decoded together, as a part of a shard.
+    single
+        Whether float32 holds every flux and ivar exactly.
 
     """
 
@@ -36,6 +43,8 @@ class SpectraStore:
     n_stars: int
     n_pixels: int
     shard_size: int
+    chunks: tuple[int, int]
+    single: bool
 
     @property
     def shards(self) -> int:
@@ -56,13 +65,62 @@ class SpectraStore:
         if not 0 <= number < self.shards:
             raise IndexError(f"{self.path} has the shards 0 to {self.shards - 1}, and no shard {number}")
         with reading(self.path, f"shard {number}", "write the store anew"):
-            _check(self.path, lambda name: name.startswith(tuple(f"{array}/c/{number}/" for array in _ARRAYS)))
+            _check(self.path, lambda name: name.startswith(_files_of(number)))
             with open_dataset(self.path, ".zarr", checked=False) as dataset:
                 rows = slice(number * self.shard_size, (number + 1) * self.shard_size)
                 return Spectra(**from_dataset(dataset.isel(star=rows), {}))  # Its checksums tell of lost chunks.
 
     def __iter__(self) -> Iterator[Spectra]:
         return (self.shard(number) for number in range(self.shards))
+
+    def stars(self) -> Spectra:
+        """What is known of all stars, such as names and labels, without their pixels."""
+        with (
+            reading(self.path, "the stars", "write the store anew"),
+            open_dataset(self.path, ".zarr", checked=False) as dataset,
+        ):
+            of_pixels = [name for name, array in dataset.variables.items() if array.dims == ("pixel",)]
+            known = dataset.drop_vars(["mask", "noise_correlation", *of_pixels], errors="ignore")
+            return Spectra(**from_dataset(known.isel(pixel=slice(0)), {}))
+
+    def parts(
+        self, stars: np.ndarray, pixels: slice = slice(None), *, size: int, checked: bool = True
+    ) -> Iterator[Spectra]:
+        """Spectra of some stars, without what else is known of them, from at most ``size`` rows of a shard at a time.
+
+        Parameters
+        ----------
+        stars
+            Rows of the store, ascending, shape (star,).
+        pixels
+            Which pixels.
+        size
+            Rows of the store that may be read at once.
+        checked
+            Whether the checksum of each shard is compared before it is read.
+
+        Raises
+        ------
+        ValueError
+            If files of a shard are lost or damaged.
+
+        """
+        with open_dataset(self.path, ".zarr", checked=False) as dataset:
+            unused = [name for name in dataset.variables if name not in (*_ARRAYS, "mask", "wavelength", "dispersion")]
+            dataset = dataset.drop_vars(unused).isel(pixel=pixels)
+            for number in np.unique(stars // self.shard_size):
+                first, last = number * self.shard_size, min((number + 1) * self.shard_size, self.n_stars)
+                with reading(self.path, f"shard {number}", "write the store anew"):
+                    if checked:
+                        _check(self.path, lambda name, k=number: name.startswith(_files_of(k)))  # type: ignore[misc]
+                for start in range(first, last, size):
+                    end = min(start + size, last)
+                    rows = stars[np.searchsorted(stars, start) : np.searchsorted(stars, end)]
+                    if not len(rows):
+                        continue
+                    with reading(self.path, f"shard {number}", "write the store anew"):
+                        part = Spectra(**from_dataset(dataset.isel(star=slice(rows[0], rows[-1] + 1)), {}))
+                    yield part.at(rows - rows[0])
 
 
 def open_store(path: str | os.PathLike) -> SpectraStore:
@@ -99,7 +157,15 @@ def open_store(path: str | os.PathLike) -> SpectraStore:
                 raise ValueError(f"the dimensions of 'flux' must be star and pixel, got {flux.dims}")
             encoding = flux.encoding
             size = (encoding.get("shards") or encoding["chunks"])[0]
-            return SpectraStore(path, len(flux), flux.shape[1], int(size))
+            chunks = int(encoding["chunks"][0]), int(encoding["chunks"][1])
+            arrays = [dataset[name] for name in _ARRAYS]
+            single = all(array.dtype == np.float32 and not _PACKED & {*array.attrs} for array in arrays)
+            return SpectraStore(path, len(flux), flux.shape[1], int(size), chunks, single)
+
+
+def _files_of(shard: int) -> tuple[str, ...]:
+    """How the names of the files of a shard begin."""
+    return tuple(f"{array}/c/{shard}/" for array in _ARRAYS)
 
 
 def _check(path: Path, wanted: Callable[[str], bool]) -> None:

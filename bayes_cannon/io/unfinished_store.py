@@ -7,20 +7,19 @@ written last. A run that goes on takes the shards as whole up to the first that 
 it gives the same store, bit by bit, as one that was not broken off.
 """
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from bayes_cannon.io.alike import First
 from bayes_cannon.io.atomic import check_output_path, put_in_place
 from bayes_cannon.io.damage import UNREADABLE, reading
-from bayes_cannon.io.npz import read_npz, write_npz
+from bayes_cannon.io.npz import put_npz, read_npz
 from bayes_cannon.io.readers.survey_spectra import ANGSTROM
 from bayes_cannon.io.rows import MeanCorrelation, Rows, about, union
 from bayes_cannon.io.spectra import Spectra, read_spectra_file, to_dataset, write_spectra
@@ -75,7 +74,7 @@ class Plan:
         if self.first is not None and self.first.wavelength is not None:
             arrays["first"] = self.first.wavelength
             first = {"name": str(self.first.name), "reader": self.first.reader}
-        _write(path, arrays, {"settings": self.settings, "more": more, "first": first})
+        put_npz(path, arrays, {"settings": self.settings, "more": more, "first": first})
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -216,7 +215,7 @@ class UnfinishedStore:
             if correlation.total is not None:
                 known |= {_CORRELATION: correlation.total, f"{_CORRELATION} of": np.array(correlation.n_stars)}
             texts = {"units": progress.units, "attrs": progress.attrs}
-            _write(self._record(self._n_records), known, {"crc32": checksums, "place": place, "refused": new, **texts})
+            put_npz(self._record(self._n_records), known, {"crc32": checksums, "place": place, "refused": new, **texts})
         except OSError as error:
             raise OSError(
                 error.errno, f"cannot write it: {error.strerror or error}; its first {self.n_stars} spectra stay in "
@@ -341,10 +340,3 @@ class UnfinishedStore:
 def _chunk(shard_size: int) -> int:
     """Spectra that are compressed together: the largest divisor of a shard up to `_CHUNK`."""
     return next(size for size in range(min(_CHUNK, shard_size), 0, -1) if shard_size % size == 0)
-
-
-def _write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write an .npz that is there whole or not at all."""
-    partial = path.with_name(f"partial-{path.name}")
-    write_npz(partial, arrays, about)
-    os.replace(partial, path)

@@ -1,5 +1,7 @@
 """How well the training spectra fit at their own labels, for the comparison with others (`labelling.goodness`)."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from bayes_cannon.core.likelihood import weights
@@ -28,10 +30,32 @@ def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -
         Training spectra, shape (star, pixel).
 
     """
+    chosen = compared_stars(trained.terms.n_stars)
+    return goodness_in_parts(trained, [(chosen, flux[chosen], ivar[chosen])])
+
+
+def compared_stars(n_stars: int) -> np.ndarray:
+    """Training stars that are compared with, ascending."""
+    return np.unique(np.linspace(0, n_stars - 1, min(n_stars, MAX_STARS)).round().astype(int))
+
+
+def goodness_in_parts(
+    trained: TrainedModel, parts: Iterable[tuple[np.ndarray, StarPixel, StarPixel]]
+) -> GoodnessOfFit:  # fmt: skip
+    """As `training_goodness`, of `compared_stars`, flux and ivar of some after the other, in order."""
     n_stars, n_terms = trained.terms.design.shape
-    chosen = np.unique(np.linspace(0, n_stars - 1, min(n_stars, MAX_STARS)).round().astype(int))
-    y, known = np.asarray(flux[chosen], float), np.asarray(ivar[chosen], float)
-    design = trained.terms.design[chosen]
+    chosen, chi_squared, counted, snr = (
+        np.concatenate(found) for found in zip(*(_of_stars(trained, *part) for part in parts), strict=True)
+    )
+    reach = leverage(leverage_root(trained.terms.design), trained.terms.design[chosen])
+    return GoodnessOfFit.of_training(chi_squared, counted, snr, reach, n_terms, n_stars)
+
+
+def _of_stars(
+    trained: TrainedModel, chosen: np.ndarray, flux: StarPixel, ivar: StarPixel
+) -> tuple[np.ndarray, PerStar, PerStar, PerStar]:
+    """The stars, their chi^2, number of pixels and S/N."""
+    y, known = np.asarray(flux, float), np.asarray(ivar, float)
     used = (known > 0) & trained.solved
     counted = used.sum(axis=1)
     if trained.scatter.is_correlated:
@@ -42,10 +66,8 @@ def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -
                 compare(trained.tables, found.root, found.w, found.y, trained.terms.x[chosen][:, None])[0]
             )
     else:
-        chi_squared = np.asarray(_chi_squared(trained, design, y, np.where(used, known, 0.0)))
-    snr = signal_to_noise(known, trained.solved)
-    reach = leverage(leverage_root(trained.terms.design), design)
-    return GoodnessOfFit.of_training(chi_squared, counted, snr, reach, n_terms, n_stars)
+        chi_squared = _chi_squared(trained, trained.terms.design[chosen], y, np.where(used, known, 0.0))
+    return chosen, chi_squared, counted, signal_to_noise(known, trained.solved)
 
 
 def _chi_squared(trained: TrainedModel, design: StarTerm, flux: StarPixel, ivar: StarPixel) -> PerStar:

@@ -53,6 +53,11 @@ from bayes_cannon.training.train import (
 if TYPE_CHECKING:
     import xarray as xr
 
+    from bayes_cannon.io.preparation import Preparation
+    from bayes_cannon.io.spectra_store import SpectraStore
+    from bayes_cannon.model.store_plan import TrainingPlan
+    from bayes_cannon.model.store_training import Executor, StoreTraining
+
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
 
 
@@ -255,6 +260,115 @@ class CannonModel:
         )  # fmt: skip
         self._result = replace(result, goodness=training_goodness(result.plug_in, problem.flux, problem.ivar))
         return solution.theta, solution.s2, metadata
+
+    def train_store(
+        self,
+        store: "SpectraStore",
+        *,
+        stars: Any = None,
+        preparation: "Preparation | None" = None,
+        op_method: str | None = None,
+        op_kwds: Mapping[str, Any] | None = None,
+        dof_correction: bool = False,
+        memory: float | str | None = None,
+        executor: "Executor | None" = None,
+        scratch: str | os.PathLike[str] | None = None,
+        progress: ProgressOption = None,
+    ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
+        """Train from a store of spectra that need not fit the memory; the model holds none of them afterwards.
+
+        Each pixel has the optimum, certificate and status that `train` gives it. Blocks of pixels are trained one after
+        the other. Where reading them from the store would decode it too often, all spectra are first written to a
+        scratch store of blocks of pixels; `plan_store` says so beforehand, and the logger ``bayes_cannon`` (level
+        INFO) tells it. A training that was broken off goes on with the blocks that it had finished, if the same is
+        asked for.
+
+        Parameters
+        ----------
+        store
+            From `bayes_cannon.io.open_store`. A model without wavelengths takes those of the store.
+        stars
+            Rows of the store that train, ascending, in the order of the training labels; None: all of them.
+        preparation
+            What is done to each spectrum; by default nothing.
+        op_method, op_kwds, dof_correction
+            As for `train`.
+        memory
+            Limit for a process, in bytes or as text such as ``"2 GB"``; by default half of what the computer has.
+        executor
+            How blocks are worked on: like ``map``, it is called with a function that can be pickled and a list of
+            numbers, and gives what the function returns for each, in any order. By default they are worked on here, one
+            after the other, while the next is read.
+        scratch
+            Folder for finished blocks and the scratch store, created if needed; all workers need it. The scratch store
+            stays there, for another training of the same spectra. By default it is beside the store, with the name of
+            the store and ``.training``, and is removed at the end.
+        progress
+            True for a bar on the standard error, or a function that is called with the number of pixels finished.
+
+        Returns
+        -------
+        theta, s2, metadata
+            As for `train`.
+
+        Raises
+        ------
+        ValueError
+            If the memory or the disk is too small, with the numbers; for scatter that is not independent; if the store
+            has another number of stars or pixels, or other wavelengths, or holds what no training set may; for a
+            scratch folder that belongs to another training; and as `train` does.
+        TypeError
+            For a keyword that the method does not know.
+
+        Examples
+        --------
+        >>> rng = np.random.default_rng(0)
+        >>> labels = rng.uniform([4000, 1], [5500, 3.5], (100, 2))
+        >>> flux = 1 + (labels - [4750, 2.25]) / [1500, 2.5] @ rng.normal(0, 0.05, (2, 20))
+        >>> tc.io.write_spectra("training.zarr", tc.io.Spectra(flux, np.full(flux.shape, 1e4)))
+        >>> vectorizer = tc.vectorizer.PolynomialVectorizer(("TEFF", "LOGG"), 1)
+        >>> model = tc.CannonModel(labels, None, None, vectorizer)
+        >>> theta, s2, metadata = model.train_store(tc.io.open_store("training.zarr"), memory="2 GB")
+        >>> theta.shape, model.training_set_flux is None
+        ((20, 3), True)
+
+        """
+        work, prepared = self._store_work(
+            store, stars, preparation, memory, scratch, op_method=op_method, op_kwds=op_kwds,
+            dof_correction=dof_correction,
+        )  # fmt: skip
+        with reporter(progress, work.plan.n_pixels, "pixel") as report:
+            solution, spectra_hash = work.run(executor, report)
+        warn_of_failures(solution)
+        family = self.scatter
+        result = TrainingResult(
+            prepared, solution.theta, solution.s2, IndependentScatter(), "" if family is None else repr(family),
+            Certificates.of(solution), self._settings.snapshot(), op_method, dof_correction,
+        )  # fmt: skip
+        self._stars, self._result = prepared, replace(result, goodness=work.goodness(result.plug_in))
+        self._provenance["training_set_sha256"] = spectra_hash
+        self.censors = self._settings.censors  # Now the number of pixels is known.
+        work.tidy(keep_blocks=scratch is not None)
+        return solution.theta, solution.s2, records(solution, op_method)
+
+    def plan_store(
+        self,
+        store: "SpectraStore",
+        *,
+        stars: Any = None,
+        preparation: "Preparation | None" = None,
+        op_method: str | None = None,
+        dof_correction: bool = False,
+        memory: float | str | None = None,
+    ) -> "TrainingPlan":
+        """How `train_store` would go: blocks of pixels, bytes read and written, peak memory, and whether it transposes.
+
+        Parameters and errors are those of `train_store`; nothing is written.
+        """
+        work, _ = self._store_work(
+            store, stars, preparation, memory, None, op_method=op_method, dof_correction=dof_correction
+        )
+        return work.plan
 
     def train_path(
         self, lambdas: Sequence[float] | np.ndarray, *, progress: ProgressOption = None
@@ -1195,6 +1309,12 @@ class CannonModel:
         """Further starting points: by name where they have names; arrays of any number of starts stay."""
         plain = initial_labels is None or isinstance(initial_labels, list | tuple) or is_plain(initial_labels)
         return initial_labels if plain else self._stars.rows(initial_labels, "initial_labels")
+
+    def _store_work(self, *given: Any, **options: Any) -> "tuple[StoreTraining, TrainingSet]":
+        """The training from a store, and the training set without its spectra."""
+        from bayes_cannon.model.store_training import store_training  # HDF5 and xarray take half a second to import.
+
+        return store_training(self._stars, self._settings, self._result, *given, **options)
 
     def _problem(self) -> PixelProblem:
         return self._settings.problem(self._stars)

@@ -72,9 +72,9 @@ class Settings:
         names = ("regularization", "censors", "theta_bounds")
         return [name for name in names if not equal(getattr(now, name), getattr(trained_with, name))]
 
-    def bounds(self, stars: TrainingSet) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self, stars: TrainingSet, n_pixels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds on theta, shape (pixel, term): both zero where a term is censored."""
-        n_pixels, vectorizer = stars.n_pixels or 0, stars.vectorizer
+        n_pixels, vectorizer = n_pixels or stars.n_pixels or 0, stars.vectorizer
         free = design_matrix_mask(Censors(vectorizer.label_names, n_pixels, self.censors), vectorizer)
         lower, upper = np.where(free, -np.inf, 0.0), np.where(free, np.inf, 0.0)
         for term, (low, high) in self.theta_bounds.items():
@@ -97,9 +97,12 @@ class Settings:
                 "the model holds no training spectra. They are kept in a file only by "
                 "write(..., include_training_set_spectra=True)"
             )
+        return PixelProblem(stars.terms, stars.flux, stars.ivar, self.penalty(stars.flux.shape[1]), *self.bounds(stars))
+
+    def penalty(self, n_pixels: int) -> np.ndarray:
+        """Lambda of every pixel, shape (pixel,)."""
         lam = 0.0 if self.regularization is None else self.regularization
-        every = np.broadcast_to(np.asarray(lam, dtype=float), stars.flux.shape[1:])
-        return PixelProblem(stars.terms, stars.flux, stars.ivar, every, *self.bounds(stars))
+        return np.broadcast_to(np.asarray(lam, dtype=float), (n_pixels,))
 
 
 def polynomial(vectorizer: BaseVectorizer) -> PolynomialVectorizer:

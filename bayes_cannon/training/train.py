@@ -35,6 +35,7 @@ def train(
     theta: np.ndarray | None = None,
     s2: np.ndarray | None = None,
     max_memory: float | None = None,
+    part_of: int = 0,
     progress: Progress | None = None,
 ) -> PixelSolution:
     """Joint optimum over (theta, s2) of every pixel, by the named solver.
@@ -53,6 +54,9 @@ def train(
         A previous solution to start from, shape (pixel, term) and (pixel,).
     max_memory
         Bytes of working memory of the certified solver, in addition to the problem and the solution.
+    part_of
+        Number of pixels of a larger problem that these are a part of: where they are whole blocks of it
+        (`training.profile.blocks.block_size`) the certified solver finds the same bits as in that.
     progress
         Called with the number of pixels finished.
 
@@ -77,7 +81,7 @@ def train(
                 f"op_kwds {', '.join(sorted(options))} not known: the certified solver (op_method=None) takes none, it "
                 'stops when its certificate is reached. SciPy\'s keywords go with op_method="l_bfgs_b" or "powell"'
             )
-        return profile.solve(problem, theta=theta, max_memory=max_memory, progress=progress)
+        return profile.solve(problem, theta=theta, max_memory=max_memory, part_of=part_of, progress=progress)
     solve = solve_lbfgsb if method == "l_bfgs_b" else solve_powell
     return solve(problem, theta=theta, s2=s2, options=options, progress=progress)
 

@@ -41,6 +41,7 @@ def solve(
     *,
     theta: np.ndarray | None = None,
     max_memory: float | None = None,
+    part_of: int = 0,
     progress: Progress | None = None,
 ) -> PixelSolution:
     """Joint optimum over (theta, s2) of every pixel.
@@ -53,6 +54,8 @@ def solve(
         Coefficients to start the scan from, shape (pixel, term); NaN counts as zero.
     max_memory
         Bytes of working memory in addition to the problem and the solution; by default blocks have the fastest size.
+    part_of
+        Number of pixels of a larger problem that these are a part of, whose blocks are then as large as in that.
     progress
         Called with the number of pixels finished.
 
@@ -73,6 +76,7 @@ def solve(
         [problem.regularization],
         theta=theta,
         max_memory=max_memory,
+        part_of=part_of,
         progress=progress,
     )
     return solution
@@ -84,6 +88,7 @@ def solve_path(
     *,
     theta: np.ndarray | None = None,
     max_memory: float | None = None,
+    part_of: int = 0,
     progress: Progress | None = None,
 ) -> list[PixelSolution]:
     """Joint optima at several regularization strengths, from one pass over the data for the Gram matrices.
@@ -94,7 +99,7 @@ def solve_path(
         As for `solve`; its own regularization does not matter.
     regularizations
         Lambda of every pixel, shape (pixel,), for each point of the path. The search at each starts from the last.
-    theta, max_memory
+    theta, max_memory, part_of
         As for `solve`.
     progress
         Called with the number of pixels finished, at all strengths.
@@ -107,7 +112,7 @@ def solve_path(
 
     """
     strengths = np.stack([np.broadcast_to(lam, problem.n_pixels) for lam in regularizations])
-    n_solvable = int(solvable(problem, strengths).sum())
+    n_solvable = max(int(solvable(problem, strengths).sum()), part_of)
     size = _size_within(problem.terms, max(n_solvable, 1), n_nodes(strengths), max_memory)
     # Leaving stragglers of a single block would cost a second one.
     max_unfinished = int(size * SETTINGS.straggler_share) if n_solvable > size else 0
@@ -115,17 +120,21 @@ def solve_path(
     return blocks.solve(progress or (lambda _: None))
 
 
+def working_memory(terms: Terms, n_nodes: int = SETTINGS.n_nodes) -> tuple[int, int]:
+    """Bytes that all blocks share, and upper bound on those for each pixel of a block, with all computed at a time."""
+    n_terms, n_moments, rows = terms.n_terms, terms.moments.n_moments, padded_size(terms.n_stars)
+    once = SETTINGS.star_arrays * rows + SETTINGS.term_arrays * n_terms**2
+    once += (n_nodes + SETTINGS.grid_size // 2 + 2) * n_moments
+    return 8 * rows * n_terms + 12 * rows * n_moments, 8 * once * n_blocks()
+
+
 def _size_within(terms: Terms, n_pixels: int, n_nodes: int, max_memory: float | None) -> int:
     """Number of pixels in a block that runs fast, or that fits into memory with all blocks computed at a time."""
-    n_stars, n_terms, basis = terms.n_stars, terms.n_terms, terms.moments
-    rows = padded_size(n_stars)
+    n_stars, n_terms = terms.n_stars, terms.n_terms
     size = block_size(n_stars, n_terms, n_pixels)
     if max_memory is None:
         return size
-    shared = 8 * rows * n_terms + 12 * rows * basis.n_moments
-    once = SETTINGS.star_arrays * rows + SETTINGS.term_arrays * n_terms**2
-    once += (n_nodes + SETTINGS.grid_size // 2 + 2) * basis.n_moments
-    each = 8 * once * n_blocks()
+    shared, each = working_memory(terms, n_nodes)
     if not shared + each <= number(max_memory):
         raise ValueError(
             f"max_memory is {shown(max_memory)} bytes, but {n_stars} stars, {n_terms} terms and {n_blocks()} blocks "

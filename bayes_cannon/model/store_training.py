@@ -1,0 +1,343 @@
+"""Training from a store of spectra that does not fit the memory, a block of pixels after the other.
+
+Pixels are independent, so that the optimum of each is that of a training in memory. A finished block is a file in the
+scratch folder, and so is what the blocks are read from where the plan transposes; what is not there is missing, and a
+training that was broken off goes on with that. What training keeps besides, the fit of some stars that others are
+compared with and the hash of the training set, comes from a second pass over the stars.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon.core.arguments import byte_count, check_kind, file_path, flag
+from bayes_cannon.core.checks import check_regularization, check_same_dispersion
+from bayes_cannon.core.intake import chosen_rows, flux_and_ivar
+from bayes_cannon.core.terms import Terms
+from bayes_cannon.io.damage import UNREADABLE
+from bayes_cannon.io.model_file import array_hash, hash_of_parts
+from bayes_cannon.io.npz import put_npz, read_npz
+from bayes_cannon.io.pixel_blocks import PixelBlocks, StarRows
+from bayes_cannon.io.preparation import Preparation
+from bayes_cannon.io.quantities import with_units
+from bayes_cannon.io.spectra_store import SpectraStore
+from bayes_cannon.io.zarr_files import seal_of
+from bayes_cannon.labelling.goodness import GoodnessOfFit
+from bayes_cannon.labelling.trained import TrainedModel
+from bayes_cannon.labelling.training_fit import compared_stars, goodness_in_parts
+from bayes_cannon.model.result import TrainingResult
+from bayes_cannon.model.settings import Settings
+from bayes_cannon.model.stars import TrainingSet
+from bayes_cannon.model.store_plan import TrainingPlan, plan_training, usable_memory
+from bayes_cannon.scatter.independent import Independent
+from bayes_cannon.training.problem import PixelProblem, PixelSolution
+from bayes_cannon.training.train import OP_METHODS, check_op_method, correct_scatter, train
+
+Executor = Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]
+"""Like `map`: results of a function, which can be pickled, of the numbers of tasks, in any order."""
+
+_BLOCKS, _SHA = "pixels.zarr", "training_set_sha256"
+_STARS_AT_ONCE = 48
+"""Stars whose fit is compared: a multiple of `labelling.training_fit.STARS_AT_ONCE`, so that sums are the same."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class StoreTraining:
+    """A training from a store: all that any of its tasks needs, so that another process can do one.
+
+    Attributes
+    ----------
+    rows
+        The training spectra.
+    labels
+        Of the stars, shape (star, label), for the hash of the training set.
+    plan
+        How it goes.
+    scratch
+        Folder of what is finished.
+    terms, regularization, lower, upper
+        As in `training.problem.PixelProblem`, of all pixels.
+    op_method, op_kwds, dof_correction
+        As for `CannonModel.train`.
+    start
+        Theta (pixel, term) and s2 (pixel,) to start from, or nothing.
+
+    """
+
+    rows: StarRows
+    labels: np.ndarray
+    plan: TrainingPlan
+    scratch: Path
+    terms: Terms
+    regularization: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    op_method: str | None
+    op_kwds: Mapping[str, Any] | None
+    dof_correction: bool
+    start: Mapping[str, np.ndarray]
+
+    def run(
+        self, executor: Executor | None = None, report: Callable[[int], object] | None = None
+    ) -> tuple[PixelSolution, str]:
+        """The solution of all pixels, and the hash of the training set.
+
+        Raises ValueError if the scratch folder has what belongs to another training, or is too small.
+        """
+        _log.info("training from %s: %s", self.rows.store.path, self.plan)
+        if self.plan.transposes:
+            self._make_blocks(executor)
+        self._solutions.mkdir(parents=True, exist_ok=True)
+        unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
+        tell = report or (lambda _: None)
+        tell(self.plan.n_pixels - sum(self._size(number) for number in unfinished))
+        for number in _done(partial(solve_block, self), self.read, self.solve, unfinished, executor):
+            tell(self._size(number))
+        found = [read_npz(self._path(number)) for number in range(self.plan.n_blocks)]
+        names = [field.name for field in fields(PixelSolution)]
+        solution = {name: np.concatenate([arrays[name] for arrays, _ in found]) for name in names}
+        solution["messages"] = solution["messages"].astype(object)
+        return PixelSolution(**solution), found[0][1]["training_set"].get(_SHA) or self._hash()
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Flux and ivar of a block of pixels."""
+        pixels = self.plan.pixels(number)
+        if self.plan.transposes:
+            return self._blocks.read(pixels)
+        return self.rows.filled(slice(None), pixels, np.dtype(self.plan.dtype), checked=number == 0)
+
+    def solve(self, number: int, spectra: tuple[np.ndarray, np.ndarray]) -> int:
+        """Train a block of pixels and write its solution; returns the number."""
+        pixels = self.plan.pixels(number)
+        flux, ivar = spectra
+        problem = PixelProblem(
+            self.terms, flux, ivar, self.regularization[pixels], self.lower[pixels], self.upper[pixels]
+        )
+        solution = train(
+            problem, op_method=self.op_method, op_kwds=self.op_kwds, max_memory=self.plan.solver_memory,
+            part_of=self.plan.n_pixels, **{name: values[pixels] for name, values in self.start.items()},
+        )  # fmt: skip
+        if self.dof_correction:
+            solution = correct_scatter(problem, solution)
+        arrays = {field.name: getattr(solution, field.name) for field in fields(solution)}
+        arrays["messages"] = arrays["messages"].astype(str)
+        of_all = {_SHA: array_hash_of(self.labels, flux, ivar)} if self.plan.n_blocks == 1 else {}
+        put_npz(self._path(number), arrays, {"training_set": of_all})
+        return number
+
+    def copy(self, batch: int, spectra: tuple[np.ndarray, np.ndarray]) -> int:
+        """Write a batch of stars into the scratch store; returns its number."""
+        self._blocks.write(batch, *spectra)
+        return batch
+
+    def read_batch(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Flux and ivar of a batch of stars."""
+        return self.rows.filled(self._blocks.stars(batch), slice(None), np.dtype(self.plan.dtype))
+
+    def goodness(self, trained: TrainedModel) -> GoodnessOfFit:
+        """How well some of the training stars fit, as `labelling.training_fit.training_goodness` has it."""
+        chosen = compared_stars(len(self.labels))
+        some = (chosen[first : first + _STARS_AT_ONCE] for first in range(0, len(chosen), _STARS_AT_ONCE))
+        pixels, dtype = slice(0, self.plan.n_pixels), np.dtype(float)
+        parts = ((stars, *self.rows.filled(stars, pixels, dtype, checked=False)) for stars in some)
+        return goodness_in_parts(trained, parts)
+
+    def tidy(self, *, keep_blocks: bool) -> None:
+        """Remove what is finished, and, unless it is to be kept, the scratch store with its folder."""
+        shutil.rmtree(self._solutions)
+        if not keep_blocks:
+            self._blocks.remove()
+        with suppress(OSError):  # Something else is in it.
+            self.scratch.rmdir()
+
+    @property
+    def _blocks(self) -> PixelBlocks:
+        plan = self.plan
+        return PixelBlocks(self.scratch / _BLOCKS, plan.n_stars, plan.n_pixels, plan.batch, plan.block, plan.dtype)
+
+    @property
+    def _made_of(self) -> dict[str, str]:
+        """What the spectra of the blocks depend on."""
+        store, preparation = self.rows.store, self.rows.preparation
+        return {
+            "store": str(store.path.resolve()),
+            "files": _digest(seal_of(store.path) or _stamps(store.path)),
+            "stars": array_hash(self.rows.stars),
+            "preparation": "" if preparation is None else preparation.to_text(),
+        }
+
+    @cached_property
+    def _solutions(self) -> Path:
+        """Folder of the finished blocks, with a name of what they depend on."""
+        arrays = array_hash(
+            self.terms.x, self.terms.exponents, self.regularization, self.lower, self.upper, *self.start.values()
+        )
+        options = [self.op_method, dict(self.op_kwds or {}), self.dof_correction, self.plan.block, self.plan.dtype]
+        return self.scratch / f"solution-{_digest([self._made_of, arrays, list(self.start), repr(options)])}"
+
+    def _path(self, number: int) -> Path:
+        return self._solutions / f"{number:06d}.npz"
+
+    def _size(self, number: int) -> int:
+        pixels = self.plan.pixels(number)
+        return pixels.stop - pixels.start
+
+    def _is_finished(self, number: int) -> bool:
+        """Whether the file of a block is there and whole."""
+        try:
+            read_npz(self._path(number))
+        except UNREADABLE:
+            return False
+        return True
+
+    def _make_blocks(self, executor: Executor | None) -> None:
+        """Write what is missing of the scratch store."""
+        blocks = self._blocks
+        blocks.make(self._made_of)
+        missing = blocks.missing()
+        needed = self.plan.bytes_written * len(missing) // max(blocks.batches, 1)
+        free = shutil.disk_usage(self.scratch).free
+        if needed > free:
+            raise ValueError(
+                f"the scratch store {blocks.path} needs {needed / 1e9:.3g} GB more, and its disk has "
+                f"{free / 1e9:.3g} GB: choose another folder with scratch=, or allow more memory"
+            )
+        for _ in _done(partial(copy_batch, self), self.read_batch, self.copy, missing, executor):
+            pass
+
+    def _hash(self) -> str:
+        """SHA-256 of the training set, from passes over the stars: all flux stands before all ivar."""
+        shape = self.plan.n_stars, self.plan.n_pixels
+
+        def parts(name: str) -> Iterator[np.ndarray]:
+            if self.plan.transposes:
+                return (self._blocks.rows(name, self._blocks.stars(batch)) for batch in range(self._blocks.batches))
+            return (part[name == "ivar"] for part in self.rows.parts(checked=False))
+
+        return hash_of_parts([(self.labels.shape, [self.labels]), (shape, parts("flux")), (shape, parts("ivar"))])
+
+
+def solve_block(work: StoreTraining, number: int) -> int:
+    """Train a block of pixels, whose solution is then in the scratch folder; returns the number."""
+    return work.solve(number, work.read(number))
+
+
+def copy_batch(work: StoreTraining, number: int) -> int:
+    """Write a batch of stars into the scratch store; returns the number."""
+    return work.copy(number, work.read_batch(number))
+
+
+def array_hash_of(labels: np.ndarray, flux: np.ndarray, ivar: np.ndarray, *, rows: int = 64) -> str:
+    """As `io.model_file.training_set_hash`, a few stars at a time."""
+    parts = ((array.shape, (array[k : k + rows] for k in range(0, len(array), rows))) for array in (labels, flux, ivar))
+    return hash_of_parts(parts)
+
+
+def store_training(
+    training_set: TrainingSet, settings: Settings, before: TrainingResult | None, store: SpectraStore, stars: Any,
+    preparation: Preparation | None, memory: float | str | None, scratch: str | os.PathLike[str] | None, *,
+    op_method: str | None, op_kwds: Mapping[str, Any] | None = None, dof_correction: bool,
+) -> tuple[StoreTraining, TrainingSet]:  # fmt: skip
+    """A training from a store, and its training set without spectra but with the wavelengths and the unit of the flux.
+
+    The parameters and errors are those of `CannonModel.train_store`.
+    """
+    certified = check_op_method(op_method) == OP_METHODS[0]
+    _check_family(settings, dof_correction)
+    check_kind(store, SpectraStore, "store", "what bayes_cannon.io.open_store returns")
+    rows = _rows_of(store, stars, len(training_set.labels))
+    raw = next(store.parts(rows[:1], size=1))
+    steps = (preparation or Preparation()).after(raw)
+    first = steps.apply(raw)
+    flux, ivar, wavelength = with_units(first)
+    flux, _, unit = flux_and_ivar(flux, ivar)
+    if training_set.dispersion is None:
+        training_set = training_set.without_spectra().with_dispersion(wavelength)
+    check_same_dispersion(wavelength, training_set.dispersion, training_set.dispersion_unit)
+    training_set = replace(training_set.without_spectra(), flux_unit=unit)
+    if training_set.n_pixels not in (None, first.n_pixels):
+        raise ValueError(
+            f"the spectra in {store.path} have {first.n_pixels} pixels, and the model {training_set.n_pixels}"
+        )
+    prepares = first is not raw
+    single = store.single and not prepares and certified and not dof_correction
+    single = single and np.array_equal(flux, raw.flux, equal_nan=True)  # Its unit may ask for a factor.
+    limit = usable_memory() if memory is None else byte_count(memory, "memory")
+    plan = plan_training(
+        store, rows, training_set.terms, n_pixels=first.n_pixels, prepares=prepares, single=single, memory=limit
+    )
+    folder = store.path.with_name(f"{store.path.name}.training") if scratch is None else file_path(scratch, "scratch")
+    start = {} if before is None else {"theta": before.theta, "s2": before.s2}
+    if before is not None and len(before.theta) != plan.n_pixels:
+        raise ValueError(f"the model has theta of {len(before.theta)} pixels, and the store {plan.n_pixels}")
+    lower, upper = settings.bounds(training_set, plan.n_pixels)
+    check_regularization(settings.regularization, plan.n_pixels)
+    work = StoreTraining(
+        StarRows(store, rows, steps if prepares else None, plan.window), training_set.labels, plan, folder,
+        training_set.terms, settings.penalty(plan.n_pixels), lower, upper, op_method, op_kwds, dof_correction, start,
+    )  # fmt: skip
+    return work, training_set
+
+
+def _check_family(settings: Settings, dof_correction: bool) -> None:
+    if flag(dof_correction, "dof_correction") and settings.scatter is not None:
+        raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
+    if settings.scatter is not None and not isinstance(settings.scatter, Independent):
+        raise ValueError(
+            f"scatter={settings.scatter!r} is correlated between pixels and needs all pixels of all training stars in "
+            "memory at once, and a store is trained a block of pixels after the other: set scatter=None, or read fewer "
+            "stars or pixels with bayes_cannon.io.read_spectra and call train"
+        )
+
+
+def _rows_of(store: SpectraStore, stars: Any, n_labels: int) -> np.ndarray:
+    """Rows of the store, checked."""
+    every = np.arange(store.n_stars)
+    rows = every if stars is None else every[chosen_rows(stars, store.n_stars)]
+    if (np.diff(rows) <= 0).any():
+        raise ValueError("stars must be ascending rows of the store, each once: sort them, and the labels with them")
+    if len(rows) != n_labels:
+        raise ValueError(
+            f"the model has labels of {n_labels} stars, and {len(rows)} of the {store.n_stars} stars in {store.path} "
+            "are to train: both need one row a star, in the same order; choose with stars="
+        )
+    return rows
+
+
+def _done[T](
+    task: Callable[[int], int], read: Callable[[int], T], work: Callable[[int, T], int], numbers: Sequence[int],
+    executor: Executor | None,
+) -> Iterator[int]:  # fmt: skip
+    """Numbers of the tasks as they are done: by the executor, or here, the next being read meanwhile."""
+    if executor is not None:
+        yield from executor(task, numbers)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(read, numbers[0]) if numbers else None
+        for number, following in zip(numbers, [*numbers[1:], None], strict=True):
+            assert coming is not None
+            spectra = coming.result()
+            coming = None if following is None else pool.submit(read, following)
+            yield work(number, spectra)
+
+
+def _digest(content: object) -> str:
+    return sha256(json.dumps(content, sort_keys=True, default=dict).encode()).hexdigest()[:16]
+
+
+def _stamps(store: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of the files of a store without checksums."""
+    files = sorted(path for name in ("flux", "ivar") for path in (store / name).rglob("*") if path.is_file())
+    return [(path.relative_to(store).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
