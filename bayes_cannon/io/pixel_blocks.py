@@ -160,7 +160,6 @@ class PixelBlocks:
                 root.create_array(
                     name, shape=(self.n_stars, self.n_pixels), chunks=(self.batch, self.block), dtype=self.dtype,
                     fill_value=0, dimension_names=("star", "pixel"), compressors=_checksum(),
-                    config={"write_empty_chunks": True},
                 )  # fmt: skip
         root.attrs.update(content)
 
@@ -184,8 +183,11 @@ class PixelBlocks:
 
     def write(self, batch: int, flux: np.ndarray, ivar: np.ndarray) -> None:
         """Write the spectra of a batch, shape (star, pixel)."""
-        for name, values in zip(_ARRAYS, (flux, ivar), strict=True):
-            self._array(name, "r+")[self.stars(batch)] = values
+        import zarr  # An extra.
+
+        with zarr.config.set({"array.write_empty_chunks": True}):  # What is not there is missing.
+            for name, values in zip(_ARRAYS, (flux, ivar), strict=True):
+                self._array(name, "r+")[self.stars(batch)] = values
 
     def read(self, pixels: slice) -> tuple[np.ndarray, np.ndarray]:
         """Flux and ivar of all stars, shape (star, pixel)."""
@@ -205,7 +207,7 @@ class PixelBlocks:
     def _array(self, name: str, mode: Any) -> Any:
         import zarr  # An extra.
 
-        return zarr.open_array(self.path / name, mode=mode, config={"write_empty_chunks": True})
+        return zarr.open_array(self.path / name, mode=mode)
 
 
 def _checksum() -> list[Any]:

@@ -126,7 +126,7 @@ class StoreTraining:
             self.terms, flux, ivar, self.regularization[pixels], self.lower[pixels], self.upper[pixels]
         )
         solution = train(
-            problem, op_method=self.op_method, op_kwds=self.op_kwds, max_memory=self.plan.solver_memory,
+            problem, op_method=self.op_method, op_kwds=self.op_kwds, max_memory=float(self.plan.solver_memory),
             part_of=self.plan.n_pixels, **{name: values[pixels] for name, values in self.start.items()},
         )  # fmt: skip
         if self.dof_correction:
