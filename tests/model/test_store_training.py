@@ -67,10 +67,11 @@ def small(monkeypatch):
         monkeypatch.setattr(module, "block_size", lambda *_: AT_ONCE)
 
 
-def memory_for(training, pixels: int, *, window: int = SHARD, of_row: int = store_plan.WINDOW_BYTES) -> int:
+def memory_for(model, pixels: int, *, item: int = 4, of_row: int = store_plan.WINDOW_BYTES) -> int:
     """A limit under which two blocks of so many pixels fit, beside the solver and what is read."""
-    shared, each = solver.working_memory(training.model()._stars.terms)
-    return shared + AT_ONCE * each + window * N_PIXELS * of_row + pixels * N_STARS * (2 * 2 * 4 + 1)
+    terms = model._stars.terms
+    shared, each = solver.working_memory(terms)
+    return shared + AT_ONCE * each + DEEP * N_PIXELS * of_row + pixels * terms.n_stars * (2 * 2 * item + 1)
 
 
 def model_of(training, **settings) -> tc.CannonModel:
@@ -105,7 +106,8 @@ def test_a_store_trains_as_memory_does(tmp_path, training, spectra, small, setti
     store = write_store(tmp_path / "s.zarr", *spectra, training.dispersion, N_PIXELS if transposes else 4)
     memory = tc.CannonModel(training.labels, *spectra, training.vectorizer, dispersion=training.dispersion, **settings)
     memory.train()
-    model, limit = model_of(training, **settings), memory_for(training, 16)
+    model = model_of(training, **settings)
+    limit = memory_for(model, 16)
     plan = model.plan_store(store, memory=limit)
     assert (plan.transposes, plan.n_blocks, plan.block, plan.dtype) == (transposes, 4, 16, "float32")
     finished = []
@@ -142,7 +144,7 @@ def test_some_stars_bounds_and_the_correction_of_scatter(training, spectra, stor
     )
     memory.train(dof_correction=True)
     model = tc.RestrictedCannonModel(training.labels[stars], None, None, training.vectorizer, **bounds)
-    limit = memory_for(training, 20)
+    limit = memory_for(model, 20, item=8)
     assert model.plan_store(store, stars=stars, dof_correction=True, memory=limit).n_blocks > 1
     model.train_store(store, stars=stars, dof_correction=True, memory=limit)
     check_same(model, memory)
@@ -154,7 +156,7 @@ def test_another_training_starts_from_the_last(training, spectra, store, small):
     for regularization in (0.0, 10.0):
         memory.regularization = model.regularization = regularization
         memory.train()
-        model.train_store(store, memory=memory_for(training, 30))
+        model.train_store(store, memory=memory_for(model_of(training), 30))
     check_same(model, memory)
 
 
@@ -169,7 +171,7 @@ def test_spectra_are_prepared(tmp_path, training, spectra, small):
     )
     memory.train()
     model = tc.CannonModel(training.labels, None, None, training.vectorizer)
-    limit = memory_for(training, 32, window=DEEP, of_row=store_plan.PREPARED_BYTES)
+    limit = memory_for(model, 10, item=8, of_row=store_plan.PREPARED_BYTES)
     plan = model.plan_store(store, preparation=steps, memory=limit)
     assert (plan.transposes, plan.dtype, plan.n_pixels, plan.n_blocks > 2) == (True, "float64", 50, True)
     model.train_store(store, preparation=steps, memory=limit)
@@ -180,7 +182,7 @@ def test_spectra_are_prepared(tmp_path, training, spectra, small):
 def test_the_plan_by_hand(tmp_path, training, spectra, small):
     """200 stars in chunks of 16 x 60 or 16 x 6, of 60 pixels, in 4 blocks of 16."""
     shared, each = solver.working_memory(training.model()._stars.terms)
-    limit = memory_for(training, 16)
+    limit = memory_for(model_of(training), 16)
     plans = {
         wide: model_of(training).plan_store(
             write_store(tmp_path / f"{wide}.zarr", *spectra, training.dispersion, wide), memory=limit
@@ -195,7 +197,7 @@ def test_the_plan_by_hand(tmp_path, training, spectra, small):
     assert plans[6].bytes_read == N_STARS * (18 + 24 + 18 + 12) * 2 * 4 + 2 * whole
     assert plans[6].bytes_written == 0
     for plan in plans.values():
-        assert (plan.block, plan.batch, plan.window) == (16, SHARD, SHARD)
+        assert (plan.block, plan.batch, plan.window) == (16, SHARD, DEEP)
         assert plan.solver_memory == shared + AT_ONCE * each
         assert plan.peak_memory == limit == plan.memory
     assert "4 blocks of 16 pixels, through a scratch store" in str(plans[60])
@@ -235,7 +237,7 @@ def test_a_damaged_shard_is_named(training, store, small):
     content[50] ^= 255
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"shard 2 .*flux/c/2/0 is not as it was written"):
-        model_of(training).train_store(store, memory=memory_for(training, 16))
+        model_of(training).train_store(store, memory=memory_for(model_of(training), 16))
 
 
 def test_an_executor_works_on_pickled_tasks(tmp_path, training, spectra, store, small):
@@ -248,14 +250,16 @@ def test_an_executor_works_on_pickled_tasks(tmp_path, training, spectra, store, 
         return [pickle.loads(pickle.dumps(function))(number) for number in reversed(numbers)]
 
     model = model_of(training)
-    model.train_store(store, memory=memory_for(training, 16), executor=elsewhere, scratch=tmp_path / "scratch")
+    model.train_store(
+        store, memory=memory_for(model_of(training), 16), executor=elsewhere, scratch=tmp_path / "scratch"
+    )
     check_same(model, memory)
     assert asked == [list(range(len(asked[0]))), [0, 1, 2, 3]]
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["pixels.zarr"]
 
 
 def test_the_scratch_store_is_kept_and_used_again(tmp_path, training, store, small, monkeypatch):
-    options = {"memory": memory_for(training, 16), "scratch": tmp_path / "scratch"}
+    options = {"memory": memory_for(model_of(training), 16), "scratch": tmp_path / "scratch"}
     model_of(training).train_store(store, **options)
     monkeypatch.setattr(PixelBlocks, "write", None)
     model_of(training, regularization=10.0).train_store(store, **options)
@@ -266,7 +270,7 @@ def test_the_scratch_store_is_kept_and_used_again(tmp_path, training, store, sma
 
 
 def test_only_what_is_missing_is_done(tmp_path, training, store, small, monkeypatch):
-    options = {"memory": memory_for(training, 16), "scratch": tmp_path / "scratch"}
+    options = {"memory": memory_for(model_of(training), 16), "scratch": tmp_path / "scratch"}
     solve, solved = StoreTraining.solve, []
 
     def broken(work, number, spectra):
@@ -312,7 +316,7 @@ model.train_store(tc.io.open_store("s.zarr"), memory=int(sys.argv[1]))
 
 def test_a_killed_training_goes_on(tmp_path, training, spectra, store, small, monkeypatch):
     np.save(tmp_path / "labels.npy", training.labels)
-    limit = memory_for(training, 16)
+    limit = memory_for(model_of(training), 16)
     environment = os.environ | {"PYTHONPATH": str(Path(tc.__file__).parents[1])}
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(limit)], cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment
