@@ -71,12 +71,14 @@ class Directions:
     basis: np.ndarray
     variances: np.ndarray
 
-    def filled(self, flux: np.ndarray, bad: np.ndarray, model: np.ndarray, variances: np.ndarray) -> tuple:
-        """Flux over the noise, (star, pixel), with what the good numbers make of the bad ones; and `completed`'s spread.
+    def filled(
+        self, flux: np.ndarray, bad: np.ndarray, model: np.ndarray, covariance: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Flux over the noise, (star, pixel), with what the good numbers make of the bad ones, and `completed`'s spread.
 
-        Covariance of the directions ``variances``, shape (direction, direction).
+        The covariance is that along the directions, shape (direction, direction).
         """
-        precision = self.basis @ (np.linalg.inv(variances) - np.eye(len(variances))) @ self.basis.T
+        precision = self.basis @ (np.linalg.inv(covariance) - np.eye(len(covariance))) @ self.basis.T
         precision[np.diag_indices_from(precision)] += 1
         residual, spread, _ = completed(flux - model, bad, precision)
         return np.where(bad, model + residual, flux), spread

@@ -188,12 +188,10 @@ def test_incomplete_spectra_are_named():
 
 
 def test_what_replaces_bad_numbers_makes_no_directions():
-    """Spectra that are sums of a few functions, some numbers marked as bad: no direction more, and the covariance right."""
+    """Spectra that are sums of few functions, some numbers marked as bad: no direction more, the covariance right."""
     case = Case(600, 30, n_factors=4, seed=3)
-    flux = case.problem.flux - (case.problem.flux - case.terms.design @ case.theta.T)
-    rng, fixed = np.random.default_rng(4), np.random.default_rng(1)
-    root = QUOTED * fixed.normal(0, 1, (30, 4))
-    flux = flux + rng.normal(size=(600, 4)) @ root.T
+    root = QUOTED * np.random.default_rng(1).normal(0, 1, (30, 4))
+    flux = case.terms.design @ case.theta.T + np.random.default_rng(4).normal(size=(600, 4)) @ root.T
     ivar = np.full(flux.shape, QUOTED**-2.0)
     whole = PixelProblem.unbounded(case.terms, flux, ivar)
     marked = ivar.copy()
