@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
 __all__ = [
-    "CrossValidation", "LocalCoverage", "bias", "cross_validate", "folds", "label_errors", "local_coverage", "log_scores",
-    "plain_scatter", "pulls", "robust_scatter", "summary_table",
+    "CrossValidation", "LocalCoverage", "bias", "cross_validate", "folds", "label_errors", "local_coverage",
+    "log_scores", "plain_scatter", "pulls", "robust_scatter", "summary_table",
 ]  # fmt: skip
 
 Infer = Callable[[np.ndarray, np.ndarray], tuple]

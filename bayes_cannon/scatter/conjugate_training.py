@@ -74,7 +74,7 @@ class Directions:
     def filled(
         self, flux: np.ndarray, bad: np.ndarray, model: np.ndarray, covariance: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Flux over the noise, (star, pixel), with what the good numbers make of the bad ones, and `completed`'s spread.
+        """Flux over the noise, (star, pixel), with what the good numbers make of bad ones, and `completed`'s spread.
 
         The covariance is that along the directions, shape (direction, direction).
         """

@@ -7,8 +7,8 @@ pixel, and the noise of a star's spectrum relative to it
 .. math:: g_n = \left( \frac{1}{P_n} \sum_j \mathrm{ivar}_{jn}\, \bar\sigma_j^2 \right)^{-1}
 
 over its used pixels, a number whose quoted variance exceeds :math:`\bar\sigma_j^2 \min(36 \max(g_n, 1), 100)` is
-noisier than the covariance says. When labels are inferred, what it has beyond that is added to its variance; the covariance is
-learned from the other numbers. Of the mean of inverse variances few such numbers make no difference.
+noisier than the covariance says. When labels are inferred, what it has beyond that is added to its variance; the
+covariance is learned from the other numbers. Of the mean of inverse variances few such numbers make no difference.
 """
 
 import numpy as np
