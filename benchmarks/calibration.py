@@ -23,6 +23,8 @@ from bayes_cannon.io.recipe import read_recipe
 from bayes_cannon.scatter import Full, LowRank, Scatter
 
 LEVELS = (0.68, 0.95)
+ONE_SIGMA = 0.6827
+"""Coverage of one standard deviation of a normal distribution."""
 HEADER = (
     "S/N", "stars", "plain pulls", *(f"within {100 * level:.0f} %" for level in LEVELS), "plain pulls, formal",
     "log score", "of one constant error a label", "of formal errors",
@@ -38,6 +40,7 @@ class Evaluated:
     snr: np.ndarray
     pulls: np.ndarray
     formal_pulls: np.ndarray
+    one_sigma: np.ndarray
     inside: tuple[np.ndarray, ...]
     scores: tuple[np.ndarray, ...]
 
@@ -46,7 +49,7 @@ class Evaluated:
         """All stars of the parts."""
         return cls(
             np.concatenate([part.snr for part in parts]), np.concatenate([part.pulls for part in parts]),
-            np.concatenate([part.formal_pulls for part in parts]),
+            np.concatenate([part.formal_pulls for part in parts]), np.concatenate([part.one_sigma for part in parts]),
             *(tuple(np.concatenate(arrays) for arrays in zip(*(getattr(part, name) for part in parts), strict=True))
               for name in ("inside", "scores")),
         )  # fmt: skip
@@ -79,7 +82,7 @@ def evaluated(
     alike = np.broadcast_to(np.diag(constant**2), covariance.shape)
     return Evaluated(
         snr, difference / validate.label_errors(calibration.covariance(*rest)),
-        difference / validate.label_errors(covariance + own),
+        difference / validate.label_errors(covariance + own), difference / calibration.half_width(ONE_SIGMA, *rest),
         tuple(np.abs(difference) < calibration.half_width(level, *rest) for level in LEVELS),
         (calibration.log_score(difference, *rest), validate.log_scores(difference, 0 * difference, alike),
          validate.log_scores(difference, 0 * difference, covariance + own)),
