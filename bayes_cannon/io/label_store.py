@@ -22,6 +22,7 @@ import numpy as np
 from bayes_cannon.core.arguments import file_path
 from bayes_cannon.io.atomic import atomic_path, recover
 from bayes_cannon.io.damage import reading
+from bayes_cannon.io.spectra_variables import texts
 from bayes_cannon.io.zarr_files import checked_codecs, read_json
 
 _MODEL, _NAMES = "model", "label"
@@ -128,7 +129,7 @@ class LabelStore:
         with reading(self.path, f"shard {number} of the labels", remedy):
             root = zarr.open_group(self.path, mode="r")
             found = {name: np.asarray(root[name][self.rows(number)]) for name in names or self.arrays}
-        return {name: values.astype(str) if values.dtype.kind in "OT" else values for name, values in found.items()}
+        return {name: texts(values) if values.dtype.kind in "OT" else values for name, values in found.items()}
 
     def model_file(self) -> bytes:
         """Contents of the file of the model that gave the labels."""
