@@ -116,7 +116,7 @@ def run_shards(
                 if isinstance(outcome.error, OSError):
                     waiting.clear()
             else:
-                waiting.append(number)
+                waiting.appendleft(number)  # Soon, so that a run that cannot go on ends.
             said = f"{type(outcome.error).__name__}: {outcome.error}"
             tell(ShardFailed(number, said, tried[number], is_last))
     stars, memory = sum(one.stars for one in done), max((one.memory for one in done), default=0)

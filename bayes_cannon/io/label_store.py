@@ -212,10 +212,7 @@ def make_label_store(
         If the store there is of another model, other spectra or other options, naming what differs.
 
     """
-    path = file_path(path)
-    if path.suffix.lower() != ".zarr":
-        raise ValueError(f"labels of a store are written to a .zarr store, got {path}")
-    _need_zarr(path)
+    path = check_label_path(path)
     sizes = {"n_stars": n_stars, "shard_size": shard_size, "arrays": list(empty)}
     about = {**about, **sizes, "file_sha256": sha256(model).hexdigest()}
     if path.exists():
@@ -223,6 +220,15 @@ def make_label_store(
     with atomic_path(path) as temporary:
         _make(temporary, n_stars, shard_size, empty, about, model)
     return open_labels(path)
+
+
+def check_label_path(path: str | os.PathLike) -> Path:
+    """Refuse a path that is none of a store of labels, before any work is done for it."""
+    path = file_path(path).absolute()
+    if path.suffix.lower() != ".zarr":
+        raise ValueError(f"labels of a store are written to a .zarr store, got {path}")
+    _need_zarr(path)
+    return path
 
 
 def _taken_up(path: Path, about: Mapping[str, Any]) -> LabelStore:

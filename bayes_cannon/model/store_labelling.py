@@ -14,7 +14,7 @@ import numpy as np
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.execution.events import Event, ShardDone
 from bayes_cannon.execution.shards import Executor, SerialExecutor, run_shards
-from bayes_cannon.io.label_store import LabelStore, make_label_store
+from bayes_cannon.io.label_store import LabelStore, check_label_path, make_label_store
 from bayes_cannon.io.label_tables import STAR_ID
 from bayes_cannon.io.preparation import PREPARED, Preparation
 from bayes_cannon.io.quantities import with_units
@@ -125,7 +125,7 @@ def label_store(
         raise ValueError("an error budget and a prior are of one model, not of local models, which have a prior")
     if error_budget and prior is not None:
         raise ValueError("an error budget is of the labels of highest likelihood: leave the prior out")
-    spectra = open_store(store)
+    out, spectra = check_label_path(out), open_store(store)
     spectra = replace(spectra, path=spectra.path.absolute())
     options = {"error_budget": bool(error_budget), "prior": prior}
     empty, identifiers = _empty(model, spectra, options)
@@ -148,7 +148,7 @@ def label_store(
         )  # fmt: skip
         plan.check(where.memory)
         labels = make_label_store(
-            Path(out).absolute(), n_stars=spectra.n_stars, shard_size=spectra.shard_size, empty=empty, about=about,
+            out, n_stars=spectra.n_stars, shard_size=spectra.shard_size, empty=empty, about=about,
             model=_written(model),
         )  # fmt: skip
         plan = replace(plan, missing=tuple(labels.missing()))
