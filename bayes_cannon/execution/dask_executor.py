@@ -161,9 +161,10 @@ class DaskExecutor:
             if future is not None:
                 break
             try:
-                self._distributed.wait(
-                    list(self._running), timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED"
-                )  # fmt: skip
+                with self._client.as_current():
+                    self._distributed.wait(
+                        list(self._running), timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED"
+                    )  # fmt: skip
             except (TimeoutError, CancelledError):
                 alone = self._still_there(alone)
         number = self._running.pop(future)

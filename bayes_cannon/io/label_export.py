@@ -166,6 +166,7 @@ def _write_fits(path: Path, pieces: Pieces, n_stars: int) -> None:
         for piece in pieces:
             memory = io.BytesIO()
             formats.fits_table(piece).writeto(memory)
+            memory.seek(0)
             with fits.open(memory) as hdus:
                 place, layout = hdus[1].fileinfo()["datLoc"], [*hdus[1].columns.formats, *hdus[1].columns.names]
                 if first is None:

@@ -28,7 +28,8 @@ def label_frame(model: AnyModel, frame: Any, flux: str, ivar: str) -> Any:
     if taken:
         raise ValueError(f"the frame has a column {taken[0]!r} already, which the labels would replace: rename it")
     columns = {name: np.asarray(table[name]) for name in table.colnames}
-    return others.assign(**{name: v.astype(object) if v.dtype.kind == "U" else v for name, v in columns.items()})
+    # The type of texts is that of the frame's library, of no rows as of many.
+    return others.assign(**columns).astype({name: str for name, values in columns.items() if values.dtype.kind == "U"})
 
 
 def _spectra(frame: Any, name: str, n_pixels: int) -> np.ndarray:

@@ -1,8 +1,11 @@
 """Workers of Dask: what is refused, and that work comes back from them, even if they die."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -109,3 +112,44 @@ def test_workers_are_asked_for_their_version_and_files(executor: DaskExecutor, t
     with pytest.raises(FileNotFoundError, match=r"the worker tcp://.* does not see /nowhere"):
         executor.check(["/nowhere"], version("bayes-cannon"))
     assert address.startswith("tcp://")
+
+
+@pytest.mark.slow
+def test_a_scheduler_elsewhere_and_its_loss(tmp_path: Path) -> None:
+    file, path = tmp_path / "scheduler.json", os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    python = (sys.executable, "-m")
+    told = ("--scheduler-file", str(file), "--no-dashboard")
+    command = [*python, "distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1", *told]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as scheduler:
+        try:
+            start = time.monotonic()
+            while not file.exists() and time.monotonic() - start < 60:
+                time.sleep(0.1)
+            address = json.loads(file.read_text())["address"]
+            with pytest.raises(ConnectionError, match="has no workers: start them with dask worker"):
+                DaskExecutor(address=address)
+            command = [*python, "distributed.cli.dask_worker", *told, "--nthreads", "1", "--memory-limit", "1GB"]
+            with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as worker:
+                try:
+                    _until_it_is_lost(address, scheduler, tmp_path)
+                finally:
+                    worker.kill()
+        finally:
+            scheduler.kill()
+
+
+def _until_it_is_lost(address: str, scheduler: subprocess.Popen, folder: Path) -> None:
+    """Work with a scheduler, then end it."""
+    for left in range(20, -1, -1):  # Its worker takes some seconds to start.
+        try:
+            executor = DaskExecutor(address=address)
+            break
+        except ConnectionError:
+            if not left:
+                raise
+    with executor:
+        assert run_shards(_work(folder), range(5), executor).shards == 5
+        scheduler.kill()
+        with pytest.raises(ConnectionError, match=f"the Dask scheduler at {address} was lost"):
+            run_shards(_work(folder), range(5), executor)

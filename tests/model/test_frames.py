@@ -63,6 +63,12 @@ def test_what_does_not_fit_is_named(trained: tc.CannonModel, training: Any) -> N
         trained.label_frame(given)
 
 
+def test_a_model_that_was_used_and_pickled_gives_the_same_bits(trained: tc.CannonModel, training: Any) -> None:
+    fit = trained.fit_labels(training.flux, training.ivar)
+    again = pickle.loads(pickle.dumps(trained)).fit_labels(training.flux, training.ivar)
+    np.testing.assert_array_equal(again.labels, fit.labels)
+
+
 def test_partitions_of_a_dask_frame(trained: tc.CannonModel, training: Any) -> None:
     dd = pytest.importorskip("dask.dataframe")
     import dask
