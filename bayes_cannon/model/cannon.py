@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from bayes_cannon.execution.events import Event
     from bayes_cannon.execution.shards import Executor
+    from bayes_cannon.model.label_plan import LabelPlan
     from bayes_cannon.model.store_labelling import Labelled
 
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
@@ -630,6 +631,43 @@ class CannonModel:
             self, store, out, executor=executor, error_budget=error_budget, prior=prior, progress=progress,
             listen=listen,
         )  # fmt: skip
+
+    def label_plan(
+        self,
+        store: str | os.PathLike[str],
+        out: str | os.PathLike[str] | None = None,
+        *,
+        error_budget: bool = False,
+        prior: str | None = None,
+        reads_ahead: bool = True,
+    ) -> "LabelPlan":
+        """What it takes to label a store of spectra, from shapes alone, and which shards a store of labels lacks.
+
+        Parameters
+        ----------
+        store, out, error_budget, prior
+            As for `label_store`. Without ``out``, or where there is none yet, all shards are missing.
+        reads_ahead
+            Whether a process reads one shard while it computes another: this one does, workers of Dask do not.
+
+        Returns
+        -------
+        plan
+            Bytes that are read and written of each shard, the missing shards, and the peak memory of a worker;
+            ``plan.check(available)`` is the ValueError of `label_store` where that is too much.
+
+        Examples
+        --------
+        >>> spectra = tc.io.Spectra(model.training_set_flux, model.training_set_ivar, model.dispersion)
+        >>> tc.io.write_spectra("planned.zarr", spectra)
+        >>> plan = model.label_plan("planned.zarr")
+        >>> plan.n_stars, plan.missing
+        (200, (0,))
+
+        """
+        from bayes_cannon.model.store_labelling import plan_labels  # HDF5 and xarray take half a second to import.
+
+        return plan_labels(self, store, out, error_budget=error_budget, prior=prior, reads_ahead=reads_ahead)
 
     def label_frame(self, frame: Any, *, flux: str = "flux", ivar: str = "ivar") -> Any:
         """Labels of the spectra in the rows of a data frame; for ``map_partitions`` of Dask or LSDB.

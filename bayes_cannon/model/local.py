@@ -38,6 +38,7 @@ from bayes_cannon.scatter.base import FAMILIES, Scatter
 if TYPE_CHECKING:
     from bayes_cannon.execution.events import Event
     from bayes_cannon.execution.shards import Executor
+    from bayes_cannon.model.label_plan import LabelPlan
     from bayes_cannon.model.store_labelling import Labelled
 
 AUTO = "auto"
@@ -339,6 +340,14 @@ class LocalCannonModel:
         return label_store(
             self, store, out, executor=executor, error_budget=error_budget, progress=progress, listen=listen
         )  # fmt: skip
+
+    def label_plan(
+        self, store: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, reads_ahead: bool = True
+    ) -> "LabelPlan":
+        """What it takes to label a store of spectra, as `CannonModel.label_plan` says it."""
+        from bayes_cannon.model.store_labelling import plan_labels  # HDF5 and xarray take half a second to import.
+
+        return plan_labels(self, store, out, reads_ahead=reads_ahead)
 
     def label_frame(self, frame: Any, *, flux: str = "flux", ivar: str = "ivar") -> Any:
         """Labels of the spectra in the rows of a data frame, as `CannonModel.label_frame` gives them."""

@@ -14,7 +14,7 @@ import numpy as np
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.execution.events import Event, ShardDone
 from bayes_cannon.execution.shards import Executor, SerialExecutor, run_shards
-from bayes_cannon.io.label_store import LabelStore, check_label_path, make_label_store
+from bayes_cannon.io.label_store import LabelStore, check_label_path, make_label_store, open_labels
 from bayes_cannon.io.label_tables import STAR_ID
 from bayes_cannon.io.preparation import PREPARED, Preparation
 from bayes_cannon.io.quantities import with_units
@@ -121,41 +121,90 @@ def label_store(
         As for `CannonModel.label_store`.
 
     """
-    if not isinstance(model, CannonModel) and (error_budget or prior is not None):
-        raise ValueError("an error budget and a prior are of one model, not of local models, which have a prior")
-    if error_budget and prior is not None:
-        raise ValueError("an error budget is of the labels of highest likelihood: leave the prior out")
-    out, spectra = check_label_path(out), open_store(store)
-    spectra = replace(spectra, path=spectra.path.absolute())
-    options = {"error_budget": bool(error_budget), "prior": prior}
-    empty, identifiers = _empty(model, spectra, options)
-    attrs, prepares = _checked(model, spectra)
-    digest, name = model_hash(model), "" if model_file is None else model_file.name
-    meta = table_meta(
-        model, name, model_file_hash or digest, spectra.path.name, spectra.sha256, attrs, prior
-    )  # fmt: skip
-    about = {
-        "label_names": list(model.label_names), "label_units": model.label_units, "model_sha256": digest,
-        "spectra_sha256": spectra.sha256, "options": options, "identifiers": identifiers,
-        "error_sources": _sources(model), "meta": meta,
-    }  # fmt: skip
+    out = check_label_path(out)
+    asked = _Asked.of(model, store, error_budget, prior)
     own = SerialExecutor() if executor is None else None
     where: Executor = executor or own  # type: ignore[assignment]  # One of them is there.
     try:
-        plan = label_plan(
-            model, spectra.n_stars, spectra.shard_size, pixel_bytes=spectra.pixel_bytes, missing=[], empty=empty,
-            reads_ahead=where.reads_ahead, prepares=prepares,
-        )  # fmt: skip
+        plan = asked.plan(model, [], where.reads_ahead)
         plan.check(where.memory)
         labels = make_label_store(
-            out, n_stars=spectra.n_stars, shard_size=spectra.shard_size, empty=empty, about=about,
+            out, n_stars=plan.n_stars, shard_size=plan.shard_size, empty=asked.empty,
+            about=asked.about(model, "" if model_file is None else model_file.name, model_file_hash),
             model=_written(model),
         )  # fmt: skip
         plan = replace(plan, missing=tuple(labels.missing()))
-        return _run(_LabelShards(spectra, labels), plan, where, progress, listen)
+        return _run(_LabelShards(asked.spectra, labels), plan, where, progress, listen)
     finally:
         if own is not None:
             own.close()
+
+
+def plan_labels(
+    model: AnyModel, store: str | os.PathLike, out: str | os.PathLike | None = None, *, error_budget: bool = False,
+    prior: str | None = None, reads_ahead: bool = True,
+) -> LabelPlan:  # fmt: skip
+    """What it takes to label a store of spectra, from shapes alone, and which shards a store of labels lacks.
+
+    Parameters
+    ----------
+    model, store, out, error_budget, prior
+        As for `CannonModel.label_store`. Without ``out``, or where there is none yet, all shards are missing.
+    reads_ahead
+        Whether a process reads one shard while it computes another, as `SerialExecutor` does, and those of Dask do not.
+
+    """
+    asked = _Asked.of(model, store, error_budget, prior)
+    missing = list(range(asked.spectra.shards))
+    if out is not None and Path(out).exists():
+        missing = open_labels(out).missing()
+    return asked.plan(model, missing, reads_ahead)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be done: the spectra, and what is written of them."""
+
+    spectra: SpectraStore
+    attrs: dict[str, Any]
+    prepares: bool
+    options: dict[str, Any]
+    empty: dict[str, np.ndarray]
+    identifiers: dict[str, str]
+
+    @classmethod
+    def of(cls, model: AnyModel, store: str | os.PathLike, error_budget: bool, prior: str | None) -> "_Asked":
+        """Checked."""
+        if not isinstance(model, CannonModel) and (error_budget or prior is not None):
+            raise ValueError("an error budget and a prior are of one model, not of local models, which have a prior")
+        if error_budget and prior is not None:
+            raise ValueError("an error budget is of the labels of highest likelihood: leave the prior out")
+        spectra = open_store(store)
+        spectra = replace(spectra, path=spectra.path.absolute())
+        attrs, prepares = _checked(model, spectra)
+        options = {"error_budget": bool(error_budget), "prior": prior}
+        empty, identifiers = _empty(model, spectra, options)
+        return cls(spectra, attrs, prepares, options, empty, identifiers)
+
+    def plan(self, model: AnyModel, missing: list[int], reads_ahead: bool) -> LabelPlan:
+        """The plan."""
+        return label_plan(
+            model, self.spectra.n_stars, self.spectra.shard_size, pixel_bytes=self.spectra.pixel_bytes,
+            missing=missing, empty=self.empty, reads_ahead=reads_ahead, prepares=self.prepares,
+        )  # fmt: skip
+
+    def about(self, model: AnyModel, model_name: str, file_hash: str) -> dict[str, Any]:
+        """What the store of labels says of itself."""
+        digest, spectra_hash = model_hash(model), self.spectra.sha256
+        meta = table_meta(
+            model, model_name, file_hash or digest, self.spectra.path.name, spectra_hash, self.attrs,
+            self.options["prior"],
+        )  # fmt: skip
+        return {
+            "label_names": list(model.label_names), "label_units": model.label_units, "model_sha256": digest,
+            "spectra_sha256": spectra_hash, "options": self.options, "identifiers": self.identifiers,
+            "error_sources": _sources(model), "meta": meta,
+        }  # fmt: skip
 
 
 def _run(

@@ -108,22 +108,27 @@ def test_nothing_is_done_twice_and_what_is_missing_is_seen(
     assert files(out) == before
 
 
-def test_error_budget_prior_and_local_models(
-    trained: tc.CannonModel, training: object, spectra: Path, tmp_path: Path
-) -> None:  # fmt: skip
+def test_the_error_budget_is_kept(trained: tc.CannonModel, spectra: Path, tmp_path: Path) -> None:
     trained.label_store(spectra, tmp_path / "budget.zarr", error_budget=True)
     arrays = all_arrays(open_labels(tmp_path / "budget.zarr"))
     found = tc.io.read_spectra(spectra)
     budget = trained.error_budget(found.flux, found.ivar)
     for k, errors in enumerate(budget.errors().values()):
         np.testing.assert_allclose(arrays["error_budget"][:, k], errors, rtol=1e-8, atol=TOLERANCE)
+    with pytest.raises(ValueError, match="labels of other options"):
+        trained.label_store(spectra, tmp_path / "budget.zarr")
+    with pytest.raises(ValueError, match="leave the prior out"):
+        trained.label_store(spectra, tmp_path / "both.zarr", error_budget=True, prior="population")
+
+
+@pytest.mark.slow
+def test_posterior_means(trained: tc.CannonModel, spectra: Path, tmp_path: Path) -> None:
     trained.label_store(spectra, tmp_path / "prior.zarr", prior="population")
     fit = in_memory(trained, spectra, prior="population")
     check_same(all_arrays(open_labels(tmp_path / "prior.zarr")), fit)
-    with pytest.raises(ValueError, match="labels of other options"):
-        trained.label_store(spectra, tmp_path / "prior.zarr")
 
 
+@pytest.mark.slow
 def test_local_models(training: object, spectra: Path, tmp_path: Path) -> None:
     local = tc.LocalCannonModel(
         training.labels, training.flux, training.ivar, ("TEFF", "LOGG", "FE_H"), partitions=[(1, 1)],
@@ -162,7 +167,7 @@ def test_a_model_that_was_read_goes_on(trained: tc.CannonModel, spectra: Path, t
 
 
 def test_the_plan_by_hand(trained: tc.CannonModel, spectra: Path, tmp_path: Path) -> None:
-    plan = trained.label_store(spectra, tmp_path / "out.zarr").plan
+    plan = trained.label_plan(spectra, tmp_path / "out.zarr")
     assert (plan.n_stars, plan.n_pixels, plan.shard_size) == (200, 60, 64)
     assert plan.bytes_read.tolist() == [64 * 60 * 8] * 3 + [8 * 60 * 8]  # Flux and ivar in float32.
     # 9 floats and 4 integers, labels twice, one covariance, two texts; K = 3.
@@ -173,6 +178,12 @@ def test_the_plan_by_hand(trained: tc.CannonModel, spectra: Path, tmp_path: Path
     assert plan.memory_per_star == 60 * (44 + 16) + 2 * row
     assert plan.fixed_memory == PROCESS + 2 * plan.model_memory + 8 * 10 * 3 * 500_000
     assert plan.memory == plan.fixed_memory + 64 * plan.memory_per_star
+    assert trained.label_plan(spectra, reads_ahead=False).memory_per_star == 60 * 44 + 2 * row
+    done = trained.label_store(spectra, tmp_path / "out.zarr").plan
+    assert {field.name: str(getattr(done, field.name)) for field in fields(plan)} == {
+        field.name: str(getattr(plan, field.name)) for field in fields(plan)
+    }
+    assert trained.label_plan(spectra, tmp_path / "out.zarr").missing == ()
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_what_would() -> None:
