@@ -138,8 +138,8 @@ class DaskExecutor:
                 )  # fmt: skip
                 raise ImportError(f"the worker {worker} {has}, and this process has {version}: install the same there")
         for file in files:
-            for worker, seen in self._client.run(os.path.exists, file).items():
-                if not seen:
+            for worker, seen in self._client.run(os.path.exists, file, on_error="return").items():
+                if seen is not True:
                     raise FileNotFoundError(f"the worker {worker} does not see {file}: use a folder that all share")
 
     def submit(self, work: Work, number: int) -> None:

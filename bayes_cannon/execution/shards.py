@@ -75,7 +75,7 @@ def run_shards(
     """Work on shards, each until it is done or was tried `TRIES` times.
 
     After an `OSError` that stays, such as that of a full disk, no other shard is begun: it would end likewise. After
-    any other error the rest goes on.
+    any other error the rest goes on, unless `TRIES` shards have failed and none is done.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def run_shards(
             is_last = tried[number] == TRIES
             if is_last:
                 failed[number] = outcome.error
-                if isinstance(outcome.error, OSError):
+                if isinstance(outcome.error, OSError) or (len(failed) == TRIES and not done):
                     waiting.clear()
             else:
                 waiting.appendleft(number)  # Soon, so that a run that cannot go on ends.

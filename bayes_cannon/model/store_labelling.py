@@ -228,8 +228,8 @@ def _run(
         if isinstance(error, OSError):
             raise error
         raise ValueError(
-            f"{len(finished.failed)} of {len(plan.missing)} shards of {work.spectra.path} could not be labelled. Shard "
-            f"{number}: {error}. All others are in {work.labels.path}, and the same call tries only these again"
+            f"{len(finished.failed)} shards of {work.spectra.path} could not be labelled, {finished.shards} were. "
+            f"Shard {number}: {error}. What is written stays in {work.labels.path}, and the same call tries the rest again"
         ) from error
     return Labelled(
         work.labels.path, plan.n_stars, finished.stars, finished.seconds, finished.memory, plan,

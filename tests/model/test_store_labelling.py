@@ -257,7 +257,7 @@ def test_a_damaged_shard_is_named_and_the_others_are_done(
     shutil.copytree(spectra, copy)
     damaged = copy / "flux/c/1/0"
     damaged.write_bytes(damaged.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=r"1 of 4 shards of .*copy\.zarr could not .* Shard 1: .*flux/c/1/0"):
+    with pytest.raises(ValueError, match=r"1 shards of .*copy\.zarr could not be labelled, 3 were\. Shard 1: .*/c/1/0"):
         trained.label_store(copy, out)
     assert open_labels(out).missing() == [1]
 
@@ -268,6 +268,18 @@ def test_a_store_of_other_pixels_is_refused(trained: tc.CannonModel, training: o
         trained.label_store(tmp_path / "few.zarr", tmp_path / "out.zarr")
     with pytest.raises(ValueError, match=r"written to a \.zarr store, got .*out\.fits"):
         trained.label_store(tmp_path / "few.zarr", tmp_path / "out.fits")
+
+
+def test_a_store_of_other_wavelengths_is_refused_soon(
+    trained: tc.CannonModel, training: object, tmp_path: Path
+) -> None:  # fmt: skip
+    one = tc.io.Spectra(training.flux, training.ivar, training.dispersion + 5)
+    tc.io.write_spectra(tmp_path / "other.nc", one)
+    tc.io.ingest(tmp_path / "other.nc", tmp_path / "other.zarr", shard_size=20)
+    events: list = []
+    with pytest.raises(ValueError, match=r"other\.zarr could not be labelled, 0 were\. Shard 0: .*dispersion"):
+        trained.label_store(tmp_path / "other.zarr", tmp_path / "out.zarr", listen=events.append)
+    assert len(events) <= 3 * 4 + 1
 
 
 def test_stars_without_names_have_their_row(trained: tc.CannonModel, training: object, tmp_path: Path) -> None:
