@@ -229,7 +229,7 @@ def _run(
             raise error
         raise ValueError(
             f"{len(finished.failed)} shards of {work.spectra.path} could not be labelled, {finished.shards} were. "
-            f"Shard {number}: {error}. What is written stays in {work.labels.path}, and the same call tries the rest again"
+            f"Shard {number}: {error}. What is written stays in {work.labels.path}; the same call tries the rest again"
         ) from error
     return Labelled(
         work.labels.path, plan.n_stars, finished.stars, finished.seconds, finished.memory, plan,
