@@ -77,7 +77,8 @@ class DaskExecutor:
         with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
             return self._distributed.LocalCluster(
                 n_workers=workers, threads_per_worker=1, processes=True, memory_limit=memory_limit,
-                dashboard_address=None, env=_ONE_CORE, silence_logs="CRITICAL",
+                env=_ONE_CORE, silence_logs="CRITICAL",
+                scheduler_kwargs={"dashboard": False, "dashboard_address": ":0"},  # Any port that is free.
             )  # fmt: skip
 
     def _connected(self, address: str | None) -> Any:

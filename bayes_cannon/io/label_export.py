@@ -166,8 +166,8 @@ def _write_fits(path: Path, pieces: Pieces, n_stars: int) -> None:
         for piece in pieces:
             memory = io.BytesIO()
             formats.fits_table(piece).writeto(memory)
-            memory.seek(0)
-            with fits.open(memory) as hdus:
+            content = memory.getvalue()
+            with fits.open(io.BytesIO(content)) as hdus:
                 place, layout = hdus[1].fileinfo()["datLoc"], [*hdus[1].columns.formats, *hdus[1].columns.names]
                 if first is None:
                     primary, header, known = hdus[0].header, hdus[1].header, layout
@@ -176,7 +176,7 @@ def _write_fits(path: Path, pieces: Pieces, n_stars: int) -> None:
                     first = file.tell(), int(header["NAXIS1"])
                 elif layout != known:
                     raise formats.UnwritableError("its shards have different columns")
-            file.write(memory.getbuffer()[place : place + first[1] * len(piece)])
+            file.write(content[place : place + first[1] * len(piece)])
         assert first is not None
         file.write(bytes(-(file.tell() - first[0]) % _BLOCK))
 
