@@ -1,5 +1,6 @@
 """Workers of Dask: what is refused, and that work comes back from them, even if they die."""
 
+import importlib
 import json
 import os
 import signal
@@ -57,27 +58,22 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def executor() -> Iterator[DaskExecutor]:
-    # Workers find this module by its path, as those of a cluster find the package.
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [before])])
+def findable() -> Iterator[None]:
+    """Workers find this module by its name, as those of a cluster find the package; theirs is this process's path."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    yield
+    sys.path.remove(str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module")
+def executor(findable: None) -> Iterator[DaskExecutor]:
     with DaskExecutor(workers=2, memory_limit="2 GB") as executor:
         yield executor
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
 
 
 def _work(folder: Path, **more: Any) -> Any:
     """The work as the workers import it."""
-    import importlib
-
-    sys.path.insert(0, str(Path(__file__).parent))
-    try:
-        return importlib.import_module("test_dask_executor").Work(str(folder), **more)
-    finally:
-        sys.path.pop(0)
+    return importlib.import_module("test_dask_executor").Work(str(folder), **more)
 
 
 @pytest.mark.slow
@@ -115,7 +111,7 @@ def test_workers_are_asked_for_their_version_and_files(executor: DaskExecutor, t
 
 
 @pytest.mark.slow
-def test_a_scheduler_elsewhere_and_its_loss(tmp_path: Path) -> None:
+def test_a_scheduler_elsewhere_and_its_loss(findable: None, tmp_path: Path) -> None:
     file, path = tmp_path / "scheduler.json", os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path}
     python = (sys.executable, "-m")
