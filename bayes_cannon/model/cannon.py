@@ -619,8 +619,8 @@ class CannonModel:
         Examples
         --------
         >>> spectra = tc.io.Spectra(model.training_set_flux, model.training_set_ivar, model.dispersion)
-        >>> tc.io.write_spectra("night.zarr", spectra)
-        >>> labelled = model.label_store("night.zarr", "night-labels.zarr")
+        >>> tc.io.write_spectra("survey.zarr", spectra)
+        >>> labelled = model.label_store("survey.zarr", "survey-labels.zarr")
         >>> labelled.n_stars, labelled.n_new
         (200, 200)
 
