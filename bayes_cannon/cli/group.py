@@ -6,6 +6,7 @@ from bayes_cannon.cli.calibrate import calibrate
 from bayes_cannon.cli.convert import convert
 from bayes_cannon.cli.demo import demo
 from bayes_cannon.cli.diagnose import diagnose
+from bayes_cannon.cli.export import export
 from bayes_cannon.cli.infer import infer
 from bayes_cannon.cli.info import info
 from bayes_cannon.cli.ingest import ingest
@@ -22,5 +23,5 @@ def main() -> None:
     """
 
 
-for _command in (ingest, info, train, infer, sample, diagnose, calibrate, convert, demo):
+for _command in (ingest, info, train, infer, sample, diagnose, calibrate, convert, export, demo):
     main.add_command(_command)

@@ -1,6 +1,5 @@
 """What the commands train and infer do: a recipe becomes a model and its validation, spectra become labels."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest
@@ -12,14 +11,7 @@ import numpy as np
 from astropy.table import Table
 
 from bayes_cannon.cli.figures import FIGURES, write_figures
-from bayes_cannon.cli.local_run import (
-    AnyModel,
-    kind_of_errors,
-    label_options,
-    likelihood_columns,
-    read_any_model,
-    train_local,
-)
+from bayes_cannon.cli.local_run import label_options, likelihood_columns, train_local
 from bayes_cannon.cli.printing import decided, label_summary, print_run, print_statuses
 from bayes_cannon.core.censoring import create_inverse_mask, create_mask
 from bayes_cannon.core.grids import grid_of
@@ -30,7 +22,7 @@ from bayes_cannon.io.file_lists import list_files
 from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
 from bayes_cannon.io.joining import join_labels
 from bayes_cannon.io.label_tables import label_table
-from bayes_cannon.io.model_file import array_hash, provenance_of_writing
+from bayes_cannon.io.model_file import array_hash
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.quantities import with_units
 from bayes_cannon.io.recipe import Recipe, read_recipe
@@ -41,6 +33,7 @@ from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spec
 from bayes_cannon.io.tables import check_table_suffix, read_table, write_table
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel, RestrictedCannonModel
+from bayes_cannon.model.any_model import AnyModel, kind_of_errors, read_any_model, table_meta
 from bayes_cannon.model.calibrating import CalibratedFit
 from bayes_cannon.model.local import LocalCannonModel
 from bayes_cannon.model.posterior_fit import PosteriorFit
@@ -374,22 +367,10 @@ def _table(
     prior: str | None = None,
 ) -> Table:
     """The label table; ``of_labels`` has further columns by label name and column name, in the unit of the label."""
-    versions = provenance_of_writing()
     with model_file.open("rb") as file:
         model_hash = file_digest(file, "sha256").hexdigest()
-    # FITS keeps names of up to eight capitals and texts of ASCII, as JSON is.
-    meta = {
-        "MODEL": model_file.name,
-        "MODELSHA": model_hash,
-        "TRAINING": json.dumps(model.provenance),
-        "SPECTRA": source,
-        "SPECSHA": array_hash(np.asarray(stars.flux), np.asarray(stars.ivar)),
-        "DATA": json.dumps(dict(stars.attrs)),
-        "PROGRAM": f"bayes_cannon {versions['bayes_cannon']}",
-        "VERSIONS": ", ".join(f"{name} {versions[name]}" for name in ("python", "numpy", "jax")),
-        "CREATED": versions["created"],
-        "ERRORS": kind_of_errors(model, prior),
-    }
+    spectra_hash = array_hash(np.asarray(stars.flux), np.asarray(stars.ivar))
+    meta = table_meta(model, model_file.name, model_hash, source, spectra_hash, stars.attrs, prior)
     units = model.label_units
     extra = {column: values for columns in of_labels.values() for column, values in columns.items()}
     table = label_table(

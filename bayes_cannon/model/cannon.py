@@ -6,7 +6,7 @@ This module is long because these docstrings are the reference that users read.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -52,6 +52,11 @@ from bayes_cannon.training.train import (
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from bayes_cannon.execution.events import Event
+    from bayes_cannon.execution.shards import Executor
+    from bayes_cannon.model.label_plan import LabelPlan
+    from bayes_cannon.model.store_labelling import Labelled
 
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
 
@@ -553,6 +558,155 @@ class CannonModel:
         spectra = (self._spectra(*pair) for pair in pairs_of_spectra(batches))
         fits = fit_label_stream(self._label_model(), spectra, initial_labels=self._starts(initial_labels))
         return (calibrated_fit(fit, result.calibration, self._stars) for fit in fits)
+
+    def label_store(
+        self,
+        store: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        executor: "Executor | None" = None,
+        error_budget: bool = False,
+        prior: str | None = None,
+        progress: ProgressOption = None,
+        listen: "Callable[[Event], object] | None" = None,
+    ) -> "Labelled":
+        """Label all spectra of a store, shard by shard, into a store of labels.
+
+        The shards that the store of labels has already are not done again, so that a run that was killed, or for which
+        a disk was full, goes on where it ended. The labels are those of `fit_labels`.
+
+        Parameters
+        ----------
+        store
+            Zarr store of spectra, as `bayes_cannon.io.ingest` writes it. What the recipe of this model did to its
+            training spectra is done to them, unless it was done before they were written.
+        out
+            Zarr store of labels (``.zarr``), which `bayes_cannon.io.open_labels` opens and
+            `bayes_cannon.io.export_labels` makes a catalogue of.
+        executor
+            Where the work is done: by default in this process (`execution.SerialExecutor`), whose compiled programs
+            use all cores, while a thread reads ahead. `execution.DaskExecutor` has it done by other processes.
+        error_budget
+            Keep the sources of each label's error too.
+        prior
+            Name of a prior, as for `fit_labels`.
+        progress
+            True for a bar on the standard error, or a function that is called with the number of stars finished.
+        listen
+            Called with every event: `execution.ShardDone`, `ShardFailed`, and in the end `RunFinished`.
+
+        Returns
+        -------
+        labelled
+            How many stars, the time and the memory, and the plan.
+
+        Raises
+        ------
+        ConnectionError
+            If a scheduler is lost.
+        FileNotFoundError
+            If there is no such store, it is removed meanwhile, or a worker does not see it.
+        ImportError
+            If a worker has another version of this package, or an extra is not installed.
+        NotTrainedError
+            If the model is not trained.
+        OSError
+            If labels cannot be written, as on a full disk. What was written stays.
+        ValueError
+            If a worker has too little memory for a shard, saying what would fit; if the store of labels is of another
+            model or other spectra; if shards cannot be labelled, after all others were.
+
+        Examples
+        --------
+        >>> spectra = tc.io.Spectra(model.training_set_flux, model.training_set_ivar, model.dispersion)
+        >>> tc.io.write_spectra("survey.zarr", spectra)
+        >>> labelled = model.label_store("survey.zarr", "survey-labels.zarr")
+        >>> labelled.n_stars, labelled.n_new
+        (200, 200)
+
+        """
+        from bayes_cannon.model.store_labelling import label_store  # HDF5 and xarray take half a second to import.
+
+        return label_store(
+            self, store, out, executor=executor, error_budget=error_budget, prior=prior, progress=progress,
+            listen=listen,
+        )  # fmt: skip
+
+    def label_plan(
+        self,
+        store: str | os.PathLike[str],
+        out: str | os.PathLike[str] | None = None,
+        *,
+        error_budget: bool = False,
+        prior: str | None = None,
+        reads_ahead: bool = True,
+    ) -> "LabelPlan":
+        """What it takes to label a store of spectra, from shapes alone, and which shards a store of labels lacks.
+
+        Parameters
+        ----------
+        store, out, error_budget, prior
+            As for `label_store`. Without ``out``, or where there is none yet, all shards are missing.
+        reads_ahead
+            Whether a process reads one shard while it computes another: this one does, workers of Dask do not.
+
+        Returns
+        -------
+        plan
+            Bytes that are read and written of each shard, the missing shards, and the peak memory of a worker;
+            ``plan.check(available)`` is the ValueError of `label_store` where that is too much.
+
+        Examples
+        --------
+        >>> spectra = tc.io.Spectra(model.training_set_flux, model.training_set_ivar, model.dispersion)
+        >>> tc.io.write_spectra("planned.zarr", spectra)
+        >>> plan = model.label_plan("planned.zarr")
+        >>> plan.n_stars, plan.missing
+        (200, (0,))
+
+        """
+        from bayes_cannon.model.store_labelling import plan_labels  # HDF5 and xarray take half a second to import.
+
+        return plan_labels(self, store, out, error_budget=error_budget, prior=prior, reads_ahead=reads_ahead)
+
+    def label_frame(self, frame: Any, *, flux: str = "flux", ivar: str = "ivar") -> Any:
+        """Labels of the spectra in the rows of a data frame; for ``map_partitions`` of Dask or LSDB.
+
+        Parameters
+        ----------
+        frame
+            A frame of pandas, or one that behaves so, with a spectrum in each row.
+        flux, ivar
+            Its columns with lists or arrays of one number a pixel. A row that lacks one, such as None, has no labels,
+            and a status that says so.
+
+        Returns
+        -------
+        labels
+            The other columns of the frame, with its index, and those of `bayes_cannon.io.label_table` but for
+            ``star_id`` and ``covariance``. A frame without rows gives one without rows, of the same columns and types:
+            ``frame.map_partitions(model.label_frame, meta=model.label_frame(frame.head(0)))``.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            If the frame has no such column, a column with the name of a result, or a spectrum with another number of
+            pixels than the model, naming its row.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> flux, ivar = model.training_set_flux[:2], model.training_set_ivar[:2]
+        >>> frame = pd.DataFrame({"id": ["a", "b"], "flux": list(flux), "ivar": list(ivar)})
+        >>> model.label_frame(frame).columns[:3].tolist()
+        ['id', 'TEFF', 'TEFF_ERR']
+
+        """
+        from bayes_cannon.model.frames import label_frame  # Astropy's tables take half a second to import.
+
+        return label_frame(self, frame, flux, ivar)
 
     def error_budget(self, flux: Any, ivar: Any, fit: CalibratedFit | None = None) -> ErrorBudget:
         """Where the errors of the labels of these stars come from (`labelling.error_budget`).
