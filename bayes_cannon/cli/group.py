@@ -9,6 +9,7 @@ from bayes_cannon.cli.diagnose import diagnose
 from bayes_cannon.cli.infer import infer
 from bayes_cannon.cli.info import info
 from bayes_cannon.cli.ingest import ingest
+from bayes_cannon.cli.report import report
 from bayes_cannon.cli.sample import sample
 from bayes_cannon.cli.train import train
 
@@ -22,5 +23,5 @@ def main() -> None:
     """
 
 
-for _command in (ingest, info, train, infer, sample, diagnose, calibrate, convert, demo):
+for _command in (ingest, info, train, infer, sample, diagnose, calibrate, report, convert, demo):
     main.add_command(_command)

@@ -7,7 +7,7 @@ No rcParams are changed. The colours can be distinguished by colour-blind reader
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from io import BytesIO
+from io import BytesIO, StringIO
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ import numpy as np
 from bayes_cannon.core.arguments import listed, mapping, number, shown, texts
 from bayes_cannon.core.intake import real_numbers
 
-COLOURS = ("#2b5c8a", "#d1662a", "#3d8f6f", "#8c5aa8", "#b8a12d", "#7a7a7a")
-"""Colours of lines, in the order of use."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colours of lines, in the order of use: those of Okabe & Ito, which colour-blind readers can tell apart."""
 
 _ANGSTROM = ("å", "angstrom", "angstroms", "aa")
 
@@ -59,6 +59,20 @@ def _figure_class() -> type:
             return buffer.getvalue()
 
     return NotebookFigure
+
+
+def svg(figure: Any, salt: str) -> str:
+    """A figure as SVG to put into a page: on no ground, its text as text, and names of its parts that begin alike.
+
+    The same figure and salt give the same text; different salts keep the names in one page apart.
+    """
+    import matplotlib as mpl
+
+    buffer = StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", transparent=True, dpi=150, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
 
 
 def pixel_axis(dispersion: np.ndarray | None, n_pixels: int, unit: object = None) -> tuple[np.ndarray, str]:
