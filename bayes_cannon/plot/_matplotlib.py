@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.arguments import listed, mapping, number, shown, texts
+from bayes_cannon.core.field_names import field_name, unit_of_label
 from bayes_cannon.core.intake import real_numbers
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -85,7 +86,8 @@ def pixel_axis(dispersion: np.ndarray | None, n_pixels: int, unit: object = None
     x = real_numbers(dispersion, "dispersion")
     if x.shape != (n_pixels,):
         raise ValueError(f"dispersion must have shape ({n_pixels},), one value a pixel, got {x.shape}")
-    return x, label_title("Wavelength", "Å" if str(unit).lower() in _ANGSTROM else str(unit or ""))
+    known = "Å" if str(unit).lower() in _ANGSTROM else str(unit or "")
+    return x, f"Wavelength ({known})" if known else "Wavelength"
 
 
 def unit_of(trainings: Mapping[str, Any], dispersion: np.ndarray | None) -> str | None:
@@ -149,9 +151,19 @@ def check_model(model: Any) -> None:
 
 
 def label_title(name: str, unit: str = "", latex: str | None = None) -> str:
-    """Name of a label with its unit, such as ``TEFF (K)``; LaTeX without dollar signs takes the name's place."""
-    shown = name if latex is None else f"${latex.strip('$')}$"
-    return f"{shown} ({unit})" if unit else shown
+    """Name of a label as the field writes it, with its unit; LaTeX without dollar signs takes the name's place.
+
+    Names and usual units are those of `bayes_cannon.core.field_names`.
+    """
+    unit = unit_of_label(name, unit)
+    return f"{label_symbol(name, latex)} ({unit})" if unit else label_symbol(name, latex)
+
+
+def label_symbol(name: str, latex: str | None = None) -> str:
+    """Name of a label as the field writes it, or in the LaTeX that is given."""
+    if latex is None:
+        latex = field_name(name).latex if field_name(name).text != name else None
+    return name if latex is None else f"${latex.strip('$')}$"
 
 
 def latex_names(latex_label_names: Sequence[str] | None, label_names: Sequence[str]) -> list[str] | None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.arguments import shown, texts, whole_numbers
+from bayes_cannon.core.field_names import term_text
 from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.plot._matplotlib import (
@@ -235,9 +236,7 @@ def _term_names(shown: Sequence[int], vectorizer: Any, latex_label_names: Sequen
         return [""] * len(shown)
     latex = latex_names(latex_label_names, vectorizer.label_names)
     if latex is None:
-        return [
-            vectorizer.readable_terms[term].replace("^2", "²").replace("^3", "³").replace("*", " · ") for term in shown
-        ]
+        return [term_text(vectorizer.readable_terms[term]) for term in shown]
     texts = (
         vectorizer.get_human_readable_label_term(term, label_names=latex, mul=r"\,\cdot\,", pow="^") for term in shown
     )

@@ -333,7 +333,7 @@ def status_table(status: np.ndarray, kind: Any, what: str) -> Markup:
     rows = []
     for k in np.argsort(-counts, kind="stable"):
         one = kind(int(numbers[k]))
-        share = f"{100 * counts[k] / counts.sum():.1f} %"
+        share = f"{100 * counts[k] / counts.sum():.1f}\N{NO-BREAK SPACE}%"
         rows.append([int(counts[k]), share, one.name.replace("_", " ").lower(), one.message])
     return table([what, "share", "status", "meaning and remedy"], rows)
 

@@ -64,7 +64,9 @@ def scatter_of(model: AnyModel) -> dict[str, np.ndarray]:
     if isinstance(model, LocalCannonModel):
         return {f"region {k + 1}": _root(one.s2) for k, one in enumerate(model.main_partition.regions)}
     own, whole = _root(np.asarray(model.s2)), _root(scatter_variance(model))
-    return {"all of it": whole} if np.array_equal(own, whole, equal_nan=True) else {"all of it": whole, "own": own}
+    return (
+        {"all of it": whole} if np.allclose(own, whole, rtol=0.01, equal_nan=True) else {"all of it": whole, "own": own}
+    )
 
 
 def _root(variance: np.ndarray) -> np.ndarray:
@@ -222,7 +224,11 @@ def _draw_lines(figure: Any, lines: tuple[tuple[str, float], ...], x: np.ndarray
     data = ColumnDataSource({"x": [at for _, at in inside], "name": [name for name, _ in inside]})
     marks = figure.vspan(x="x", source=data, line_color=ORANGE, line_dash="dotted", line_width=1.2)
     figure.add_tools(HoverTool(renderers=[marks], tooltips=[("line", "@name"), ("at", "@x{0.00}")]))
-    for name, at in inside if named else ():
+    shown: list[tuple[str, float]] = []
+    for name, at in sorted(inside, key=lambda line: line[1]) if named else ():
+        if any(name == other and at - before < 0.02 * np.ptp(x) for other, before in shown):
+            continue
+        shown.append((name, at))
         figure.add_layout(
             Label(x=at, y=4, y_units="screen", text=name, angle=np.pi / 2, text_font_size="11px", text_color=ORANGE)
         )
@@ -242,7 +248,7 @@ def worst_pixels(subject: Subject) -> Section | Missing:
     status = certificates.get("status")
     rows = []
     for pixel in order:
-        row: list[Any] = [int(pixel), f"{x[pixel]:.2f}", float(s[pixel]), f"{ratio[pixel]:.1f}"]
+        row: list[Any] = [int(pixel), f"{x[pixel]:.2f}", float(s[pixel]), float(ratio[pixel])]
         if status is not None:
             row += [Markup(number(float(certificates["duality_gap"][pixel]))),
                     PixelStatus(int(status[pixel])).name.replace("_", " ").lower()]  # fmt: skip

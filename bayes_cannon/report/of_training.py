@@ -106,7 +106,7 @@ def _minded(subject: Subject, summary: Any) -> list[Any]:
 def training(subject: Subject) -> Section | Missing:
     """What was trained on what, and what labelled what."""
     title, model, stars = "What was trained on what", subject.model, subject.stars
-    known: dict[str, Any] = dict(subject.sources)
+    known: dict[str, Any] = {f"file of the {what}": name for what, name in subject.sources.items()}
     parts: list[str] = []
     if model is not None:
         known |= _of_model(model)
@@ -183,14 +183,15 @@ def certificates(subject: Subject) -> Section | Missing:
         return Missing(title, "theta comes from elsewhere, and its optimum was not certified", "model.train()")
     solved = np.isin(found["status"], [one for one in PixelStatus if one.has_solution])
     gap, gradient = (np.abs(found[name][solved]) for name in ("duality_gap", "profile_gradient"))
-    rows = [_spread("relative duality gap of theta", gap), _spread("gradient of the profile in s²", gradient)]
+    both = {"relative duality gap of theta": gap, "gradient of the profile in s²": gradient}
+    rows = [_spread(name, values) for name, values in both.items() if np.isfinite(values).any()]
     parts = [
         paragraph(
             "Training is an optimization, and each pixel states how far it is from its optimum. The duality gap bounds "
             "the part of the training scalar that another theta could gain; the gradient is that by s² at the end."
         ),
         table(["", "median", "99 %", "largest"], rows),
-        paragraph(f"{int((gap < _LEAST_GAP).sum())} of {len(gap)} pixels have a gap below {text(_LEAST_GAP)}."),
+        paragraph(f"{int((gap < _LEAST_GAP).sum())} of {len(gap)} pixels have a gap below ", _LEAST_GAP, "."),
         status_table(found["status"], PixelStatus, "pixels"),
     ]
     if "n_minima" in found:

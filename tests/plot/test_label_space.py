@@ -21,7 +21,7 @@ def test_pairs_below_and_histograms_on_the_diagonal():
     first, second, _, _, _, last = figure.axes
     np.testing.assert_array_equal(second.lines[0].get_xydata(), labels[chosen][:, [0, 1]])
     assert second.get_ylabel() == "LOGG"
-    assert last.get_xlabel() == "FE_H"
+    assert last.get_xlabel() == r"$[\mathrm{Fe/H}]$ (dex)"
     assert [text.get_text() for text in figure.legends[0].texts] == ["all 400 stars", "3 chosen"]
     heights = [bar.get_height() * bar.get_width() for bar in first.patches[:48]]
     assert sum(heights) == pytest.approx(1.0)
