@@ -19,6 +19,9 @@ from bayes_cannon.core.intake import real_numbers
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours of lines, in the order of use: those of Okabe & Ito, which colour-blind readers can tell apart."""
 
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+"""Styles of lines, in the order of use, by which they differ in print and for those who see no colours."""
+
 _ANGSTROM = ("å", "angstrom", "angstroms", "aa")
 
 REFERENCE = "#8a8a8a"

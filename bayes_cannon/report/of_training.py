@@ -1,12 +1,13 @@
 """Sections of a model's training: at a glance, what was trained on what, certificates, chains, label space."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from astropy.table import Table
+from astropy.units import Unit
 
-from bayes_cannon.core.field_names import field_name, label_text, unit_of_label
+from bayes_cannon.core.field_names import field_name, unit_of_label
 from bayes_cannon.core.status import PixelStatus, StarStatus
 from bayes_cannon.io.model_file import provenance_of_writing
 from bayes_cannon.model.local import LocalCannonModel
@@ -79,9 +80,9 @@ def _minded(subject: Subject, summary: Any) -> list[Any]:
         for row in summary:
             pull = float(row["robust_pull"])
             if not low <= pull <= high:
-                size = f"too {'small' if pull > high else 'large'} by a factor of {max(pull, 1 / pull):.2g}"
+                size = "too small" if pull > high else "too large" if pull < low else "not known, or stars failed"
                 lines.append(
-                    Markup(f"Errors of {field_name(str(row['label'])).html} are {size} (robust pull {pull:.2f}).")
+                    Markup(f"Errors of {field_name(str(row['label'])).html} are {size}: robust pull {pull:.2f}.")
                 )
     certificates = getattr(subject.model, "certificates", None)
     if certificates is not None:
@@ -263,8 +264,10 @@ def label_space(subject: Subject) -> Section | Missing:
         rows = np.arange(len(subject.candidates), len(labels))
         what = "all stars before the choice in grey, and the training stars as points"
     if len(names) > 1:
-        named: Mapping[str, np.ndarray] = {label_text(name, model.label_units.get(name)): labels[:, k]
-                                           for k, name in enumerate(names)}  # fmt: skip
+        named = Table(dict(zip(names, labels.T, strict=True)))
+        for name in names:
+            if unit := model.label_units.get(name):
+                named[name].unit = Unit(unit, parse_strict="silent")
         figure = draw_label_space(named, rows)
         parts.insert(0, image(svg(figure, "label-space"), f"Pairs of labels of {what}"))
     parts.insert(1, note(f"Every pair of labels: {what}. Darker is denser."))
