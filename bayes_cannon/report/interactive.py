@@ -52,7 +52,7 @@ def figure(
     }
     one = bokeh_plotting().figure(
         height=height, sizing_mode="stretch_width", tools=tools, active_drag="box_zoom", active_scroll=None,
-        toolbar_location="above", min_border_right=12, **ranges,
+        toolbar_location="above", min_border_left=72, min_border_right=12, **ranges,
     )  # fmt: skip
     one.toolbar.logo = None
     one.background_fill_color = one.border_fill_color = one.outline_line_color = None
