@@ -1,5 +1,6 @@
 """Sections of labelled stars: how far their labels are off, whether their errors are honest, how the fits ended."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,18 +91,10 @@ def _one_to_one(subject: Subject) -> str:
     assert stars is not None
     first = slice(0, SHOWN_LABELS)
     names = stars.names[first]
-
-    class Named:
-        """What the figure asks of a model."""
-
-        class vectorizer:  # noqa: N801
-            label_names = names
-
-        label_units = subject.units
-
+    named = SimpleNamespace(vectorizer=SimpleNamespace(label_names=names), label_units=subject.units)
     assert stars.reference is not None
     figure = one_to_one(
-        Named, stars.labels[:, first], stars.covariance[:, first, first], reference=stars.reference[:, first],
+        named, stars.labels[:, first], stars.covariance[:, first, first], reference=stars.reference[:, first],
         scatter_kwds={"rasterized": True}, errorbar_kwds={"rasterized": True},
     )  # fmt: skip
     return svg(figure, "one-to-one")

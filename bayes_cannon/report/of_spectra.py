@@ -7,6 +7,7 @@ import numpy as np
 
 from bayes_cannon.core.field_names import field_name
 from bayes_cannon.model import CannonModel
+from bayes_cannon.model.local import LocalCannonModel
 from bayes_cannon.plot._matplotlib import with_gaps
 from bayes_cannon.plot.star import with_error
 from bayes_cannon.plot.training import scatter_variance
@@ -41,10 +42,17 @@ def worst_stars(subject: Subject, ranges: dict[int, Any]) -> Section | Missing:
     spectra = _spectra(subject)
     if model is None or spectra is None:
         if parts:
-            parts.append(note("Their spectra are not shown: give them as spectra=... or --spectra FILES."))
+            how = "give them as spectra=... or --spectra FILES"
+            if isinstance(model, LocalCannonModel):
+                how = "they are drawn over one model, and these are local ones"
+            parts.append(note(f"Their spectra are not shown: {how}."))
             return Section(title, join(parts))
         if model is None:
             return Missing(title, NO_MODEL, GET_MODEL)
+        if isinstance(model, LocalCannonModel):
+            return Missing(
+                title, "spectra are drawn over one model, and these are local ones", 'tc.report("NAME.model")'
+            )
         return Missing(
             title, "neither the model nor the labels come with spectra",
             "bayes-cannon train RECIPE --with-spectra, or report(..., spectra=(flux, ivar))",

@@ -223,8 +223,9 @@ def subject_of(what: Any, model: Any, labels: Any, reference: Any) -> Subject:
         return Subject(title, found, stars, sources=sources)
     if labels is not None:
         raise ValueError("labels= goes with a model; the first argument holds labels already")
-    of_labels = _of_labels(what, None if model is None else as_model(model)[0], reference)
-    return of_labels if model is None else replace(of_labels, model=as_model(model)[0])
+    given = None if model is None else as_model(model)[0]
+    of_labels = _of_labels(what, given, reference)
+    return of_labels if given is None else replace(of_labels, model=given)
 
 
 def _is_model_file(what: Any) -> bool:
