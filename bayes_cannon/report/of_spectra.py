@@ -50,9 +50,7 @@ def worst_stars(subject: Subject, ranges: dict[int, Any]) -> Section | Missing:
         if model is None:
             return Missing(title, NO_MODEL, GET_MODEL)
         if isinstance(model, LocalCannonModel):
-            return Missing(
-                title, "spectra are drawn over one model, and these are local ones", 'tc.report("NAME.model")'
-            )
+            return Missing(title, "spectra are drawn over one model, not over local ones", 'tc.report("NAME.model")')
         return Missing(
             title, "neither the model nor the labels come with spectra",
             "bayes-cannon train RECIPE --with-spectra, or report(..., spectra=(flux, ivar))",
