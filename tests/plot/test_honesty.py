@@ -23,13 +23,16 @@ def test_pulls_are_counted_and_far_ones_are_in_the_last_bins():
 
 
 def test_coverage_is_the_share_of_each_bin():
-    position = np.column_stack([np.repeat([0.0, 1.0], 50), np.tile([0.0, 1.0], 50)])
-    pull = np.full((100, 1), 0.5)
-    low = (position == 0).all(axis=1)
-    pull[np.flatnonzero(low)[:20]] = 3.0  # Of 25.
+    rng = np.random.default_rng(0)
+    cell = np.repeat(np.indices((5, 5)).reshape(2, 25).T, 10, axis=0)
+    position = cell + 0.9 * rng.random((250, 2))
+    pull = np.full((250, 1), 0.5)
+    pull[:8] = 3.0  # Of the ten of the first bin.
     figure = tc.plot.coverage(pull, position, ["FE_H"], ["TEFF", "LOGG"], level=0.68)
-    shown = sorted(text.get_text() for text in figure.axes[0].texts)
-    assert shown == sorted(["20•", "100•", "100•", "100•"])
+    texts = figure.axes[0].texts
+    assert sorted(text.get_text() for text in texts) == sorted(["20•", *["100"] * 24])
+    (low,) = (text.get_position() for text in texts if text.get_text() == "20•")
+    assert max(low) < 1
 
 
 def test_sources_add_up():

@@ -84,7 +84,10 @@ def test_numbers_are_those_of_the_labels(whole, trained, training, fit):
     budget = trained.error_budget(training.flux[:80], training.ivar[:80], fit).errors()
     for k in range(3):
         assert number(float(np.median(budget["photon"][:, k]))) in whole.sections["error-sources"].body
-    assert re.search(r"60 100.0 % converged", plain(whole.sections["certificates"].body))
+    status = trained.certificates["status"]
+    for number_of, name in ((0, "converged"), (1, "zero scatter")):
+        count = int((status == number_of).sum())
+        assert f" {count} {100 * count / 60:.1f} % {name} " in plain(whole.sections["statuses"].body)
 
 
 def test_curves_are_those_of_the_model(whole, trained):
@@ -122,6 +125,7 @@ def test_notebook_shows_the_page_in_a_frame(whole):
     assert shown.count("<") == 2  # All of the page is escaped.
 
 
+@pytest.mark.slow
 def test_size_limit_with_many_pixels_and_stars():
     rng = np.random.default_rng(0)
     n_stars, n_pixels, names = 5000, 8000, ("TEFF", "LOGG", "FE_H", "MG_FE", "VMACRO")
@@ -148,6 +152,7 @@ def test_local_models_have_curves_of_their_regions(training):
     np.testing.assert_array_equal(data["c3"], local.main_partition.regions[0].theta[:, 3].astype(np.float32))
 
 
+@pytest.mark.slow
 def test_posterior_gives_bands(training):
     model = training.model(slice(0, 6))
     model.train()
@@ -157,6 +162,7 @@ def test_posterior_gives_bands(training):
     np.testing.assert_allclose((data["h1"] - data["l1"]) / 2, np.sqrt(model.posterior.covariance[:, 1, 1]), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_files_beside_each_other_are_found(tmp_path, trained, label_table):
     from hashlib import sha256
 
