@@ -43,6 +43,12 @@ def pulls(pull: StarLabel, label_names: Sequence[str]) -> Any:
     ValueError
         If the shapes do not fit.
 
+    Examples
+    --------
+    >>> fit = model.fit_labels(model.training_set_flux, model.training_set_ivar)
+    >>> pull = tc.validate.pulls(fit.labels, model.training_set_labels, fit.covariance)
+    >>> figure = tc.plot.pulls(pull, model.label_names)
+
     """
     names, pull = texts(label_names, "label_names"), real_numbers(pull, "pull")
     if pull.ndim != 2 or pull.shape[1] != len(names):
@@ -96,6 +102,13 @@ def coverage(
         If Matplotlib is not installed.
     ValueError
         If the shapes do not fit.
+
+    Examples
+    --------
+    >>> fit = model.fit_labels(model.training_set_flux, model.training_set_ivar)
+    >>> pull = tc.validate.pulls(fit.labels, model.training_set_labels, fit.covariance)
+    >>> first_two = model.training_set_labels[:, :2]
+    >>> figure = tc.plot.coverage(pull, first_two, model.label_names, model.label_names[:2])
 
     """
     names, pull = texts(label_names, "label_names"), real_numbers(pull, "pull")
@@ -172,6 +185,11 @@ def error_sources(errors: Mapping[str, StarLabel], label_names: Sequence[str]) -
         If Matplotlib is not installed.
     ValueError
         If there is no source.
+
+    Examples
+    --------
+    >>> budget = model.error_budget(model.training_set_flux[:5], model.training_set_ivar[:5])
+    >>> figure = tc.plot.error_sources(budget.errors(), model.label_names)
 
     """
     names = texts(label_names, "label_names")
