@@ -305,7 +305,8 @@ def error_sources(subject: Subject) -> Section | Missing:
 
 def statuses(subject: Subject) -> Section | Missing:
     """How fits ended, counted, with what to do."""
-    title, parts = "How the fits ended", []
+    title = "How the fits ended"
+    parts: list[str] = []
     stars, model = subject.stars, subject.model
     if stars is not None and stars.status is not None:
         parts += [tag("h3", "Stars"), status_table(stars.status, StarStatus, "stars")]

@@ -6,7 +6,7 @@ from typing import Any
 from bayes_cannon.report import of_labels, of_pixels, of_spectra, of_training
 from bayes_cannon.report.page import Maker
 
-SECTIONS = (
+SECTIONS: tuple[Any, ...] = (
     of_training.at_a_glance,
     of_training.training,
     of_labels.validation,
@@ -25,10 +25,10 @@ SECTIONS = (
 )
 """One after the other. A name is the anchor of its section in the page."""
 
-_LINKED = (of_pixels.wavelengths, of_pixels.factors, of_spectra.worst_stars)
+_LINKED: tuple[Any, ...] = (of_pixels.wavelengths, of_pixels.factors, of_spectra.worst_stars)
 
 
 def makers() -> dict[str, Maker]:
     """The sections by name; those over wavelength share the range that they zoom."""
     ranges: dict[int, Any] = {}
-    return {one.__name__.replace("_", "-"): partial(one, ranges=ranges) if one in _LINKED else one for one in SECTIONS}  # type: ignore[return-value]
+    return {one.__name__.replace("_", "-"): partial(one, ranges=ranges) if one in _LINKED else one for one in SECTIONS}

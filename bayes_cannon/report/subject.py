@@ -75,6 +75,7 @@ class LabelledStars:
     @property
     def pulls(self) -> np.ndarray:
         """The same over the quoted errors, shape (star, label)."""
+        assert self.reference is not None
         return pulls(self.labels, self.reference, self.covariance)
 
     @classmethod
@@ -116,14 +117,19 @@ class LabelledStars:
     @classmethod
     def from_fit(cls, fit: LabelFit | CrossValidation, model: AnyModel, reference: Any = None) -> "LabelledStars":
         """Those of a fit or a cross-validation, whose labels the model names."""
-        named = {"names": model.label_names, "units": model.label_units}
         if isinstance(fit, CrossValidation):
-            return cls(**named, ids=_numbers(fit.inferred), labels=fit.inferred, covariance=fit.covariance,
-                       reference=fit.reference)  # fmt: skip
+            return cls(
+                model.label_names,
+                model.label_units,
+                _numbers(fit.inferred),
+                fit.inferred,
+                fit.covariance,
+                fit.reference,
+            )
         return cls(
-            **named, ids=_numbers(fit.labels), labels=fit.labels, covariance=fit.covariance,
-            reference=None if reference is None else real_numbers(reference, "reference"), snr=fit.snr,
-            reduced_chi2=fit.reduced_chi_squared, misfit=fit.misfit, status=fit.status,
+            model.label_names, model.label_units, _numbers(fit.labels), fit.labels, fit.covariance,
+            None if reference is None else real_numbers(reference, "reference"), fit.snr, fit.reduced_chi_squared,
+            fit.misfit, fit.status,
         )  # fmt: skip
 
 
@@ -214,11 +220,11 @@ def subject_of(what: Any, model: Any, labels: Any, reference: Any) -> Subject:
         found, path = as_model(what)
         title = str(found.provenance.get("recipe") or ("Model" if path is None else path.stem))
         sources = {} if path is None else {"model": path.name}
-        beside = None if path is None or labels is not None else path.with_name(f"{path.stem}-labels.ecsv")
-        if beside is not None and beside.is_file():
-            stars = LabelledStars.from_table(read_table(beside))
-            if stars.meta.get("MODELSHA") == _sha256(path):
-                return Subject(title, found, stars, sources=sources | {"labels": beside.name})
+        beside = None if path is None else path.with_name(f"{path.stem}-labels.ecsv")
+        if path is not None and labels is None and beside is not None and beside.is_file():
+            of_model = LabelledStars.from_table(read_table(beside))
+            if of_model.meta.get("MODELSHA") == _sha256(path):
+                return Subject(title, found, of_model, sources=sources | {"labels": beside.name})
         stars = None if labels is None else _as_stars(labels, found, reference)
         return Subject(title, found, stars, sources=sources)
     if labels is not None:
