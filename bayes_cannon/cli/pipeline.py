@@ -122,7 +122,7 @@ def run_inference(
     elif posterior is not None:
         trained.integrate_theta = True
         trained.use_posterior(posterior)
-    stars, named = _spectra_for(trained, spectra, settings or FileSettings()), ", ".join(Path(s).name for s in spectra)
+    stars, named = spectra_for(trained, spectra, settings or FileSettings()), ", ".join(Path(s).name for s in spectra)
     if stars.wavelength is None and trained.dispersion is not None:
         click.echo(f"Warning: {named} has no wavelengths: assuming those of the model", err=True)
     flux, ivar, wavelength = with_units(stars)
@@ -148,7 +148,7 @@ def _check_local(model: Path, **options: Any) -> None:
             raise ValueError(f"--{name.replace('_', '-')} does not go with local models, which {model} holds")
 
 
-def _spectra_for(model: AnyModel, spectra: Sequence[str | Path], settings: FileSettings) -> Spectra:
+def spectra_for(model: AnyModel, spectra: Sequence[str | Path], settings: FileSettings) -> Spectra:
     """Spectra as a model wants them: survey files on its own wavelengths unless others are given, and prepared."""
     given = model.provenance.get("preparation")
     preparation = Preparation() if given is None else Preparation.from_text(given)

@@ -18,7 +18,7 @@ from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.labelling.batches import pairs_of_spectra, spectra_rows
 from bayes_cannon.labelling.fit import fit_labels
 from bayes_cannon.model.cannon import NotTrainedError
-from bayes_cannon.model.local_parts import LocalResult
+from bayes_cannon.model.local_parts import LocalResult, Partition
 from bayes_cannon.model.local_training import (
     HeldOut,
     Shape,
@@ -440,6 +440,12 @@ class LocalCannonModel:
     def partition_weights(self) -> np.ndarray:
         """Weight of each partition, shape (partition,)."""
         return self._trained().weights
+
+    @property
+    def main_partition(self) -> Partition:
+        """The partition of largest weight: the terms of its models, and its regions."""
+        result = self._trained()
+        return result.partitions[int(np.argmax(result.weights))]
 
     @property
     def calibration(self) -> Calibration | None:

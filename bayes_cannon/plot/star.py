@@ -10,7 +10,7 @@ from bayes_cannon.plot._matplotlib import (
     COLOURS,
     REFERENCE,
     check_model,
-    label_title,
+    label_symbol,
     latex_names,
     limit_pixels,
     new_figure,
@@ -185,7 +185,7 @@ def _title(model: Any, values: np.ndarray, cov: np.ndarray | None, latex_label_n
         if k and width > _CHARACTERS:
             lines.append("")
             width = len(name) + len(after) + 5
-        part = f"{label_title(name, latex=None if latex is None else latex[k])} = {after}"
+        part = f"{label_symbol(name, None if latex is None else latex[k])} = {after}"
         lines[-1] = f"{lines[-1]}, {part}" if lines[-1] else part
     return ",\n".join(lines)
 
