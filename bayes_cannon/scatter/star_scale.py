@@ -150,7 +150,7 @@ def _maximized(stars: Unseen, start: np.ndarray, fixed: list[bool], heavy_tails:
     best = minimize(_loss, start, (stars, heavy_tails), jac=True, method="L-BFGS-B", bounds=held, options=options)
     at = np.asarray(best.x)
     constant, slope = _shape(at, stars.varied)
-    beta = None if fixed[-1] else at[3:].copy()
+    beta = None if all(fixed[3:]) else at[3:].copy()
     norm = np.average(1 / StarScale(constant, slope, beta).of(stars.levels, stars.x), weights=stars.share)
     nu = float(np.exp(at[1])) if heavy_tails else np.inf
     growth = StarScale(float(constant * norm), float(slope * norm), beta)

@@ -21,7 +21,7 @@ from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.labelling.training_fit import training_goodness
 from bayes_cannon.posterior.labels.chains import star_items
 from bayes_cannon.posterior.labels.density import label_potential
-from bayes_cannon.posterior.labels.label_posterior import RegionModel, label_posterior
+from bayes_cannon.posterior.labels.label_posterior import RegionModel, _compressed, label_posterior
 from bayes_cannon.posterior.labels.priors import LabelPrior
 from bayes_cannon.scatter import CommonCovariance
 
@@ -172,7 +172,10 @@ def test_posterior_means_are_those_of_a_grid(nu, with_theta):
         prior = LabelPrior(
             dist.MultivariateNormal(np.zeros(2), 0.5 * np.eye(2)), np.full(2, -np.inf), np.full(2, np.inf)
         )
-    found = label_posterior([RegionModel(case.model, prior, inside)], case.flux, case.ivar)
+    region = RegionModel(case.model, prior, inside)
+    found = label_posterior([region], case.flux, case.ivar)
+    with own_jax_settings():
+        assert (found.log_evidence < _compressed(region, case.flux, case.ivar).bound).all()
     axis = np.linspace(-3, 3, 121)
     x = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     for star in range(3):
