@@ -161,6 +161,7 @@ def test_zero_beta_is_no_beta(nu):
     assert_allclose(other.chi_squared, one.chi_squared, rtol=1e-9)
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("with_theta", [False, True], ids=["theta known", "theta integrated out"])
 def test_posterior_means_are_those_of_a_grid(nu, with_theta):
@@ -238,6 +239,7 @@ def squares(case: Case, beta: np.ndarray | None, theta_covariance: np.ndarray | 
     return np.einsum("nk,nk->n", away, np.linalg.solve(fit.covariance / np.outer(unit, unit), away[..., None])[..., 0])
 
 
+@pytest.mark.slow
 @KINDS
 def test_errors_cover_at_both_ends(nu):
     median = chi2(2).median()
