@@ -64,7 +64,7 @@ class LabelFit:
         Inverse Fisher information, in products of label units, shape (star, label, label); NaN in the rows and columns
         of labels that are not determined.
     chi_squared
-        ``sum_j w_j r_j^2`` at the labels, shape (star,).
+        ``sum_j w_j r_j^2`` at the labels, shape (star,), over what the labels make of the covariance, if they do.
     reduced_chi_squared
         chi^2 over its degrees of freedom: used pixels, or what chi^2 typically is where a covariance has directions
         without residuals (`scatter.Full`), minus the number of labels; NaN where that is not positive.

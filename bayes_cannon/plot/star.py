@@ -96,7 +96,7 @@ def spectrum(
         observed, noise = _data(flux, ivar, n_pixels)
         axes, bottom = figure.subplots(2, sharex=True, height_ratios=[2.2, 1])
         _draw_data(axes, x, observed, noise)
-        total = np.sqrt(_total_variance(model, noise, s2))
+        total = np.sqrt(_total_variance(model, noise, s2, values))
         _draw_residuals(bottom, x, observed - predicted, noise, total, visible(x, xlim))
     _band(axes, x, predicted, np.sqrt(s2), COLOURS[1], 0.3, "scatter $s$")
     axes.plot(*with_gaps(x, predicted), color=COLOURS[1], lw=1.0, label="model")
@@ -123,7 +123,7 @@ def _data(flux: np.ndarray, ivar: np.ndarray | None, n_pixels: int) -> tuple[np.
     return np.where(used, observed, np.nan), noise
 
 
-def _total_variance(model: Any, noise: np.ndarray, s2: np.ndarray) -> np.ndarray:
+def _total_variance(model: Any, noise: np.ndarray, s2: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Variance of the flux about the model, shape (pixel,); that of the scatter alone where the noise is not known."""
     learned, known = getattr(model, "correlation", None), np.isfinite(noise) & np.isfinite(s2)
     total = s2.copy()
@@ -132,6 +132,7 @@ def _total_variance(model: Any, noise: np.ndarray, s2: np.ndarray) -> np.ndarray
     else:
         ivar, pixels = noise[None, known] ** -2.0, np.flatnonzero(known)
         total[known] = learned.total_variance(np.asarray(model.s2), ivar, pixels)[0]
+        total[known] *= learned.label_factor(model.scaling.scaled(labels[None]))[0]
     return total
 
 

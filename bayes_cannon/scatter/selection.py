@@ -129,7 +129,7 @@ def default_candidates(problem: PixelProblem) -> list[Scatter | None]:
     candidates: list[Scatter | None] = [None, *(LowRank(rank) for rank in RANKS if rank <= most)]
     enough = 4 * n_stars // 5 >= fewest_stars(problem.design.shape[1])
     if enough and 2 <= n_pixels <= LARGEST_FULL and (problem.ivar[:, solved] > 0).all():
-        candidates += [Full(), Full(heavy_tails=True)]
+        candidates += [Full(), Full(heavy_tails=True), Full(heavy_tails=True, label_scale=True)]
     return candidates
 
 
