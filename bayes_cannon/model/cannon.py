@@ -559,6 +559,13 @@ class CannonModel:
             The population of the training set is the right prior where stars are chosen as the training stars were.
             Where they are not, it biases labels towards those that the training set has more of.
 
+        Notes
+        -----
+        What spectra depend on but nobody asks for, such as an extinction that is known of the training stars, may be
+        one more label: the labels and the rows and columns of the covariance of the others, such as
+        ``fit.labels[:, :3]`` and ``fit.covariance[:, :3, :3]``, are then those with it integrated out. Where it is left
+        out its effect passes for that of the others, whose errors are too small.
+
         """
         result = self._trained()
         flux, ivar = self._spectra(flux, ivar, dispersion)
