@@ -7,13 +7,13 @@ from bayes_cannon.scatter.held_out_path import HeldOutPath, held_out_stars
 
 N = 100
 FAR, NEAR = 1.0, 0.05
-"""Differences of ten standard errors and of half of one, where those of the stars scatter by one."""
+"""Differences of ten standard errors and of half of one, where those of the stars scatter by one from one candidate to the next."""
 
 
 def path(likelihoods, label_scores=None, n_terms=None, valid=None):
     """Candidates whose scores differ from those of the first by these means, with a scatter of one."""
     scatter = np.tile([-1.0, 1.0], N // 2)
-    scores = [np.array([mean + (k > 0) * scatter for k, mean in enumerate(means)]) if means else None
+    scores = [np.array([mean + k * scatter for k, mean in enumerate(means)]) if means else None
               for means in (likelihoods, label_scores)]  # fmt: skip
     kind = np.ones(len(likelihoods), bool) if valid is None else np.array(valid)
     terms = None if n_terms is None else np.array(n_terms, float)
