@@ -7,7 +7,7 @@ from bayes_cannon.scatter.held_out_path import HeldOutPath, held_out_stars
 
 N = 100
 FAR, NEAR = 1.0, 0.05
-"""Differences of ten standard errors and of half of one, where those of the stars scatter by one from one candidate to the next."""
+"""Ten standard errors and half of one, where stars scatter by one from a candidate to the next."""
 
 
 def path(likelihoods, label_scores=None, n_terms=None, valid=None):
