@@ -22,13 +22,14 @@ from bayes_cannon.core.arguments import units as unit_texts
 from bayes_cannon.core.folds import folds, same_labels
 from bayes_cannon.core.intake import as_array, real_numbers
 from bayes_cannon.core.typing import PerLabel, StarLabel, StarPixel
+from bayes_cannon.coverage import LocalCoverage, local_coverage
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
 __all__ = [
-    "CrossValidation", "bias", "cross_validate", "folds", "label_errors", "log_scores", "plain_scatter", "pulls",
-    "robust_scatter", "summary_table",
+    "CrossValidation", "LocalCoverage", "bias", "cross_validate", "folds", "label_errors", "local_coverage",
+    "log_scores", "plain_scatter", "pulls", "robust_scatter", "summary_table",
 ]  # fmt: skip
 
 Infer = Callable[[np.ndarray, np.ndarray], tuple]

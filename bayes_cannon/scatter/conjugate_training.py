@@ -41,6 +41,8 @@ ROUNDS = 8
 """Rounds of weights at most: the scale of a star changes by less than a per cent in the last one."""
 SETTLED = 1e-2
 """Change of the stars' weights, and of what replaces bad numbers in units of the noise, at which the rounds end."""
+COMPLETE = 4
+"""Stars without bad numbers, over the number of terms, that are enough to tell what spectra look like."""
 VARIED = 1.001
 """Ratio of the noise of stars from which on it is fitted how their covariance grows with it."""
 LARGEST_LEVERAGE = 0.9
@@ -59,16 +61,34 @@ class Directions:
         Usual quoted noise of these, shape (chosen,).
     basis
         Orthonormal directions in units of that noise, shape (chosen, direction).
+    variances
+        Of the residuals of all stars along these, shape (direction,).
 
     """
 
     pixels: np.ndarray
     noise: np.ndarray
     basis: np.ndarray
+    variances: np.ndarray
+
+    def filled(
+        self, flux: np.ndarray, bad: np.ndarray, model: np.ndarray, covariance: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Flux over the noise, (star, pixel), with what the good numbers make of bad ones, and `completed`'s spread.
+
+        The covariance is that along the directions, shape (direction, direction).
+        """
+        precision = self.basis @ (np.linalg.inv(covariance) - np.eye(len(covariance))) @ self.basis.T
+        precision[np.diag_indices_from(precision)] += 1
+        residual, spread, _ = completed(flux - model, bad, precision)
+        return np.where(bad, model + residual, flux), spread
 
 
 def leading_directions(problem: PixelProblem, share: float) -> Directions:
     """Directions in which the residuals of all stars about least squares have more than this share of the quoted noise.
+
+    Stars with bad numbers take no part if there are enough others: what replaces a number is not what the spectrum was,
+    and makes directions that spectra do not have, such as of Gaia XP ones, which are sums of a few smooth functions.
 
     Raises
     ------
@@ -82,10 +102,19 @@ def leading_directions(problem: PixelProblem, share: float) -> Directions:
     part = problem.at(pixels)
     check_complete(part.ivar, pixels)
     noise, bad = usual_noise(part.ivar)
-    flux = _with_means(part.flux / noise, bad)
-    residual = np.where(bad, 0.0, flux - part.design @ np.linalg.lstsq(part.design, flux, rcond=None)[0])
-    freedom = max(len(residual) - part.design.shape[1], 1)
-    return Directions(pixels, noise, leading(residual / np.sqrt(freedom), share))
+    flux, design, complete = part.flux / noise, part.design, ~bad.any(axis=1)
+    if not _enough(complete, design):
+        flux, complete = _with_means(flux, bad), np.ones(len(bad), bool)
+    flux, design = flux[complete], design[complete]
+    residual = np.where(bad[complete], 0.0, flux - design @ np.linalg.lstsq(design, flux, rcond=None)[0])
+    root = residual / np.sqrt(max(len(residual) - design.shape[1], 1))
+    basis = leading(root, share)
+    return Directions(pixels, noise, basis, np.sum((root @ basis) ** 2, axis=0))
+
+
+def _enough(complete: np.ndarray, design: np.ndarray) -> bool:
+    """Whether stars without bad numbers, (star,) as true or weights, are enough for directions and a first theta."""
+    return float(np.sum(complete)) >= max(COMPLETE * design.shape[1], len(design) / 2)
 
 
 @dataclass(frozen=True)
@@ -140,7 +169,7 @@ def train_part(problem: PixelProblem, share: PerStar, directions: Directions, sc
     for _ in range(ROUNDS):
         change = 0.0
         if bad.any():
-            filled, spread = _filled(flux, design, basis, bad, state)
+            filled, spread = _filled(flux, design, directions, bad, share, state)
             change, flux = np.abs(filled - flux).max(), filled
         state = _round(design, flux @ basis, share, levels, scatter, state, spread, basis)
         after = np.asarray(state.weight / state.grown(levels))
@@ -152,16 +181,19 @@ def train_part(problem: PixelProblem, share: PerStar, directions: Directions, sc
 
 
 def _filled(
-    scaled: np.ndarray, design: np.ndarray, basis: np.ndarray, bad: np.ndarray, state: _State | None
-) -> tuple[np.ndarray, np.ndarray | None]:
+    scaled: np.ndarray, design: np.ndarray, directions: Directions, bad: np.ndarray, share: PerStar,
+    state: _State | None,
+) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
     """Flux over the noise with bad numbers replaced by what the others make of them, and the spread of those."""
-    if state is None:
+    if state is not None:
+        filled, spread = directions.filled(scaled, bad, design @ (state.gain @ scaled), state.covariance)
+        return filled, spread
+    weight = np.where(bad.any(axis=1), 0.0, share)
+    if weight.sum() < COMPLETE * design.shape[1]:
         return _with_means(scaled, bad), None
-    model = design @ (state.gain @ scaled)
-    precision = basis @ (np.linalg.inv(state.covariance) - np.eye(basis.shape[1])) @ basis.T
-    precision[np.diag_indices_from(precision)] += 1
-    residual, spread, _ = completed(scaled - model, bad, precision)
-    return np.where(bad, model + residual, scaled), spread
+    root = np.sqrt(weight)[:, None]
+    theta = np.linalg.pinv(root * design) @ (root * scaled)
+    return directions.filled(scaled, bad, design @ theta, np.diag(directions.variances))[0], None
 
 
 def _with_means(flux: np.ndarray, bad: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ pixel, and the noise of a star's spectrum relative to it
 
 .. math:: g_n = \left( \frac{1}{P_n} \sum_j \mathrm{ivar}_{jn}\, \bar\sigma_j^2 \right)^{-1}
 
-over its used pixels, a number whose quoted variance exceeds :math:`\bar\sigma_j^2 \min(9 \max(g_n, 1), 100)` is noisier
-than the covariance says. When labels are inferred, what it has beyond that is added to its variance; the covariance is
-learned from the other numbers. Of the mean of inverse variances few such numbers make no difference.
+over its used pixels, a number whose quoted variance exceeds :math:`\bar\sigma_j^2 \min(36 \max(g_n, 1), 100)` is
+noisier than the covariance says. When labels are inferred, what it has beyond that is added to its variance; the
+covariance is learned from the other numbers. Of the mean of inverse variances few such numbers make no difference.
 """
 
 import numpy as np
@@ -18,8 +18,11 @@ from bayes_cannon.training.problem import PixelProblem
 
 FEWEST_PIXELS = 2
 """Pixels that scatter needs at least to be correlated."""
-TRUSTED, MOST_TRUSTED = 9.0, 100.0
-"""Times the usual quoted variance that still counts as usual: of a number beside the star's others, and of any."""
+TRUSTED, MOST_TRUSTED = 36.0, 100.0
+"""Times the usual quoted variance that still counts as usual: of a number beside the star's others, and of any.
+
+Noise that is a few times the usual at some pixels is that of stars of another colour, and no mark of the survey.
+"""
 
 
 def solved_pixels(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray) -> np.ndarray:

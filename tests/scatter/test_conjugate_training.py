@@ -185,3 +185,24 @@ def test_incomplete_spectra_are_named():
     ivar[3, 2] = 0.0
     with pytest.raises(ValueError, match="pixel 2 of star 3"):
         leading_directions(PixelProblem.unbounded(case.terms, case.problem.flux, ivar), 0.05)
+
+
+def test_what_replaces_bad_numbers_makes_no_directions():
+    """Spectra that are sums of few functions, some numbers marked as bad: no direction more, the covariance right."""
+    case = Case(600, 30, n_factors=4, seed=3)
+    root = QUOTED * np.random.default_rng(1).normal(0, 1, (30, 4))
+    flux = case.terms.design @ case.theta.T + np.random.default_rng(4).normal(size=(600, 4)) @ root.T
+    ivar = np.full(flux.shape, QUOTED**-2.0)
+    whole = PixelProblem.unbounded(case.terms, flux, ivar)
+    marked = ivar.copy()
+    marked[:120, 20:] = 1e-10
+    bad = np.where(marked < 1, 5.0, flux)
+    damaged = PixelProblem.unbounded(case.terms, bad, marked)
+    scatter = Full(shrinkage=0.0, share=0.01)
+    assert leading_directions(whole, scatter.share).basis.shape == (30, 4)
+    assert leading_directions(damaged, scatter.share).basis.shape == (30, 4)
+    one, other = (case.part(scatter, problem=problem) for problem in (whole, damaged))
+    for part in (one, other):
+        found = part.learned.factors @ part.learned.factors.T
+        assert_allclose(found, root @ root.T, atol=0.2 * np.abs(root @ root.T).max())
+    assert_allclose(other.theta, one.theta, atol=0.3 * QUOTED)

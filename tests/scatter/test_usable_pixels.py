@@ -23,7 +23,7 @@ def test_noise_is_that_of_the_trusted_numbers():
     # The level of a star is that of its good numbers, however bad one is.
     assert_allclose(noise_levels(marked, noise)[3], 6 / 5 * noise_levels(ivar, noise)[3], rtol=0.2)
     assert_allclose(noise_levels(0 * ivar, noise), 1)
-    assert_allclose(largest_variance(np.array([0.1, 2.0, 1e9]), np.array([0.5])), 0.25 * np.array([[9], [18], [100]]))
+    assert_allclose(largest_variance(np.array([0.1, 2.0, 1e9]), np.array([0.5])), 0.25 * np.array([[36], [72], [100]]))
 
 
 def test_completion_is_the_conditional_mean():
