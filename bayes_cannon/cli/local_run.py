@@ -24,10 +24,11 @@ def train_local(recipe: Recipe, stars: Spectra, scatter: Scatter | str | None, p
     """Local models of the training stars of a recipe, with the family of scatter that the one model has."""
     assert recipe.local is not None
     section, (flux, ivar, wavelength) = recipe.model, with_units(stars)
-    names = section.label_names
+    names, lam = section.label_names, section.regularization
+    assert not isinstance(lam, tuple)
     local = LocalCannonModel(
         stars.label_array(names), flux, ivar, names, partitions=recipe.local.partitions, dispersion=wavelength,
-        scatter=scatter if isinstance(scatter, Scatter) else None, regularization=section.regularization or None,
+        scatter=scatter if isinstance(scatter, Scatter) else None, regularization=lam or None,
         seed=recipe.seed, **label_options(section, stars),
     )  # fmt: skip
     local.train(progress=progress)

@@ -30,6 +30,7 @@ from bayes_cannon.labelling.hull import in_convex_hull
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.labelling.training_fit import training_goodness
 from bayes_cannon.model.calibrating import CalibratedFit, calibrated_fit, learn_calibration
+from bayes_cannon.model.order_selection import OrderPath, Polynomial, order_path, with_terms
 from bayes_cannon.model.record import ModelFlux, star_records
 from bayes_cannon.model.result import Certificates, TrainingResult
 from bayes_cannon.model.settings import Bound, Settings, checked_theta_bounds
@@ -37,8 +38,9 @@ from bayes_cannon.model.stars import TrainingSet
 from bayes_cannon.posterior.settings import LABEL_CHAINS, THETA_CHAINS
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.scatter.base import LearnedScatter, Scatter, warn_of_scatter
+from bayes_cannon.scatter.held_out_path import enough_folds
 from bayes_cannon.scatter.independent import IndependentScatter
-from bayes_cannon.scatter.selection import AUTO, ScatterPath, enough_folds, scatter_path
+from bayes_cannon.scatter.selection import AUTO, ScatterPath, scatter_path
 from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.train import (
     RegularizationPath,
@@ -318,6 +320,66 @@ class CannonModel:
         """
         return scatter_path(self._problem(), candidates, **options)
 
+    def order_path(
+        self,
+        orders: Sequence[int] | None = None,
+        regularizations: Sequence[float] | Mapping[int, Sequence[float]] | None = None,
+        **options: Any,
+    ) -> OrderPath:
+        """Labels and likelihood of held-out spectra with polynomials of several orders; the model stays as it is.
+
+        The scatter is that of the model, independent for ``"auto"``. Labels are not inferred: their errors are linear
+        in the residuals of the spectra at the reference labels (`scatter.held_out_labels`). The scale factor is no
+        candidate: without a penalty the spectra are the same with any, and with one it does what Lambda does.
+
+        Parameters
+        ----------
+        orders
+            By default those of 1 to 4 that stars and memory allow; ``path.left_out`` says why others were not tried.
+        regularizations
+            Lambdas that are tried with every order, such as ``(0, 10, 100)``, or some orders by a mapping: they make
+            coefficients zero, so that each pixel has its own terms. By default that of the model.
+        options
+            ``n_folds``, ``held_out``, ``seed``, ``groups`` and ``progress`` of `model.order_selection.order_path`. By
+            default as many of five folds are held out as have 300 stars, or all.
+
+        Returns
+        -------
+        path
+            ``path.table`` compares them, and ``path.best`` is the one with the fewest terms of those that nothing
+            beats by more than its standard error (`scatter.held_out_path.HeldOutPath.best_index`):
+            ``model.with_terms(path.best)`` is its model.
+
+        Raises
+        ------
+        TypeError
+            If the model holds no training spectra.
+        ValueError
+            If an order that is asked for has too many terms for the stars or the memory, with these numbers.
+
+        Examples
+        --------
+        >>> path = model.order_path((1, 2))
+        >>> [str(candidate) for candidate in path.candidates]
+        ['order 1', 'order 2']
+        >>> model.with_terms(path.candidates[0]).vectorizer.human_readable_label_vector
+        '1 + TEFF + LOGG + FE_H'
+
+        """
+        return order_path(self._stars, self._settings, orders, regularizations, **options)
+
+    def with_terms(self, choice: Polynomial) -> Self:
+        """A model with the same stars and settings and a chosen polynomial, not trained.
+
+        Parameters
+        ----------
+        choice
+            The ``best``, or another candidate, of an `order_path`.
+
+        """
+        check_kind(choice, Polynomial, "choice", "a candidate of an order_path, such as path.best")
+        return self._of(*with_terms(self._stars, self._settings, choice), None, self._provenance)
+
     def use_theta(self, theta: Any, s2: Any) -> None:
         """Take coefficients and scatter from elsewhere, such as another program; the scatter is independent.
 
@@ -501,6 +563,13 @@ class CannonModel:
 
             The population of the training set is the right prior where stars are chosen as the training stars were.
             Where they are not, it biases labels towards those that the training set has more of.
+
+        Notes
+        -----
+        What spectra depend on but nobody asks for, such as an extinction that is known of the training stars, may be
+        one more label: the labels and the rows and columns of the covariance of the others, such as
+        ``fit.labels[:, :3]`` and ``fit.covariance[:, :3, :3]``, are then those with it integrated out. Where it is left
+        out its effect passes for that of the others, whose errors are too small.
 
         """
         result = self._trained()

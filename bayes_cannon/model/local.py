@@ -88,6 +88,10 @@ class LocalCannonModel:
     where the stars to be labelled are chosen as the training stars were; of other stars, such as of a group that the
     training set hardly has, it biases them. `PosteriorFit.likelihood_labels` knows nothing of it.
 
+    The orders of the polynomials are those of the partitions. A label that nobody asks for, but spectra depend on, is
+    integrated out where it is one of the labels and left out of what comes back (`CannonModel.fit_labels`). It has to
+    be known of the training stars, and makes the regions those of one label more.
+
     Parameters
     ----------
     training_set_labels, training_set_flux, training_set_ivar
