@@ -1,78 +1,50 @@
-"""A recipe trained from a store of spectra that does not fit the memory."""
+"""What the command infer does with a store of spectra whose labels go into a store, and what export does."""
 
-from dataclasses import replace
+from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 
-from bayes_cannon.core.arguments import byte_count
-from bayes_cannon.io.preparation import Preparation
-from bayes_cannon.io.recipe import Recipe
-from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.io.spectra_store import SpectraStore, open_store
+from bayes_cannon.execution import DaskExecutor, SerialExecutor
+from bayes_cannon.io.label_export import export_labels
+from bayes_cannon.io.shipped import find_model
 from bayes_cannon.model import CannonModel
-from bayes_cannon.model.store_plan import usable_memory
-
-ROW = "row of the store"
-"""Label by which the stars that are left know their place in the store."""
-_BYTES_IN_MEMORY = 64
-"""For each number of flux and ivar while spectra are read, joined, prepared and trained in memory."""
+from bayes_cannon.model.any_model import kind_of_errors, read_any_model
+from bayes_cannon.model.store_labelling import label_store
 
 
-def large_store(recipe: Recipe, memory: str | None) -> SpectraStore | None:
-    """The store of a recipe if its spectra do not fit the memory; None if they do, or come from other files.
-
-    Raises
-    ------
-    ValueError
-        If they do not fit and the recipe asks for what needs all of them in memory, naming it.
-
-    """
-    limit = usable_memory() if memory is None else byte_count(memory, "--memory")
-    if recipe.data.source != "file" or len(recipe.spectra) != 1 or recipe.spectra[0].suffix.lower() != ".zarr":
-        return None
-    store = open_store(recipe.spectra[0])
-    needed = store.n_stars * store.n_pixels * _BYTES_IN_MEMORY
-    if needed <= limit:
-        return None
-    asked = {"scatter": recipe.scatter, "local": recipe.local, "validation": recipe.validation}
-    if sections := [f"[{name}]" for name, section in asked.items() if section is not None]:
-        raise ValueError(
-            f"the spectra in {store.path} need {needed / 1e9:.3g} GB of memory, more than {limit / 1e9:.3g} GB, and so "
-            f"are trained by blocks of pixels, which does not go with {', '.join(sections)}: leave it out of the "
-            "recipe, or allow more with --memory"
-        )
-    return store
-
-
-def stars_of(store: SpectraStore) -> Spectra:
-    """What is known of the stars, and their rows."""
-    stars = store.stars()
-    return replace(stars, labels={**stars.labels, ROW: np.arange(store.n_stars, dtype=float)})
-
-
-def first_star(store: SpectraStore, stars: Spectra, preparation: Preparation) -> tuple[Spectra, Preparation]:
-    """The first of the stars, prepared, which knows the wavelengths; and the preparation that the store asks for."""
-    first = next(store.parts(_rows(stars)[:1], size=1))
-    preparation = preparation.after(first)
-    return preparation.apply(first), preparation
-
-
-def train_large(
-    model: CannonModel, store: SpectraStore, stars: Spectra, recipe: Recipe, preparation: Preparation, *,
-    memory: str | None, scratch: Path | None, progress: Any,
+def run_store_inference(
+    model: Path, store: str, output: Path, *, workers: int | None, scheduler: str | None, posterior: Path | None,
+    error_budget: bool, prior: str | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Train the model from the store, and say how."""
-    options: dict[str, Any] = {
-        "stars": _rows(stars), "preparation": preparation, "op_method": recipe.model.op_method,
-        "dof_correction": recipe.model.dof_correction, "memory": memory,
-    }  # fmt: skip
-    if progress:
-        click.echo(f"the store is larger than the memory: {model.plan_store(store, **options)}", err=True)
-    model.train_store(store, scratch=scratch, progress=progress, **options)
+    """Label the spectra of a store into a store of labels, and say how it went."""
+    model = find_model(model)
+    trained = read_any_model(model)
+    if posterior is not None:
+        if not isinstance(trained, CannonModel):
+            raise ValueError(f"--posterior does not go with local models, which {model} holds")
+        trained.integrate_theta = True
+        trained.use_posterior(posterior)
+    with model.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    local = workers is None and scheduler is None
+    with SerialExecutor() if local else DaskExecutor(workers=workers, address=scheduler) as executor:
+        done = label_store(
+            trained, store, output, executor=executor, error_budget=error_budget, prior=prior,
+            progress=None if quiet else True, model_file=model, model_file_hash=digest,
+        )  # fmt: skip
+    if not quiet:
+        click.echo(
+            f"{done.n_stars} stars, {done.n_new} of them labelled now, in {done.seconds:.3g} s; peak memory of a "
+            f"process {done.memory / 1e9:.3g} GB"
+        )
+        click.echo(f"errors of labels: {kind_of_errors(trained, prior)}")
+    click.echo(f"wrote {output}")
 
 
-def _rows(stars: Spectra) -> np.ndarray:
-    return np.asarray(stars.labels[ROW]).astype(int)
+def run_export(store: Path, output: Path, *, partial: bool, overwrite: bool, quiet: bool) -> None:
+    """Write the catalogue."""
+    rows = export_labels(store, output, partial=partial, overwrite=overwrite, progress=None if quiet else True)
+    if not quiet:
+        click.echo(f"{rows} stars")
+    click.echo(f"wrote {output}")

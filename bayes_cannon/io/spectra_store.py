@@ -3,9 +3,11 @@
 A shard is one file for the flux and one for the ivar of some thousand stars (`io.unfinished_store`).
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,8 @@ import numpy as np
 from bayes_cannon.io.atomic import recover
 from bayes_cannon.io.damage import reading
 from bayes_cannon.io.spectra import Spectra, open_dataset
-from bayes_cannon.io.spectra_variables import from_dataset
-from bayes_cannon.io.zarr_files import damaged_files
+from bayes_cannon.io.spectra_variables import RESERVED, from_dataset, plain_attributes
+from bayes_cannon.io.zarr_files import damaged_files, seal_of
 
 _ARRAYS = ("flux", "ivar")
 _PACKED = frozenset({"scale_factor", "add_offset"})
@@ -32,6 +34,10 @@ class SpectraStore:
         How many.
     shard_size
         Spectra of a shard; the last may have fewer.
+    pixel_bytes
+        Bytes of flux and ivar of a pixel, as they are stored, before compression.
+    identifiers
+        Names of its texts, and of integers of 64 bits, of which there is one a star; ``star_id`` apart.
     chunks
         Stars and pixels that are decoded together, as a part of a shard.
     single
@@ -43,19 +49,42 @@ class SpectraStore:
     n_stars: int
     n_pixels: int
     shard_size: int
-    chunks: tuple[int, int]
-    single: bool
+    pixel_bytes: int = 16
+    identifiers: tuple[str, ...] = ()
+    chunks: tuple[int, int] = (1, 1)
+    single: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """What tells its spectra from others: SHA-256 of the checksums of its files.
+
+        Of a store that others wrote, which has none, it is that of the names and sizes of the files of flux and ivar.
+        """
+        seal = seal_of(self.path)
+        if seal is not None:
+            files = {name: value for name, value in seal["crc32"].items() if name.split("/")[0] in _ARRAYS}
+        else:
+            paths = [path for array in _ARRAYS for path in (self.path / array).rglob("*") if path.is_file()]
+            files = {path.relative_to(self.path).as_posix(): path.stat().st_size for path in paths}
+        return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     @property
     def shards(self) -> int:
         """Number of shards."""
         return -(-self.n_stars // self.shard_size)
 
+    def attributes(self) -> dict[str, str | float | int]:
+        """Texts and numbers about the whole store."""
+        with open_dataset(self.path, ".zarr", checked=False) as dataset:
+            return plain_attributes(dataset.attrs)
+
     def shard(self, number: int) -> Spectra:
         """The spectra of one shard, in memory.
 
         Raises
         ------
+        FileNotFoundError
+            If the store was removed meanwhile.
         IndexError
             If there is no such shard.
         ValueError
@@ -64,6 +93,8 @@ class SpectraStore:
         """
         if not 0 <= number < self.shards:
             raise IndexError(f"{self.path} has the shards 0 to {self.shards - 1}, and no shard {number}")
+        if not self.path.exists():
+            raise FileNotFoundError(f"the store {self.path} is not there any more: it was removed or moved")
         with reading(self.path, f"shard {number}", "write the store anew"):
             _check(self.path, lambda name: name.startswith(_files_of(number)))
             with open_dataset(self.path, ".zarr", checked=False) as dataset:
@@ -160,7 +191,13 @@ def open_store(path: str | os.PathLike) -> SpectraStore:
             chunks = int(encoding["chunks"][0]), int(encoding["chunks"][1])
             arrays = [dataset[name] for name in _ARRAYS]
             single = all(array.dtype == np.float32 and not _PACKED & {*array.attrs} for array in arrays)
-            return SpectraStore(path, len(flux), flux.shape[1], int(size), chunks, single)
+            names = {
+                str(name) for name, one in dataset.variables.items()
+                if one.dims == ("star",) and (one.dtype.kind in "OSUT" or one.dtype.str[1:] in ("i8", "u8"))
+            }  # fmt: skip
+            pixel_bytes = flux.dtype.itemsize + dataset["ivar"].dtype.itemsize
+            identifiers = tuple(sorted(names - {*RESERVED}))
+            return SpectraStore(path, len(flux), flux.shape[1], int(size), pixel_bytes, identifiers, chunks, single)
 
 
 def _files_of(shard: int) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ from bayes_cannon.scatter.independent import Independent
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
 from bayes_cannon.training.train import OP_METHODS, check_op_method, correct_scatter, train
 
-Executor = Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]
+TaskMap = Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]
 """Like `map`: results of a function, which can be pickled, of the numbers of tasks, in any order."""
 
 _BLOCKS, _SHA = "pixels.zarr", "training_set_sha256"
@@ -90,7 +90,7 @@ class StoreTraining:
     start: Mapping[str, np.ndarray]
 
     def run(
-        self, executor: Executor | None = None, report: Callable[[int], object] | None = None
+        self, executor: TaskMap | None = None, report: Callable[[int], object] | None = None
     ) -> tuple[PixelSolution, str]:
         """The solution of all pixels, and the hash of the training set.
 
@@ -202,7 +202,7 @@ class StoreTraining:
             return False
         return True
 
-    def _make_blocks(self, executor: Executor | None) -> None:
+    def _make_blocks(self, executor: TaskMap | None) -> None:
         """Write what is missing of the scratch store."""
         blocks = self._blocks
         blocks.make(self._made_of)
@@ -318,7 +318,7 @@ def _rows_of(store: SpectraStore, stars: Any, n_labels: int) -> np.ndarray:
 
 def _done[T](
     task: Callable[[int], int], read: Callable[[int], T], work: Callable[[int, T], int], numbers: Sequence[int],
-    executor: Executor | None,
+    executor: TaskMap | None,
 ) -> Iterator[int]:  # fmt: skip
     """Numbers of the tasks as they are done: by the executor, or here, the next being read meanwhile."""
     if executor is not None:
