@@ -127,7 +127,8 @@ class StoreTraining:
         )
         solution = train(
             problem, op_method=self.op_method, op_kwds=self.op_kwds, max_memory=float(self.plan.solver_memory),
-            part_of=self.plan.n_pixels, **{name: values[pixels] for name, values in self.start.items()},
+            part_of=self.plan.n_pixels if self.plan.n_blocks > 1 else 0,
+            **{name: values[pixels] for name, values in self.start.items()},
         )  # fmt: skip
         if self.dof_correction:
             solution = correct_scatter(problem, solution)

@@ -15,7 +15,7 @@ from astropy.table import Table
 from click.testing import CliRunner, Result
 
 from bayes_cannon.cli import main
-from bayes_cannon.cli.pipeline import build_model
+from bayes_cannon.cli.building import build_model
 from bayes_cannon.io.model_file import array_hash, training_set_hash
 from bayes_cannon.io.recipe import read_recipe
 from bayes_cannon.io.spectra import Spectra, write_spectra

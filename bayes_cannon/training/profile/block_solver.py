@@ -95,9 +95,7 @@ class BlockSolver:
         if len(todo):
             _compile_side_by_side(*self._shape, make_room())
             rest = []
-            # Blocks end at multiples of their size, so that a part of the pixels is trained as it is among all.
-            aligned = iter(np.split(todo, np.flatnonzero(np.diff(todo // self.size)) + 1))
-            for result in in_parallel(self.first_search, aligned, n_blocks()):
+            for result in in_parallel(self.first_search, self._blocks(todo), n_blocks()):
                 solution.n_minima[result.problems], solution.margin[result.problems] = result.n_minima, result.margin
                 merge(solution, *result.certain(True))
                 rest.append(result)
