@@ -126,8 +126,9 @@ def plan_training(
     of_row = width * (PREPARED_BYTES if prepares else WINDOW_BYTES)
     window = _multiple(memory // _SHARE_OF_WINDOW // of_row, store.chunks[0], store.shard_size)
     shared, each = working_memory(terms)
-    inner = min(block_size(n_stars, terms.n_terms, n_pixels), n_pixels)  # What the solver works on at once.
-    solver, mask = shared + inner * each, n_stars  # Which stars have a pixel takes a byte for each.
+    at_once = block_size(n_stars, terms.n_terms, n_pixels)  # Pixels that the solver works on, some of them repeated.
+    inner = min(at_once, n_pixels)
+    solver, mask = shared + at_once * each, n_stars  # Which stars have a pixel takes a byte for each.
     fixed = PROCESS_BYTES + window * of_row + solver
     together = memory - fixed >= n_pixels * (of_pixel + mask)
     held = 1 if together else 2  # One is read while the other is trained.

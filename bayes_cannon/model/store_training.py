@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
@@ -322,11 +322,13 @@ def _done[T](
     executor: TaskMap | None,
 ) -> Iterator[int]:  # fmt: skip
     """Numbers of the tasks as they are done: by the executor, or here, the next being read meanwhile."""
+    if not numbers:
+        return
     if executor is not None:
         yield from executor(task, numbers)
         return
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(read, numbers[0]) if numbers else None
+        coming: Future[T] | None = pool.submit(read, numbers[0])
         for number, following in zip(numbers, [*numbers[1:], None], strict=True):
             assert coming is not None
             spectra = coming.result()
