@@ -130,7 +130,7 @@ def test_a_broken_run_goes_on_to_the_same_store(tmp_path, files, monkeypatch, af
             raise _KilledError
         replaced(*paths)
 
-    monkeypatch.setattr(unfinished_store.os, "replace", breaking)
+    monkeypatch.setattr(os, "replace", breaking)
     try:
         ingest(files, tmp_path / "broken.zarr", settings=settings, shard_size=3)
     except _KilledError:
@@ -247,14 +247,14 @@ def test_files_that_vanish_or_come_between_two_runs(tmp_path, files, monkeypatch
 
 def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path, files, monkeypatch):
     ingest(files, tmp_path / "whole.zarr", shard_size=3)
-    write = unfinished_store._write
+    write = unfinished_store.put_npz
 
     def full(path, *arguments):
         if path.name == "000001.npz":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, *arguments)
 
-    monkeypatch.setattr(unfinished_store, "_write", full)
+    monkeypatch.setattr(unfinished_store, "put_npz", full)
     with pytest.raises(OSError, match="No space left on device; its first 3 spectra stay in") as raised:
         ingest(files, tmp_path / "s.zarr", shard_size=3)
     assert raised.value.errno == errno.ENOSPC
