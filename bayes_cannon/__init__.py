@@ -14,7 +14,8 @@ _PUBLIC = {
 }
 _MODULES = (
     "calibration", "censoring", "cli", "continuum", "core", "execution", "fitting", "io", "labelling", "model", "plot",
-    "posterior", "programs", "restricted", "scatter", "training", "training_set", "utils", "validate", "vectorizer",
+    "posterior", "programs", "report", "restricted", "scatter", "training", "training_set", "utils", "validate",
+    "vectorizer",
 )  # fmt: skip
 
 __all__ = [*_PUBLIC, *_MODULES]

@@ -128,6 +128,8 @@ def _model_targets() -> list[Target]:
                "progress": None}),
         Target("scatter_path", lambda **g: new_model().scatter_path(**g), {"candidates": [tc.scatter.LowRank(1)],
                "n_folds": 2, "held_out": 1, "seed": 0, "progress": None}, 0.5, refused=True),
+        Target("order_path", lambda **g: new_model().order_path(**g), {"orders": [1], "regularizations": [0.0],
+               "n_folds": 2, "held_out": 1, "seed": 0, "progress": None}, 0.5, refused=True),
         Target("use_theta", lambda theta, s2: _used(theta, s2), {"theta": theta, "s2": s2}),
         Target("model()", _of_trained("__call__"), {"labels": d["labels"][:8]}),
         Target("leverage", _of_trained("leverage"), {"labels": d["labels"][:8]}),

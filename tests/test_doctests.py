@@ -5,6 +5,7 @@ posterior of its theta.
 """
 
 import doctest
+from importlib.util import find_spec
 
 import matplotlib as mpl
 import numpy as np
@@ -30,6 +31,8 @@ def _public() -> dict[str, object]:
         "LocalCannonModel": tc.LocalCannonModel,
         "core.scaling.LabelScaling": scaling.LabelScaling,
     }
+    if find_spec("bokeh") is not None:
+        found["report"] = tc.report.report
     found |= {f"core.labels.{name}": getattr(labels, name) for name in ("label_array", "label_units")}
     found |= {
         f"core.label_mixture.{name}": getattr(label_mixture, name)

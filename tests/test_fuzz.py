@@ -102,6 +102,7 @@ def test_errors_name_the_argument_and_what_it_got(call, said):
         (lambda model, one: model.use_posterior(5), "posterior must be a tree that CannonModel.sample returned"),
         (lambda model, one: model.calibrate(reference_errors="x"), "reference_errors must be real numbers"),
         (lambda model, one: model.scatter_path(3), "candidates must be a list of kinds of scatter"),
+        (lambda model, one: model.order_path("all"), "orders must be an integer"),
         (lambda model, one: model.train_path(iter([1.0])), "lambdas must be real numbers"),
         (lambda model, one: model.write("m.model", overwrite=[]), r"overwrite must be True or False, got \[\]"),
     ],

@@ -8,9 +8,9 @@ import numpy as np
 from astropy.table import Table
 
 from bayes_cannon.calibration.calibrated_errors import Calibration
-from bayes_cannon.cli.local_run import kind_of_errors
 from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.model import CannonModel
+from bayes_cannon.model.any_model import kind_of_errors
 
 
 def run_calibration(

@@ -132,7 +132,7 @@ def _of_unfinished(folder: Path) -> Iterator[str]:
 
 
 def _of_model(path: Path) -> Iterator[str]:
-    from bayes_cannon.cli.local_run import read_any_model  # With it comes JAX.
+    from bayes_cannon.model.any_model import read_any_model  # With it comes JAX.
     from bayes_cannon.model.local import LocalCannonModel
 
     model = read_any_model(path)

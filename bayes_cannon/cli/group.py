@@ -6,9 +6,11 @@ from bayes_cannon.cli.calibrate import calibrate
 from bayes_cannon.cli.convert import convert
 from bayes_cannon.cli.demo import demo
 from bayes_cannon.cli.diagnose import diagnose
+from bayes_cannon.cli.export import export
 from bayes_cannon.cli.infer import infer
 from bayes_cannon.cli.info import info
 from bayes_cannon.cli.ingest import ingest
+from bayes_cannon.cli.report import report
 from bayes_cannon.cli.sample import sample
 from bayes_cannon.cli.train import train
 
@@ -22,5 +24,5 @@ def main() -> None:
     """
 
 
-for _command in (ingest, info, train, infer, sample, diagnose, calibrate, convert, demo):
+for _command in (ingest, info, train, infer, sample, diagnose, calibrate, report, convert, export, demo):
     main.add_command(_command)

@@ -1,6 +1,7 @@
 """``bayes-cannon infer MODEL FILES...``."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,9 +16,9 @@ from bayes_cannon.cli.survey_options import survey_options
 @click.option(
     "--output",
     "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Label table to write: .fits, .ecsv, .vot or .parquet. By default FILE-labels.ecsv in the current folder, "
-    "of several files MODEL-labels.ecsv.",
+    type=click.Path(path_type=Path),
+    help="Label table to write: .fits, .ecsv, .vot or .parquet; or, for a store of spectra, a .zarr store. By default "
+    "FILE-labels.ecsv in the current folder, of several files MODEL-labels.ecsv.",
 )
 @click.option(
     "--posterior",
@@ -35,13 +36,15 @@ from bayes_cannon.cli.survey_options import survey_options
     is_flag=True,
     help="Add columns for the sources of each label's error. Two seconds per star of 3,000 pixels.",
 )
+@click.option("--workers", type=click.IntRange(1), help="Processes of this computer that fill a .zarr store of labels.")
+@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers fill a .zarr store of labels.")
 @overwrite_option
 @quiet_option
 @command
 def infer(
     model: Path, files: tuple[str, ...], survey: str, grid: str | None, velocity: str, combined: str,
     mask_bits: str | None, output: Path | None, posterior: Path | None, prior: str | None, error_budget: bool,
-    overwrite: bool, quiet: bool,
+    workers: int | None, scheduler: str | None, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Infer the labels of the spectra in FILES with the trained MODEL, a file or the name of one that is shipped.
 
@@ -64,13 +67,40 @@ def infer(
     With --error-budget each label has a column for each source of its error, such as TEFF_ERR_PHOTON, in the unit of
     the label: photon, scatter, correlated, theta, and for a calibrated model scale and floor. Their squares, each with
     the sign of its column, add up to the square of TEFF_ERR.
+
+    With -o NAME.zarr the spectra of one store, from "bayes-cannon ingest", are labelled shard by shard into a store of
+    labels, of which "bayes-cannon export" makes a table. Only what is missing in it is done: after a kill, or with a
+    disk that was full, the same command goes on. --workers and --scheduler have other processes do the work.
     """
     from bayes_cannon.cli.pipeline import run_inference
     from bayes_cannon.cli.survey_options import file_settings
 
+    if output is not None and output.suffix.lower() == ".zarr":
+        _into_store(
+            model, files, output, workers=workers, scheduler=scheduler, posterior=posterior, prior=prior,
+            error_budget=error_budget, overwrite=overwrite, quiet=quiet,
+        )  # fmt: skip
+        return
+    if workers is not None or scheduler is not None:
+        raise click.UsageError("--workers and --scheduler fill a store of labels: add -o NAME.zarr")
     stem = Path(files[0].removeprefix("@")).stem if len(files) == 1 else model.stem
     run_inference(
         model, files, output or Path(f"{stem}-labels.ecsv"),
         settings=file_settings(survey, grid, velocity, combined, mask_bits), posterior=posterior,
         error_budget=error_budget, prior=prior, overwrite=overwrite, quiet=quiet,
     )  # fmt: skip
+
+
+def _into_store(model: Path, files: tuple[str, ...], output: Path, *, overwrite: bool, **options: Any) -> None:
+    """Label one store of spectra into a store of labels."""
+    from bayes_cannon.cli.store_run import run_store_inference
+
+    if len(files) != 1 or Path(files[0]).suffix.lower() != ".zarr":
+        raise click.UsageError(
+            "-o NAME.zarr is for one .zarr store of spectra: write FILES into one by bayes-cannon ingest FILES STORE"
+        )
+    if options["workers"] is not None and options["scheduler"] is not None:
+        raise click.UsageError("--workers makes processes here, and --scheduler has its own: give one of them")
+    if overwrite:
+        raise click.UsageError("a store of labels is gone on with, not replaced: remove it, or choose another name")
+    run_store_inference(model, files[0], output, **options)

@@ -21,13 +21,16 @@ from bayes_cannon.cli.survey_options import survey_options
     "so again.",
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes that read. By default as many as there are cores.")
+@click.option(
+    "--shard-size", type=click.IntRange(1), help="Spectra of a shard, which labelling has in memory. By default 1024."
+)
 @overwrite_option
 @quiet_option
 @command
 def ingest(
     files: tuple[str, ...], store: Path, survey: str, grid: str | None, velocity: str, combined: str,
     mask_bits: str | None, labels: Path | None, id_column: str | None, continuum: str | None, workers: int | None,
-    overwrite: bool, quiet: bool,
+    shard_size: int | None, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Write the spectra of many survey FILES into one STORE.
 
@@ -46,5 +49,5 @@ def ingest(
     settings = file_settings(survey, grid, velocity, combined, mask_bits)
     run_ingest(
         files, store, settings, labels=labels, id_column=id_column, continuum=continuum, workers=workers,
-        overwrite=overwrite, quiet=quiet,
+        shard_size=shard_size, overwrite=overwrite, quiet=quiet,
     )  # fmt: skip

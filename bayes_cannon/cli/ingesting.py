@@ -14,6 +14,7 @@ from bayes_cannon.io.ingestion import Ingested, ingest
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.survey_files import FileSettings
 from bayes_cannon.io.tables import read_table, write_table
+from bayes_cannon.io.unfinished_store import SHARD
 
 _SHOWN = 8
 """Reasons that are printed."""
@@ -21,7 +22,7 @@ _SHOWN = 8
 
 def run_ingest(
     files: Sequence[str], store: Path, settings: FileSettings, *, labels: Path | None, id_column: str | None,
-    continuum: str | None, workers: int | None, overwrite: bool, quiet: bool,
+    continuum: str | None, workers: int | None, shard_size: int | None, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Write the store and, if files were refused, the table of them."""
     check_output_path(store, overwrite=overwrite)
@@ -32,7 +33,8 @@ def run_ingest(
         preparation = Preparation.of_recipe(read_recipe(continuum))
     done = ingest(
         files, store, settings=settings, preparation=preparation, labels=None if labels is None else read_table(labels),
-        id_column=id_column, workers=workers or _cores(), overwrite=overwrite, progress=None if quiet else True,
+        id_column=id_column, workers=workers or _cores(), shard_size=shard_size or SHARD, overwrite=overwrite,
+        progress=None if quiet else True,
     )  # fmt: skip
     if done.refused:
         refused = store.with_name(f"{store.stem}-refused.ecsv")

@@ -1,27 +1,16 @@
 """Local models on the command line: trained by a recipe, and read in place of one model."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bayes_cannon.io import label_export
 from bayes_cannon.io.quantities import with_units
 from bayes_cannon.io.recipe import ModelSection, Recipe
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.labelling.fit import LabelFit
-from bayes_cannon.model import CannonModel
 from bayes_cannon.model.local import LocalCannonModel
-from bayes_cannon.model.local_files import is_local_model
-from bayes_cannon.model.posterior_fit import PosteriorFit
 from bayes_cannon.scatter.base import Scatter
-
-AnyModel = CannonModel | LocalCannonModel
-
-
-def read_any_model(path: Path) -> AnyModel:
-    """A model of either kind. Errors are those of `CannonModel.read`."""
-    return LocalCannonModel.read(path) if is_local_model(path) else CannonModel.read(path)
 
 
 def label_options(section: ModelSection, stars: Spectra) -> dict[str, Any]:
@@ -35,10 +24,11 @@ def train_local(recipe: Recipe, stars: Spectra, scatter: Scatter | str | None, p
     """Local models of the training stars of a recipe, with the family of scatter that the one model has."""
     assert recipe.local is not None
     section, (flux, ivar, wavelength) = recipe.model, with_units(stars)
-    names = section.label_names
+    names, lam = section.label_names, section.regularization
+    assert not isinstance(lam, tuple)
     local = LocalCannonModel(
         stars.label_array(names), flux, ivar, names, partitions=recipe.local.partitions, dispersion=wavelength,
-        scatter=scatter if isinstance(scatter, Scatter) else None, regularization=section.regularization or None,
+        scatter=scatter if isinstance(scatter, Scatter) else None, regularization=lam or None,
         seed=recipe.seed, **label_options(section, stars),
     )  # fmt: skip
     local.train(progress=progress)
@@ -47,22 +37,6 @@ def train_local(recipe: Recipe, stars: Spectra, scatter: Scatter | str | None, p
     return local
 
 
-def likelihood_columns(fit: LabelFit, label_names: tuple[str, ...]) -> dict[str, Mapping[str, np.ndarray]]:
+def likelihood_columns(fit: LabelFit, label_names: tuple[str, ...]) -> dict[str, dict[str, np.ndarray]]:
     """Labels of highest likelihood, by label and column name, of a fit whose labels are posterior means."""
-    if not isinstance(fit, PosteriorFit):
-        return {name: {} for name in label_names}
-    errors = np.sqrt(np.einsum("nkk->nk", fit.likelihood_covariance))
-    return {
-        name: {f"{name}_LIKELIHOOD": fit.likelihood_labels[:, k], f"{name}_LIKELIHOOD_ERR": errors[:, k]}
-        for k, name in enumerate(label_names)
-    }
-
-
-def kind_of_errors(model: AnyModel, prior: str | None = None) -> str:
-    """Which errors of labels a model gives, in words: formal, calibrated, theta integrated out or not."""
-    calibrated = "formal" if model.calibration is None or prior is not None else "calibrated"
-    if isinstance(model, LocalCannonModel):
-        return f"{calibrated}, of the posterior under the population of the training labels, over regions"
-    integrated = model.posterior is not None and model.integrate_theta
-    under = "" if prior is None else f", of the posterior under the prior {prior}"
-    return f"{calibrated}, theta {'integrated out' if integrated else 'taken as known exactly'}{under}"
+    return label_export.likelihood_columns(vars(fit), label_names)

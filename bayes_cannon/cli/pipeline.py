@@ -1,6 +1,5 @@
 """What the commands train and infer do: a recipe becomes a model and its validation, spectra become labels."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest
@@ -11,26 +10,18 @@ import click
 import numpy as np
 from astropy.table import Table
 
+from bayes_cannon.cli.building import chosen_model
 from bayes_cannon.cli.figures import FIGURES, write_figures
-from bayes_cannon.cli.local_run import (
-    AnyModel,
-    kind_of_errors,
-    label_options,
-    likelihood_columns,
-    read_any_model,
-    train_local,
-)
+from bayes_cannon.cli.local_run import likelihood_columns, train_local
 from bayes_cannon.cli.printing import decided, label_summary, print_run, print_statuses
-from bayes_cannon.core.censoring import create_inverse_mask, create_mask
 from bayes_cannon.core.grids import grid_of
-from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.io.cuts import passing
 from bayes_cannon.io.file_lists import list_files
 from bayes_cannon.io.gaia_xp import colour_outliers, read_gaia_xp
 from bayes_cannon.io.joining import join_labels
 from bayes_cannon.io.label_tables import label_table
-from bayes_cannon.io.model_file import array_hash, provenance_of_writing
+from bayes_cannon.io.model_file import array_hash
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.quantities import with_units
 from bayes_cannon.io.recipe import Recipe, read_recipe
@@ -40,9 +31,11 @@ from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.io.survey_files import FileSettings, has_own_format, read_spectra
 from bayes_cannon.io.tables import check_table_suffix, read_table, write_table
 from bayes_cannon.labelling.fit import LabelFit
-from bayes_cannon.model import CannonModel, RestrictedCannonModel
+from bayes_cannon.model import CannonModel
+from bayes_cannon.model.any_model import AnyModel, kind_of_errors, read_any_model, table_meta
 from bayes_cannon.model.calibrating import CalibratedFit
 from bayes_cannon.model.local import LocalCannonModel
+from bayes_cannon.model.order_selection import OrderPath
 from bayes_cannon.model.posterior_fit import PosteriorFit
 from bayes_cannon.validate import folds
 
@@ -66,6 +59,8 @@ class TrainingRun:
     local, local_fit
         Local models of the training stars, and the labels that they give to the held-out stars, where the recipe asks
         for them.
+    path
+        The polynomials that were tried, where the recipe asks for a choice.
 
     """
 
@@ -79,6 +74,7 @@ class TrainingRun:
     independent: LabelFit | None = None
     local: LocalCannonModel | None = None
     local_fit: LabelFit | None = None
+    path: OrderPath | None = None
 
     @property
     def reference(self) -> np.ndarray:
@@ -129,7 +125,7 @@ def run_inference(
     elif posterior is not None:
         trained.integrate_theta = True
         trained.use_posterior(posterior)
-    stars, named = _spectra_for(trained, spectra, settings or FileSettings()), ", ".join(Path(s).name for s in spectra)
+    stars, named = spectra_for(trained, spectra, settings or FileSettings()), ", ".join(Path(s).name for s in spectra)
     if stars.wavelength is None and trained.dispersion is not None:
         click.echo(f"Warning: {named} has no wavelengths: assuming those of the model", err=True)
     flux, ivar, wavelength = with_units(stars)
@@ -155,7 +151,7 @@ def _check_local(model: Path, **options: Any) -> None:
             raise ValueError(f"--{name.replace('_', '-')} does not go with local models, which {model} holds")
 
 
-def _spectra_for(model: AnyModel, spectra: Sequence[str | Path], settings: FileSettings) -> Spectra:
+def spectra_for(model: AnyModel, spectra: Sequence[str | Path], settings: FileSettings) -> Spectra:
     """Spectra as a model wants them: survey files on its own wavelengths unless others are given, and prepared."""
     given = model.provenance.get("preparation")
     preparation = Preparation() if given is None else Preparation.from_text(given)
@@ -208,7 +204,8 @@ def _trained(
         threshold = recipe.data.bad_rows.threshold
         options = {} if threshold is None else {"threshold": threshold}
         training[training] = ~colour_outliers(spectra.at(training), **options)
-    model = build_model(recipe, spectra.at(training))
+    group = None if recipe.validation is None else recipe.validation.group
+    model, path = chosen_model(recipe, spectra.at(training), _groups(spectra, group)[training], progress)
     stars, fit, independent = spectra.at(held_out), None, None
     if recipe.scatter is not None and held_out.any():
         model.train(op_method=recipe.model.op_method, progress=progress)
@@ -218,7 +215,7 @@ def _trained(
     model.train(op_method=recipe.model.op_method, dof_correction=recipe.model.dof_correction, progress=progress)
     if held_out.any():
         fit = model.fit_labels(stars.flux, stars.ivar, progress=progress)
-    run = TrainingRun(recipe, preparation, model, spectra, training, held_out, fit, independent)
+    run = TrainingRun(recipe, preparation, model, spectra, training, held_out, fit, independent, path=path)
     if recipe.local is None:
         return run
     local = train_local(recipe, spectra.at(training), model.scatter, progress)
@@ -246,37 +243,6 @@ def _groups(spectra: Spectra, column: str | None) -> np.ndarray:
         known = ", ".join(spectra.labels) or "none"
         raise ValueError(f"[validation] group names {column!r}, which the data do not have; they have {known}")
     return spectra.labels[column]
-
-
-def build_model(recipe: Recipe, stars: Spectra) -> CannonModel:
-    """The model of a recipe, not trained, with these training stars."""
-    section, (flux, ivar, wavelength) = recipe.model, with_units(stars)
-    names = section.label_names
-    if section.terms is None:
-        vectorizer = PolynomialVectorizer(names, order=section.order)
-    else:
-        vectorizer = PolynomialVectorizer(names, terms=section.terms)
-    options = label_options(section, stars)
-    kind: type[CannonModel] = CannonModel
-    if recipe.theta_bounds:
-        kind, options["theta_bounds"] = RestrictedCannonModel, recipe.theta_bounds
-    options |= {"regularization": section.regularization, "censors": _censors(recipe, stars.wavelength)}
-    return kind(
-        stars.label_array(names), flux, ivar, vectorizer,
-        dispersion=wavelength, **options,
-    )  # fmt: skip
-
-
-def _censors(recipe: Recipe, wavelength: Any) -> dict[str, np.ndarray]:
-    if recipe.censors and wavelength is None:
-        raise ValueError("[censors] needs the wavelengths of the pixels, and the spectra have none")
-    masks = {}
-    for name, censor in recipe.censors.items():
-        if censor.censored is not None:
-            masks[name] = create_mask(wavelength, censor.censored)
-        elif censor.kept is not None:
-            masks[name] = create_inverse_mask(wavelength, censor.kept)
-    return masks
 
 
 def _read_stars(recipe: Recipe, by_row: bool) -> Spectra:
@@ -374,22 +340,10 @@ def _table(
     prior: str | None = None,
 ) -> Table:
     """The label table; ``of_labels`` has further columns by label name and column name, in the unit of the label."""
-    versions = provenance_of_writing()
     with model_file.open("rb") as file:
         model_hash = file_digest(file, "sha256").hexdigest()
-    # FITS keeps names of up to eight capitals and texts of ASCII, as JSON is.
-    meta = {
-        "MODEL": model_file.name,
-        "MODELSHA": model_hash,
-        "TRAINING": json.dumps(model.provenance),
-        "SPECTRA": source,
-        "SPECSHA": array_hash(np.asarray(stars.flux), np.asarray(stars.ivar)),
-        "DATA": json.dumps(dict(stars.attrs)),
-        "PROGRAM": f"bayes_cannon {versions['bayes_cannon']}",
-        "VERSIONS": ", ".join(f"{name} {versions[name]}" for name in ("python", "numpy", "jax")),
-        "CREATED": versions["created"],
-        "ERRORS": kind_of_errors(model, prior),
-    }
+    spectra_hash = array_hash(np.asarray(stars.flux), np.asarray(stars.ivar))
+    meta = table_meta(model, model_file.name, model_hash, source, spectra_hash, stars.attrs, prior)
     units = model.label_units
     extra = {column: values for columns in of_labels.values() for column, values in columns.items()}
     table = label_table(

@@ -11,6 +11,7 @@ from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel
 from bayes_cannon.model.local import LocalCannonModel
+from bayes_cannon.model.order_selection import OrderPath
 from bayes_cannon.scatter import LowRank
 from bayes_cannon.validate import summary_table
 
@@ -33,6 +34,8 @@ def print_run(run: "TrainingRun", summary: Table | None) -> None:
     for what, said in decided(run.spectra).items():
         click.echo(f"{what.replace('_', ' ')}: {said}")
     click.echo(f"{run.recipe.name}: trained on {int(run.training.sum())} stars x {n_pixels} pixels{rule}")
+    if run.path is not None:
+        _print_choice(run.path)
     certificates = run.model.certificates or {}
     for status, count in zip(*np.unique(certificates.get("status", []), return_counts=True), strict=True):
         click.echo(f"  {count} pixels: {PixelStatus(int(status)).message}")
@@ -48,6 +51,17 @@ def print_run(run: "TrainingRun", summary: Table | None) -> None:
     if run.local is not None and run.local_fit is not None:
         click.echo(_local_title(run.local))
         _print_summary(label_summary(run.model, run.local_fit, run.reference))
+
+
+def _print_choice(path: OrderPath) -> None:
+    """The polynomials that were tried, their scores, those that were not tried and why, and the choice."""
+    table = path.table[["order", "regularization", "n_terms", "gain", "gain_error", "label_score"]]
+    for column in table.itercols():
+        column.format = ".4g" if column.dtype.kind == "f" else None
+    click.echo("\n".join(table.pformat(max_width=-1)))
+    for candidate, reason in path.left_out.items():
+        click.echo(f"not tried: {candidate}: {reason}")
+    click.echo(f"chosen by held-out training spectra: {path.best}")
 
 
 def _local_title(local: LocalCannonModel) -> str:

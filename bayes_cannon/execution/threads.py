@@ -4,6 +4,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from bayes_cannon.execution.blas import single_threaded_blas
 from bayes_cannon.execution.compiled_programs import make_room
@@ -11,11 +13,27 @@ from bayes_cannon.execution.devices import BLOCKS_ON_GPU, by_device
 
 _MAX_PENDING = 2
 """Blocks for each thread that are in progress or whose results have not been taken."""
+_limit: ContextVar[float] = ContextVar("threads", default=float("inf"))
+
+
+@contextmanager
+def threads_limited_to(n: int) -> Iterator[None]:
+    """Let work that this thread begins meanwhile run on at most so many threads, as where others have the cores."""
+    token = _limit.set(n)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def at_most(n: int) -> int:
+    """The number, or the limit of `threads_limited_to` if that is lower."""
+    return int(min(n, _limit.get()))
 
 
 def n_threads() -> int:
     """Number of blocks computed at a time: two more than cores, so that none is idle while Python prepares a block."""
-    return (os.cpu_count() or 1) + 2
+    return at_most((os.cpu_count() or 1) + 2)
 
 
 def n_blocks() -> int:

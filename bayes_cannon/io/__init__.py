@@ -11,12 +11,14 @@ _PLACES = {
     "colour_outliers": "bayes_cannon.io.gaia_xp",
     "constant_noise": "bayes_cannon.io.preparation",
     "decode": "bayes_cannon.io.decoding",
+    "export_labels": "bayes_cannon.io.label_export",
     "find_grid": "bayes_cannon.io.gridding",
     "ingest": "bayes_cannon.io.ingestion",
     "join_labels": "bayes_cannon.io.joining",
     "label_table": "bayes_cannon.io.label_tables",
     "noise_covariance": "bayes_cannon.io.gridding",
     "on_grid": "bayes_cannon.io.gridding",
+    "open_labels": "bayes_cannon.io.label_store",
     "open_spectra": "bayes_cannon.io.survey_files",
     "open_store": "bayes_cannon.io.spectra_store",
     "read_gaia_xp": "bayes_cannon.io.gaia_xp",
@@ -32,9 +34,9 @@ _PLACES = {
 
 __all__ = [
     "GIANTS", "Segment", "Spectra", "SurveySpectra", "air_to_vacuum", "colour_outliers", "constant_noise", "decode",
-    "find_grid", "ingest", "join_labels", "label_table", "noise_covariance", "on_grid", "open_spectra", "open_store",
-    "read_gaia_xp", "read_spectra", "read_table", "resample", "survey_spectra_of", "to_rest_frame", "vacuum_to_air",
-    "write_spectra", "write_table",
+    "export_labels", "find_grid", "ingest", "join_labels", "label_table", "noise_covariance", "on_grid",
+    "open_labels", "open_spectra", "open_store", "read_gaia_xp", "read_spectra", "read_table", "resample",
+    "survey_spectra_of", "to_rest_frame", "vacuum_to_air", "write_spectra", "write_table",
 ]  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
+from bayes_cannon.execution.memory import physical_memory
+
 UNREADABLE = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError, MemoryError, OSError,
     RuntimeError, SyntaxError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -102,11 +104,8 @@ def check(path: str | os.PathLike, *, hdf5: bool) -> None:
 
 def check_fits(name: str, size: int) -> None:
     """Raise ValueError if an array of so many bytes is larger than the memory of this computer."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # It does not say.
-        return
-    if size > memory > 0:
+    memory = physical_memory()
+    if size > memory:
         raise ValueError(f"{name} has {size / 1e9:.3g} GB, and the memory {memory / 1e9:.3g} GB: choose fewer stars")
 
 

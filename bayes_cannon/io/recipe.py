@@ -52,13 +52,16 @@ class ModelSection:
     Attributes
     ----------
     label_names
-        Labels to learn; columns of the data.
+        Labels to learn; columns of the data. Among them may be some that nobody asks for but spectra depend on, such as
+        an extinction: the errors of the others then include that these are not known.
     order
-        Degree of the polynomial.
+        Degree of the polynomial; or ``"auto"``: of orders 1 to 4 the simplest that labels and likelihood of held-out
+        training spectra do not tell from the best (`CannonModel.order_path`). The models of ``[local]`` have the orders
+        of their partitions.
     terms
         Free-form terms instead of an order, such as ``"TEFF + FE_H + TEFF^2"``.
     regularization
-        Lambda, the same at all pixels; none by default.
+        Lambda, the same at all pixels; none by default. Of a list the best is chosen, as an order is.
     scale_factor
         The f of the label scaling; by default that of `CannonModel`.
     label_units
@@ -71,13 +74,20 @@ class ModelSection:
     """
 
     label_names: tuple[str, ...] = field(metadata=_by(values.names))
-    order: int = field(default=2, metadata=_by(values.count))
+    order: int | str = field(default=2, metadata=_by(values.count_or_auto))
     terms: str | None = field(default=None, metadata=_by(values.text))
-    regularization: float | None = field(default=None, metadata=_by(values.not_negative))
+    regularization: float | tuple[float, ...] | None = field(
+        default=None, metadata=_by(values.one_or_more_not_negative)
+    )
     scale_factor: float | None = field(default=None, metadata=_by(values.positive))
     label_units: Mapping[str, str] = field(default_factory=dict, metadata=_by(values.texts))
     op_method: str | None = field(default=None, metadata=_by(values.text))
     dof_correction: bool = field(default=False, metadata=_by(values.boolean))
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the order or Lambda is chosen by held-out training spectra."""
+        return self.order == AUTO or isinstance(self.regularization, tuple)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,11 @@ def check_consistent(recipe: "Recipe", given: Mapping[str, Any]) -> None:
         _check_scatter(recipe.scatter)
     if recipe.local is not None and (recipe.censors or recipe.theta_bounds or model.terms is not None):
         raise ValueError("[local] goes neither with [censors], [theta_bounds] nor terms in [model]: leave it out")
+    if isinstance(model.regularization, tuple) and (recipe.local is not None or model.terms is not None):
+        raise ValueError(
+            "[model] regularization has several values, which are tried with an order, and goes neither with [local] "
+            "nor with terms: give one number"
+        )
     for where, used in (("censors", recipe.censors), ("model.label_units", model.label_units)):
         for name in used:
             if name not in model.label_names:

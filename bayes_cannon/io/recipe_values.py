@@ -42,6 +42,13 @@ def count(value: Any, where: str) -> int:
     return _expect(value, where, "an integer of 1 or more", _is_integer(value) and value >= 1)
 
 
+def count_or_auto(value: Any, where: str) -> int | str:
+    """A positive integer, or ``"auto"``."""
+    right = value == "auto" or (_is_integer(value) and value >= 1)
+    found: int | str = _expect(value, where, 'an integer of 1 or more, or "auto"', right)
+    return found
+
+
 def several(value: Any, where: str) -> int:
     """An integer of at least two."""
     return _expect(value, where, "an integer of 2 or more", _is_integer(value) and value >= 2)
@@ -55,6 +62,14 @@ def positive(value: Any, where: str) -> float:
 def not_negative(value: Any, where: str) -> float:
     """A finite number that is not negative."""
     return float(_expect(value, where, "a number of 0 or more", _is_number(value) and isfinite(value) and value >= 0))
+
+
+def one_or_more_not_negative(value: Any, where: str) -> float | tuple[float, ...]:
+    """A finite number that is not negative, or several."""
+    if not isinstance(value, list):
+        return not_negative(value, where)
+    _expect(value, where, "a number of 0 or more, or a list of at least one", bool(value))
+    return tuple(not_negative(one, f"{where}[{index}]") for index, one in enumerate(value))
 
 
 def numbers(value: Any, where: str) -> tuple[float, ...]:

@@ -300,7 +300,9 @@ def open_dataset(path: Path, suffix: str, *, checked: bool = True) -> xr.Dataset
     for name in USED:
         if name in refused:
             raise ValueError(f"{name!r} is not read: {refused[name]}")
-    return xr.open_dataset(path, engine="zarr", consolidated=False, drop_variables=list(refused), **plain)
+    return xr.open_dataset(
+        path, engine="zarr", consolidated=False, drop_variables=list(refused), create_default_indexes=False, **plain
+    )  # An index would read the names of all stars.
 
 
 def to_dataset(spectra: Spectra) -> xr.Dataset:

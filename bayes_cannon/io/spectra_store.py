@@ -3,16 +3,18 @@
 A shard is one file for the flux and one for the ivar of some thousand stars (`io.unfinished_store`).
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from bayes_cannon.io.atomic import recover
 from bayes_cannon.io.damage import reading
 from bayes_cannon.io.spectra import Spectra, open_dataset
-from bayes_cannon.io.spectra_variables import from_dataset
-from bayes_cannon.io.zarr_files import damaged_files
+from bayes_cannon.io.spectra_variables import RESERVED, from_dataset, plain_attributes
+from bayes_cannon.io.zarr_files import damaged_files, seal_of
 
 _ARRAYS = ("flux", "ivar")
 
@@ -29,6 +31,10 @@ class SpectraStore:
         How many.
     shard_size
         Spectra of a shard; the last may have fewer.
+    pixel_bytes
+        Bytes of flux and ivar of a pixel, as they are stored, before compression.
+    identifiers
+        Names of its texts, and of integers of 64 bits, of which there is one a star; ``star_id`` apart.
 
     """
 
@@ -36,17 +42,40 @@ class SpectraStore:
     n_stars: int
     n_pixels: int
     shard_size: int
+    pixel_bytes: int = 16
+    identifiers: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """What tells its spectra from others: SHA-256 of the checksums of its files.
+
+        Of a store that others wrote, which has none, it is that of the names and sizes of the files of flux and ivar.
+        """
+        seal = seal_of(self.path)
+        if seal is not None:
+            files = {name: value for name, value in seal["crc32"].items() if name.split("/")[0] in _ARRAYS}
+        else:
+            paths = [path for array in _ARRAYS for path in (self.path / array).rglob("*") if path.is_file()]
+            files = {path.relative_to(self.path).as_posix(): path.stat().st_size for path in paths}
+        return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     @property
     def shards(self) -> int:
         """Number of shards."""
         return -(-self.n_stars // self.shard_size)
 
+    def attributes(self) -> dict[str, str | float | int]:
+        """Texts and numbers about the whole store."""
+        with open_dataset(self.path, ".zarr", checked=False) as dataset:
+            return plain_attributes(dataset.attrs)
+
     def shard(self, number: int) -> Spectra:
         """The spectra of one shard, in memory.
 
         Raises
         ------
+        FileNotFoundError
+            If the store was removed meanwhile.
         IndexError
             If there is no such shard.
         ValueError
@@ -55,6 +84,8 @@ class SpectraStore:
         """
         if not 0 <= number < self.shards:
             raise IndexError(f"{self.path} has the shards 0 to {self.shards - 1}, and no shard {number}")
+        if not self.path.exists():
+            raise FileNotFoundError(f"the store {self.path} is not there any more: it was removed or moved")
         with reading(self.path, f"shard {number}", "write the store anew"):
             _check(self.path, lambda name: name.startswith(tuple(f"{array}/c/{number}/" for array in _ARRAYS)))
             with open_dataset(self.path, ".zarr", checked=False) as dataset:
@@ -99,7 +130,13 @@ def open_store(path: str | os.PathLike) -> SpectraStore:
                 raise ValueError(f"the dimensions of 'flux' must be star and pixel, got {flux.dims}")
             encoding = flux.encoding
             size = (encoding.get("shards") or encoding["chunks"])[0]
-            return SpectraStore(path, len(flux), flux.shape[1], int(size))
+            names = {
+                str(name) for name, one in dataset.variables.items()
+                if one.dims == ("star",) and (one.dtype.kind in "OSUT" or one.dtype.str[1:] in ("i8", "u8"))
+            }  # fmt: skip
+            pixel_bytes = flux.dtype.itemsize + dataset["ivar"].dtype.itemsize
+            identifiers = tuple(sorted(names - {*RESERVED}))
+            return SpectraStore(path, len(flux), flux.shape[1], int(size), pixel_bytes, identifiers)
 
 
 def _check(path: Path, wanted: Callable[[str], bool]) -> None:

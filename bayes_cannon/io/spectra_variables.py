@@ -96,7 +96,7 @@ def _arrays_without_dimensions(dataset: xr.Dataset) -> tuple[dict[str, np.ndarra
 
 def _about(dataset: xr.Dataset) -> dict[str, Any]:
     units = {str(name): str(v.attrs["units"]) for name, v in dataset.variables.items() if "units" in v.attrs}
-    return {"units": units, "attrs": _plain_attributes(dataset.attrs)}
+    return {"units": units, "attrs": plain_attributes(dataset.attrs)}
 
 
 def from_arrays(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Any]:
@@ -150,7 +150,8 @@ def _columns(arrays: dict[str, np.ndarray], name: str, suffix: str) -> dict[str,
     return {f"{label}{suffix}": arrays[name][:, k] for k, label in enumerate(texts(names))}
 
 
-def _plain_attributes(attributes: Mapping[Any, Any]) -> dict[str, str | float | int]:
+def plain_attributes(attributes: Mapping[Any, Any]) -> dict[str, str | float | int]:
+    """Those that are texts and numbers."""
     plain = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in attributes.items()}
     return {name: value for name, value in plain.items() if isinstance(value, str | float | int)}
 

@@ -33,6 +33,11 @@ def read_fits(source: Source, which: str | None) -> Table:
 
 def write_fits(path: Path, table: Table) -> None:
     """A binary table, in HDU 1."""
+    fits_table(table).writeto(path)
+
+
+def fits_table(table: Table) -> fits.BinTableHDU:
+    """The binary table of a table, with units that FITS does not know as their texts."""
     plain, foreign = table.copy(), {}
     seen: dict[str, str] = {}
     for name in table.colnames:
@@ -54,7 +59,7 @@ def write_fits(path: Path, table: Table) -> None:
     hdu = fits.table_to_hdu(plain)
     for name, unit in foreign.items():
         hdu.columns[name].unit = unit
-    hdu.writeto(path)
+    return hdu
 
 
 def read_ecsv(source: Source, which: str | None) -> Table:

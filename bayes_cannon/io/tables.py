@@ -65,7 +65,7 @@ def write_table(path: str | os.PathLike, table: Table, *, overwrite: bool = Fals
     """
     check_kind(table, Table, "table", "an astropy Table")
     path = check_table_suffix(path)
-    with atomic_path(path, overwrite=overwrite) as temporary, _careful():
+    with atomic_path(path, overwrite=overwrite) as temporary, careful():
         try:
             _WRITERS[path.suffix.lower()](temporary, table)
         except formats.UnwritableError as error:
@@ -128,7 +128,7 @@ def read_table(path: str | os.PathLike) -> Table:
         raise FileNotFoundError(f"there is no table {path}")
     if suffix == ".parquet":
         formats.pyarrow_parquet(path)
-    with _careful():
+    with careful():
         try:
             table = _READERS[suffix](_unpacked(path), which)
             for name in table.colnames:
@@ -147,7 +147,7 @@ def read_table(path: str | os.PathLike) -> Table:
 
 
 @contextmanager
-def _careful() -> Iterator[None]:
+def careful() -> Iterator[None]:
     """Quiet about units that FITS and VOTable do not define, whose text is kept; a truncated file is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", u.UnitsWarning)

@@ -17,7 +17,7 @@ The latter needs no further pass over the pixels: with :math:`q_d = \sum_j w_j r
                  = \tfrac12 \partial_k \partial_l \chi^2 + \sum_d q_d\, \partial_k \partial_l v_d
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,9 +28,10 @@ import numpy as np
 from bayes_cannon.core.likelihood import weights
 from bayes_cannon.core.status import StarStatus
 from bayes_cannon.core.terms import Terms
-from bayes_cannon.core.typing import Array
+from bayes_cannon.core.typing import Array, PerStar
 from bayes_cannon.core.vectorizer import label_factors
 from bayes_cannon.execution.devices import by_device
+from bayes_cannon.labelling.label_scale import LabelScale, objectives, scaled_points
 from bayes_cannon.labelling.polynomial import Minima, Point, Polynomials, is_minimum, minimize, normalized
 from bayes_cannon.labelling.starts import LabelStarts, search_starts
 from bayes_cannon.scatter.base import LearnedScatter
@@ -72,6 +73,8 @@ class ModelTables:
         Where the search for labels starts.
     term_labels
         The labels whose product is a term, shape (term, degree), filled up with the number of labels.
+    label_scale
+        The beta by which the covariance depends on the labels, shape (label,); None where it does not.
 
     """
 
@@ -82,6 +85,13 @@ class ModelTables:
     nu: Array | float
     starts: LabelStarts
     term_labels: Array
+    label_scale: Array | None = None
+
+    def scale_of(self, n_tail: PerStar) -> LabelScale | None:
+        """How the covariance of stars of this n depends on their labels."""
+        if self.label_scale is None:
+            return None
+        return LabelScale(self.label_scale, self.nu, jnp.asarray(n_tail, float))
 
     @classmethod
     def from_arrays(cls, theta: np.ndarray, s2: np.ndarray, scatter: LearnedScatter, terms: Terms) -> "ModelTables":
@@ -101,7 +111,7 @@ class ModelTables:
         response = Response.from_theta(theta, solved, terms.moments)
         return cls(
             np.where(solved, theta[:, 0], 0.0), np.where(solved, s2, 0.0), response, scatter.label_tables(response),
-            scatter.nu, LabelStarts.from_terms(terms), label_factors(terms.exponents),
+            scatter.nu, LabelStarts.from_terms(terms), label_factors(terms.exponents), scatter.label_scale,
         )  # fmt: skip
 
 
@@ -174,10 +184,14 @@ def fit_batch(tables: ModelTables, flux: np.ndarray, ivar: np.ndarray, starts: n
     """
     found = compressed_batch(tables, flux, ivar)
     together = by_device(STARS_IN_CACHE, len(flux))
-    best, start, iterations, converged, second = search(tables.starts, found.coefficients, starts, together)
+    by_labels = tables.scale_of(found.n_tail)
+    best, start, iterations, converged, second = search(tables.starts, found.coefficients, starts, together, by_labels)
     chi_squared, score = compare(tables, found.root, found.w, found.y, best.x)
+    if by_labels is not None:
+        chi_squared = chi_squared * jnp.exp(-by_labels.exponent(best.x[:, 0]))
+        best = _without_scale(tables.starts, found.coefficients, best.x)
     x, covariance, decrement, status, scale = judge(
-        tables.starts, tables.nu, best, score, chi_squared, converged, found.used, found.n_tail
+        tables.starts, tables.nu, best, score, chi_squared, converged, found.used, found.n_tail, by_labels
     )
     return BatchFit(
         x, covariance, chi_squared, decrement, found.used, found.n_tail, found.significance, status, iterations, start,
@@ -211,9 +225,12 @@ def _count(mask: Array) -> Array:
 
 @partial(jax.jit, static_argnames="together")
 def search(
-    tables: LabelStarts, coefficients: Array, starts: Array, together: int
+    tables: LabelStarts, coefficients: Array, starts: Array, together: int, scale: LabelScale | None = None
 ) -> tuple[Point, Array, Array, Array, SecondMinimum]:
-    """Lowest minimum of each star from all its starts; groups of ``together`` stars run one after the other."""
+    """Lowest minimum of each star from all its starts; groups of ``together`` stars run one after the other.
+
+    Of chi^2, or of what stands for it where the covariance depends on the labels (`labelling.label_scale`).
+    """
     n_stars = len(coefficients)
     starts = jnp.concatenate([search_starts(tables, coefficients), starts], axis=1)
 
@@ -221,12 +238,18 @@ def search(
         filled = jnp.pad(array, [(0, -n_stars % together), *[(0, 0)] * (array.ndim - 1)])
         return filled.reshape(-1, together, *array.shape[1:])
 
-    def lowest(group: tuple[Array, Array]) -> tuple[Point, Array, Array, Array, SecondMinimum]:
-        polynomials = Polynomials.from_coefficients(tables.moment_tables, group[0])
-        return _lowest(minimize(polynomials, group[1]))
+    def lowest(group: tuple[Array, Array, Array | None]) -> tuple[Point, Array, Array, Array, SecondMinimum]:
+        own = None if scale is None else replace(scale, count=group[2])
+        return _lowest(minimize(objectives(tables.moment_tables, group[0], own), group[1]))
 
-    found = jax.lax.map(lowest, (grouped(coefficients), grouped(starts)))
+    counts = None if scale is None else grouped(scale.count)
+    found = jax.lax.map(lowest, (grouped(coefficients), grouped(starts), counts))
     return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:n_stars], found)
+
+
+@jax.jit
+def _without_scale(tables: LabelStarts, coefficients: Array, x: Array) -> Point:
+    return Polynomials.from_coefficients(tables.moment_tables, coefficients)(x)
 
 
 def compare(tables: ModelTables, root: Any, w: Array, y: Array, x: Array) -> tuple[Array, Array]:
@@ -266,13 +289,19 @@ def judge(
     converged: Array,
     used: Array,
     n_tail: Array,
+    by_labels: LabelScale | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Scaled labels, covariance, decrement, status and variance scale of each star at its minimum."""
+    """Scaled labels, covariance, decrement, status and variance scale of each star at its minimum.
+
+    ``best`` is chi^2 there, without its scale by the labels.
+    """
     x = best.x[:, 0]
     weighted = Polynomials.from_coefficients(starts.term_tables, score)(best.x)
+    scale = tail_scale(nu, chi_squared, n_tail, x.shape[1])
+    if by_labels is not None:
+        best, weighted = scaled_points(by_labels, best, weighted, chi_squared, scale)
     covariance, decrement, singular = information_inverse(best, weighted)
     status = status_of(starts, x, chi_squared, decrement, converged, singular, used)
-    scale = tail_scale(nu, chi_squared, n_tail, x.shape[1])
     return x, scale[:, None, None] * covariance, decrement, status, scale
 
 

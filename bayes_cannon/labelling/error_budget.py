@@ -23,6 +23,7 @@ from bayes_cannon.core.typing import StarLabel, StarLabelLabel
 from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.fit import LabelFit
+from bayes_cannon.labelling.label_scale import LabelScale
 from bayes_cannon.labelling.theta_errors import ThetaErrors, noise_matrix, trusted
 from bayes_cannon.labelling.trained import TrainedModel
 
@@ -99,6 +100,8 @@ def error_budget(trained: TrainedModel, fit: LabelFit, ivar: np.ndarray) -> Erro
         gradients = (ahead - behind) / (2 * _STEP)
         of_theta = np.zeros(len(used)) if own is None else own[used] @ (v[rows] * v[columns])
         h = 0.0 if errors is None else (1 + float(v @ common @ v)) / float(errors.included) - 1
+        c = float(trained.scatter.label_factor(x[star : star + 1])[0])
+        h /= c  # All is over c, which multiplies the variances in the end.
         noise = parts_of_star(used, ivar[star, used], of_theta, h)
         jacobian = trained.theta[used] @ gradients.T
         pulled = noise.solved(jacobian)
@@ -111,10 +114,25 @@ def error_budget(trained: TrainedModel, fit: LabelFit, ivar: np.ndarray) -> Erro
             corrected = information - b
         if np.linalg.cond(corrected) > 1 / np.finfo(float).eps:
             continue
-        out[star] = noise.variances(np.linalg.solve(corrected, pulled.T))
-        out[star, PARTS.index("theta")] += np.linalg.solve(corrected, left) ** 2
+        of_scale = c * _of_scale(trained, len(used), fit.scale[star])
+        total = corrected + of_scale
+        out[star] = c * noise.variances(np.linalg.solve(total, pulled.T))
+        out[star, PARTS.index("theta")] += np.linalg.solve(total, left) ** 2
+        # What the length of the spectrum tells has the errors of all the noise that it is made of.
+        inverse = np.linalg.inv(total)
+        out[star] *= 1 + c * np.diagonal(inverse @ of_scale @ inverse) / out[star].sum(axis=0)
     out *= fit.scale[:, None, None] * unit**2
     return ErrorBudget({name: out[:, k] for k, name in enumerate(PARTS)})
+
+
+def _of_scale(trained: TrainedModel, n_used: int, star_scale: float) -> np.ndarray:
+    """What the length of a spectrum tells of the labels, shape (label, label) (`labelling.label_scale`)."""
+    beta = trained.scatter.label_scale
+    if beta is None:
+        return np.zeros((trained.n_labels, trained.n_labels))
+    scale = LabelScale(beta, trained.scatter.nu, np.array([trained.scatter.typical_square(n_used)]))
+    with own_jax_settings():
+        return np.asarray(scale.information(np.array([star_scale])))[0]
 
 
 def _noise(

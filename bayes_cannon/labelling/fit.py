@@ -22,6 +22,7 @@ from bayes_cannon.core.typing import PerPixelMask, PerStar, StarPixel
 from bayes_cannon.execution.compiled_programs import make_room
 from bayes_cannon.execution.devices import BLOCKS_ON_GPU, NUMBERS_ON_GPU, by_device
 from bayes_cannon.execution.jax_settings import own_jax_settings
+from bayes_cannon.execution.threads import at_most
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
 from bayes_cannon.labelling.compressed import BatchFit, fit_batch
 from bayes_cannon.labelling.marginalized import fit_integrated
@@ -63,7 +64,7 @@ class LabelFit:
         Inverse Fisher information, in products of label units, shape (star, label, label); NaN in the rows and columns
         of labels that are not determined.
     chi_squared
-        ``sum_j w_j r_j^2`` at the labels, shape (star,).
+        ``sum_j w_j r_j^2`` at the labels, shape (star,), over what the labels make of the covariance, if they do.
     reduced_chi_squared
         chi^2 over its degrees of freedom: used pixels, or what chi^2 typically is where a covariance has directions
         without residuals (`scatter.Full`), minus the number of labels; NaN where that is not positive.
@@ -247,7 +248,7 @@ def fit_batches(trained: TrainedModel, batches: Iterable[Spectra], batch_size: i
     make_room()
     _ = trained.tables, trained.theta_errors  # Once, before several threads ask for them.
     running: deque[Future[LabelFit]] = deque()
-    workers = by_device(WORKERS, BLOCKS_ON_GPU)
+    workers = by_device(at_most(WORKERS), BLOCKS_ON_GPU)
     pool = ThreadPoolExecutor(workers)
     try:
         for batch in batches:

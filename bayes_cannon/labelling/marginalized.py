@@ -21,6 +21,7 @@ from bayes_cannon.labelling.compressed import (
     status_of,
     tail_scale,
 )
+from bayes_cannon.labelling.label_scale import LabelScale, objectives
 from bayes_cannon.labelling.polynomial import Polynomials, minimize
 from bayes_cannon.labelling.theta_errors import (
     ROUNDS,
@@ -36,6 +37,7 @@ from bayes_cannon.labelling.theta_errors import (
 from bayes_cannon.scatter.label_tables import Chi2
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Pilot:
     """The spectra with the variance of theta at some labels x.
@@ -84,7 +86,8 @@ def fit_integrated(
     """As `labelling.compressed.fit_batch`, with theta integrated out; chi^2 is that of the widened errors."""
     found = compressed_batch(tables, flux, ivar)
     together = by_device(STARS_IN_CACHE, len(flux))
-    best, start, iterations, _, second = search(tables.starts, found.coefficients, starts, together)
+    by_labels = tables.scale_of(found.n_tail)
+    best, start, iterations, _, second = search(tables.starts, found.coefficients, starts, together, by_labels)
     x, pilot, converged, steps = settled(tables, errors, found, best.x[:, 0])
     iterations = iterations + steps
     covariance = sandwich(pilot.information, pilot.b, pilot.left)
@@ -108,7 +111,7 @@ def settled(tables: ModelTables, errors: ThetaErrors, found: Compressed, x: Arra
         pilot = pilot_at(tables, errors, found, x, before, part)
         # From then on it is held, so that the labels settle.
         part = pilot.part if number == 1 else part
-        x, converged, steps = _moved(tables, pilot, x)
+        x, converged, steps = _moved(tables, pilot, x, tables.scale_of(found.n_tail))
         iterations = iterations + steps
     # Where there is no minimum neither labels nor errors are the corrected ones.
     x = jnp.where(converged[:, None], x, start)
@@ -125,14 +128,16 @@ def uncorrected(pilot: Pilot, some: Array) -> Pilot:
 
 
 @jax.jit
-def _minimum(tables: Any, coefficients: StarMoment, x: StarLabel) -> tuple[Array, Array, Array]:
-    minima = minimize(Polynomials.from_coefficients(tables, coefficients), x[:, None])
+def _minimum(
+    tables: Any, coefficients: StarMoment, x: StarLabel, by_labels: LabelScale | None
+) -> tuple[Array, Array, Array]:
+    minima = minimize(objectives(tables, coefficients, by_labels), x[:, None])
     return minima.point.x[:, 0], minima.converged[:, 0], minima.iterations[:, 0]
 
 
-def _moved(tables: ModelTables, pilot: Pilot, x: StarLabel) -> tuple[Array, Array, Array]:
+def _moved(tables: ModelTables, pilot: Pilot, x: StarLabel, by_labels: LabelScale | None) -> tuple[Array, Array, Array]:
     """Minimum of the corrected chi^2 near x; where there is none the labels stay."""
-    moved, converged, steps = _minimum(tables.starts.moment_tables, pilot.coefficients, x)
+    moved, converged, steps = _minimum(tables.starts.moment_tables, pilot.coefficients, x, by_labels)
     good = converged & jnp.isfinite(moved).all(axis=1)
     return jnp.where(good[:, None], moved, x), good, steps
 
@@ -157,6 +162,10 @@ def pilot_at(
     before = form_of(tables, errors, found) if before is None else before
     v, gradients = terms_and_gradients(tables.term_labels, x)
     own, growth = variances(errors, v)
+    by_labels = tables.scale_of(found.n_tail)
+    if by_labels is not None:  # Errors of theta do not grow with c, which divides all of chi^2 in the end.
+        least = -0.5 * tables.scatter.star_scale(before.root, found.w)
+        growth = 1 + jnp.maximum((growth - 1) * jnp.exp(-by_labels.exponent(x)), least)
     w = _widened(found.w, own)
     packed, root = tables.scatter.grown(errors.response, before, w, found.y, growth)
     form = symmetric_form(packed)
@@ -176,7 +185,30 @@ def pilot_at(
     half_gradient = -weighted.gradient[:, 0] - pull
     corrected = corrected_coefficients(form, part[:, None, None] * noise, errors.pairs, n_moments)
     b = part[:, None, None] * b
-    return Pilot(corrected, chi_squared, information, b, half_gradient, pull, whole - pull, part, singular)
+    pilot = Pilot(corrected, chi_squared, information, b, half_gradient, pull, whole - pull, part, singular)
+    if by_labels is None:
+        return pilot
+    subtracted = part * jnp.einsum("nd,nde,ne->n", v, noise, v)
+    return _over_scale(pilot, by_labels, tables.nu, x, found.n_tail, subtracted)
+
+
+@jax.jit
+def _over_scale(
+    pilot: Pilot, by_labels: LabelScale, nu: Array, x: StarLabel, n_tail: Array, subtracted: PerStar
+) -> Pilot:
+    """The pilot over the scale c of each star, with what c tells of the labels.
+
+    ``subtracted`` is what the correction takes from chi^2 before, shape (star,).
+    """
+    shrink = jnp.exp(-by_labels.exponent(x))
+    chi_squared, left = pilot.chi_squared * shrink, (pilot.chi_squared - subtracted) * shrink
+    row, matrix = shrink[:, None], shrink[:, None, None]
+    scale = tail_scale(nu, chi_squared, n_tail, x.shape[1])
+    return replace(
+        pilot, chi_squared=chi_squared, information=matrix * pilot.information + by_labels.information(scale),
+        b=matrix * pilot.b, half_gradient=row * pilot.half_gradient + by_labels.half_gradient(left),
+        pull=row * pilot.pull, left=row * pilot.left,
+    )  # fmt: skip
 
 
 @jax.jit

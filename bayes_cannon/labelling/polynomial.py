@@ -16,6 +16,7 @@ diagonal of the Hessian met so far, as in MINPACK (Moré 1978), so that the iter
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -207,11 +208,18 @@ class _State:
     stopped: Array
 
 
-def minimize(polynomials: Polynomials, starts: Array) -> Minima:
+class Functions(Protocol):
+    """Functions of the labels of many stars, such as `Polynomials`."""
+
+    def at(self, x: Array) -> Point:
+        """Value, gradient and Hessian at points of shape (label, start, star)."""
+
+
+def minimize(polynomials: Functions, starts: Array) -> Minima:
     """Local minimum that a damped Newton iteration reaches from each starting point, shape (star, start, label).
 
-    The polynomials must be bounded below, as every chi^2 is: a minimum at infinity is not noticed. A step is taken only
-    if it lowers the polynomial. All stars and starts advance together until the last one ends;
+    The polynomials, or other functions, must be bounded below, as every chi^2 is: a minimum at infinity is not noticed.
+    A step is taken only if it lowers the polynomial. All stars and starts advance together until the last one ends;
     those that ended before stay as they are, so that a result does not depend on its neighbours.
     """
     trial = starts.transpose(2, 1, 0)
@@ -239,7 +247,7 @@ def minimize(polynomials: Polynomials, starts: Array) -> Minima:
     return Minima(state.point.by_star(), state.iterations.T, state.converged.T)
 
 
-def _advance(polynomials: Polynomials, state: _State) -> _State:
+def _advance(polynomials: Functions, state: _State) -> _State:
     old, new = state.point, polynomials.at(state.trial)
     running = ~(state.converged | state.stopped)
     rounding = 8 * jnp.finfo(new.x.dtype).eps * jnp.maximum(old.magnitude, new.magnitude)

@@ -1,6 +1,6 @@
 """A trained model as the test step uses it: what training learned, and all that is derived from it once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import jax
@@ -76,6 +76,10 @@ class TrainedModel:
                 raise ValueError(
                     f"theta_covariance must have shape ({len(theta)}, {n_terms}, {n_terms}), got {covariance.shape}"
                 )
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is pickled: not what is derived, whose arrays JAX would bring back in single precision."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @property
     def n_pixels(self) -> int:

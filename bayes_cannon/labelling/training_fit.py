@@ -40,7 +40,7 @@ def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -
             counted = np.asarray(found.n_tail)
             chi_squared = np.asarray(
                 compare(trained.tables, found.root, found.w, found.y, trained.terms.x[chosen][:, None])[0]
-            )
+            ) / trained.scatter.label_factor(trained.terms.x[chosen])
     else:
         chi_squared = np.asarray(_chi_squared(trained, design, y, np.where(used, known, 0.0)))
     snr = signal_to_noise(known, trained.solved)

@@ -6,7 +6,7 @@ This module is long because these docstrings are the reference that users read.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,6 +30,7 @@ from bayes_cannon.labelling.hull import in_convex_hull
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.labelling.training_fit import training_goodness
 from bayes_cannon.model.calibrating import CalibratedFit, calibrated_fit, learn_calibration
+from bayes_cannon.model.order_selection import OrderPath, Polynomial, order_path, with_terms
 from bayes_cannon.model.record import ModelFlux, star_records
 from bayes_cannon.model.result import Certificates, TrainingResult
 from bayes_cannon.model.settings import Bound, Settings, checked_theta_bounds
@@ -37,8 +38,9 @@ from bayes_cannon.model.stars import TrainingSet
 from bayes_cannon.posterior.settings import LABEL_CHAINS, THETA_CHAINS
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.scatter.base import LearnedScatter, Scatter, warn_of_scatter
+from bayes_cannon.scatter.held_out_path import enough_folds
 from bayes_cannon.scatter.independent import IndependentScatter
-from bayes_cannon.scatter.selection import AUTO, ScatterPath, enough_folds, scatter_path
+from bayes_cannon.scatter.selection import AUTO, ScatterPath, scatter_path
 from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.train import (
     RegularizationPath,
@@ -52,6 +54,11 @@ from bayes_cannon.training.train import (
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from bayes_cannon.execution.events import Event
+    from bayes_cannon.execution.shards import Executor
+    from bayes_cannon.model.label_plan import LabelPlan
+    from bayes_cannon.model.store_labelling import Labelled
 
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
 
@@ -313,6 +320,66 @@ class CannonModel:
         """
         return scatter_path(self._problem(), candidates, **options)
 
+    def order_path(
+        self,
+        orders: Sequence[int] | None = None,
+        regularizations: Sequence[float] | Mapping[int, Sequence[float]] | None = None,
+        **options: Any,
+    ) -> OrderPath:
+        """Labels and likelihood of held-out spectra with polynomials of several orders; the model stays as it is.
+
+        The scatter is that of the model, independent for ``"auto"``. Labels are not inferred: their errors are linear
+        in the residuals of the spectra at the reference labels (`scatter.held_out_labels`). The scale factor is no
+        candidate: without a penalty the spectra are the same with any, and with one it does what Lambda does.
+
+        Parameters
+        ----------
+        orders
+            By default those of 1 to 4 that stars and memory allow; ``path.left_out`` says why others were not tried.
+        regularizations
+            Lambdas that are tried with every order, such as ``(0, 10, 100)``, or some orders by a mapping: they make
+            coefficients zero, so that each pixel has its own terms. By default that of the model.
+        options
+            ``n_folds``, ``held_out``, ``seed``, ``groups`` and ``progress`` of `model.order_selection.order_path`. By
+            default as many of five folds are held out as have 300 stars, or all.
+
+        Returns
+        -------
+        path
+            ``path.table`` compares them, and ``path.best`` is the one with the fewest terms of those that nothing
+            beats by more than its standard error (`scatter.held_out_path.HeldOutPath.best_index`):
+            ``model.with_terms(path.best)`` is its model.
+
+        Raises
+        ------
+        TypeError
+            If the model holds no training spectra.
+        ValueError
+            If an order that is asked for has too many terms for the stars or the memory, with these numbers.
+
+        Examples
+        --------
+        >>> path = model.order_path((1, 2))
+        >>> [str(candidate) for candidate in path.candidates]
+        ['order 1', 'order 2']
+        >>> model.with_terms(path.candidates[0]).vectorizer.human_readable_label_vector
+        '1 + TEFF + LOGG + FE_H'
+
+        """
+        return order_path(self._stars, self._settings, orders, regularizations, **options)
+
+    def with_terms(self, choice: Polynomial) -> Self:
+        """A model with the same stars and settings and a chosen polynomial, not trained.
+
+        Parameters
+        ----------
+        choice
+            The ``best``, or another candidate, of an `order_path`.
+
+        """
+        check_kind(choice, Polynomial, "choice", "a candidate of an order_path, such as path.best")
+        return self._of(*with_terms(self._stars, self._settings, choice), None, self._provenance)
+
     def use_theta(self, theta: Any, s2: Any) -> None:
         """Take coefficients and scatter from elsewhere, such as another program; the scatter is independent.
 
@@ -497,6 +564,13 @@ class CannonModel:
             The population of the training set is the right prior where stars are chosen as the training stars were.
             Where they are not, it biases labels towards those that the training set has more of.
 
+        Notes
+        -----
+        What spectra depend on but nobody asks for, such as an extinction that is known of the training stars, may be
+        one more label: the labels and the rows and columns of the covariance of the others, such as
+        ``fit.labels[:, :3]`` and ``fit.covariance[:, :3, :3]``, are then those with it integrated out. Where it is left
+        out its effect passes for that of the others, whose errors are too small.
+
         """
         result = self._trained()
         flux, ivar = self._spectra(flux, ivar, dispersion)
@@ -553,6 +627,155 @@ class CannonModel:
         spectra = (self._spectra(*pair) for pair in pairs_of_spectra(batches))
         fits = fit_label_stream(self._label_model(), spectra, initial_labels=self._starts(initial_labels))
         return (calibrated_fit(fit, result.calibration, self._stars) for fit in fits)
+
+    def label_store(
+        self,
+        store: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        executor: "Executor | None" = None,
+        error_budget: bool = False,
+        prior: str | None = None,
+        progress: ProgressOption = None,
+        listen: "Callable[[Event], object] | None" = None,
+    ) -> "Labelled":
+        """Label all spectra of a store, shard by shard, into a store of labels.
+
+        The shards that the store of labels has already are not done again, so that a run that was killed, or for which
+        a disk was full, goes on where it ended. The labels are those of `fit_labels`.
+
+        Parameters
+        ----------
+        store
+            Zarr store of spectra, as `bayes_cannon.io.ingest` writes it. What the recipe of this model did to its
+            training spectra is done to them, unless it was done before they were written.
+        out
+            Zarr store of labels (``.zarr``), which `bayes_cannon.io.open_labels` opens and
+            `bayes_cannon.io.export_labels` makes a catalogue of.
+        executor
+            Where the work is done: by default in this process (`execution.SerialExecutor`), whose compiled programs
+            use all cores, while a thread reads ahead. `execution.DaskExecutor` has it done by other processes.
+        error_budget
+            Keep the sources of each label's error too.
+        prior
+            Name of a prior, as for `fit_labels`.
+        progress
+            True for a bar on the standard error, or a function that is called with the number of stars finished.
+        listen
+            Called with every event: `execution.ShardDone`, `ShardFailed`, and in the end `RunFinished`.
+
+        Returns
+        -------
+        labelled
+            How many stars, the time and the memory, and the plan.
+
+        Raises
+        ------
+        ConnectionError
+            If a scheduler is lost.
+        FileNotFoundError
+            If there is no such store, it is removed meanwhile, or a worker does not see it.
+        ImportError
+            If a worker has another version of this package, or an extra is not installed.
+        NotTrainedError
+            If the model is not trained.
+        OSError
+            If labels cannot be written, as on a full disk. What was written stays.
+        ValueError
+            If a worker has too little memory for a shard, saying what would fit; if the store of labels is of another
+            model or other spectra; if shards cannot be labelled, after all others were.
+
+        Examples
+        --------
+        >>> spectra = tc.io.Spectra(model.training_set_flux, model.training_set_ivar, model.dispersion)
+        >>> tc.io.write_spectra("survey.zarr", spectra)
+        >>> labelled = model.label_store("survey.zarr", "survey-labels.zarr")
+        >>> labelled.n_stars, labelled.n_new
+        (200, 200)
+
+        """
+        from bayes_cannon.model.store_labelling import label_store  # HDF5 and xarray take half a second to import.
+
+        return label_store(
+            self, store, out, executor=executor, error_budget=error_budget, prior=prior, progress=progress,
+            listen=listen,
+        )  # fmt: skip
+
+    def label_plan(
+        self,
+        store: str | os.PathLike[str],
+        out: str | os.PathLike[str] | None = None,
+        *,
+        error_budget: bool = False,
+        prior: str | None = None,
+        reads_ahead: bool = True,
+    ) -> "LabelPlan":
+        """What it takes to label a store of spectra, from shapes alone, and which shards a store of labels lacks.
+
+        Parameters
+        ----------
+        store, out, error_budget, prior
+            As for `label_store`. Without ``out``, or where there is none yet, all shards are missing.
+        reads_ahead
+            Whether a process reads one shard while it computes another: this one does, workers of Dask do not.
+
+        Returns
+        -------
+        plan
+            Bytes that are read and written of each shard, the missing shards, and the peak memory of a worker;
+            ``plan.check(available)`` is the ValueError of `label_store` where that is too much.
+
+        Examples
+        --------
+        >>> spectra = tc.io.Spectra(model.training_set_flux, model.training_set_ivar, model.dispersion)
+        >>> tc.io.write_spectra("planned.zarr", spectra)
+        >>> plan = model.label_plan("planned.zarr")
+        >>> plan.n_stars, plan.missing
+        (200, (0,))
+
+        """
+        from bayes_cannon.model.store_labelling import plan_labels  # HDF5 and xarray take half a second to import.
+
+        return plan_labels(self, store, out, error_budget=error_budget, prior=prior, reads_ahead=reads_ahead)
+
+    def label_frame(self, frame: Any, *, flux: str = "flux", ivar: str = "ivar") -> Any:
+        """Labels of the spectra in the rows of a data frame; for ``map_partitions`` of Dask or LSDB.
+
+        Parameters
+        ----------
+        frame
+            A frame of pandas, or one that behaves so, with a spectrum in each row.
+        flux, ivar
+            Its columns with lists or arrays of one number a pixel. A row that lacks one, such as None, has no labels,
+            and a status that says so.
+
+        Returns
+        -------
+        labels
+            The other columns of the frame, with its index, and those of `bayes_cannon.io.label_table` but for
+            ``star_id`` and ``covariance``. A frame without rows gives one without rows, of the same columns and types:
+            ``frame.map_partitions(model.label_frame, meta=model.label_frame(frame.head(0)))``.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            If the frame has no such column, a column with the name of a result, or a spectrum with another number of
+            pixels than the model, naming its row.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> flux, ivar = model.training_set_flux[:2], model.training_set_ivar[:2]
+        >>> frame = pd.DataFrame({"id": ["a", "b"], "flux": list(flux), "ivar": list(ivar)})
+        >>> model.label_frame(frame).columns[:3].tolist()
+        ['id', 'TEFF', 'TEFF_ERR']
+
+        """
+        from bayes_cannon.model.frames import label_frame  # Astropy's tables take half a second to import.
+
+        return label_frame(self, frame, flux, ivar)
 
     def error_budget(self, flux: Any, ivar: Any, fit: CalibratedFit | None = None) -> ErrorBudget:
         """Where the errors of the labels of these stars come from (`labelling.error_budget`).

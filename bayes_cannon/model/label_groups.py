@@ -66,7 +66,8 @@ def with_spectra(
     for k, star in enumerate(stars):
         rows = labels[:, :, k].reshape(-1, labels.shape[-1])
         v = monomials(model.scaling.scaled(rows), model.vectorizer.exponents)
-        mean, variance = v @ theta.T, np.broadcast_to(noise[k], (len(v), len(pixels)))
+        mean = v @ theta.T
+        variance = noise[k] * trained.scatter.label_factor(model.scaling.scaled(rows))[:, None]
         if covariance is not None:
             variance = variance + np.einsum("nd,pde,ne->np", v, covariance[pixels], v, optimize=True)
         value = -0.5 * ((np.where(known[k], flux[k], 0.0) - mean) ** 2 / variance + np.log(variance) + _LOG_2PI)

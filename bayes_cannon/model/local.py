@@ -1,9 +1,9 @@
 """`LocalCannonModel`: models of overlapping regions of label space, whose posteriors of labels are mixed."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from bayes_cannon.core.vectorizer import PolynomialVectorizer
 from bayes_cannon.labelling.batches import pairs_of_spectra, spectra_rows
 from bayes_cannon.labelling.fit import fit_labels
 from bayes_cannon.model.cannon import NotTrainedError
-from bayes_cannon.model.local_parts import LocalResult
+from bayes_cannon.model.local_parts import LocalResult, Partition
 from bayes_cannon.model.local_training import (
     HeldOut,
     Shape,
@@ -34,6 +34,12 @@ from bayes_cannon.model.settings import Settings
 from bayes_cannon.model.stars import TrainingSet
 from bayes_cannon.posterior.labels.label_posterior import batch_size, label_posterior
 from bayes_cannon.scatter.base import FAMILIES, Scatter
+
+if TYPE_CHECKING:
+    from bayes_cannon.execution.events import Event
+    from bayes_cannon.execution.shards import Executor
+    from bayes_cannon.model.label_plan import LabelPlan
+    from bayes_cannon.model.store_labelling import Labelled
 
 AUTO = "auto"
 N_FOLDS = 5
@@ -81,6 +87,10 @@ class LocalCannonModel:
     The training set is the population: labels are drawn towards where it has many stars. That makes errors smaller
     where the stars to be labelled are chosen as the training stars were; of other stars, such as of a group that the
     training set hardly has, it biases them. `PosteriorFit.likelihood_labels` knows nothing of it.
+
+    The orders of the polynomials are those of the partitions. A label that nobody asks for, but spectra depend on, is
+    integrated out where it is one of the labels and left out of what comes back (`CannonModel.fit_labels`). It has to
+    be known of the training stars, and makes the regions those of one label more.
 
     Parameters
     ----------
@@ -321,6 +331,34 @@ class LocalCannonModel:
         self._trained()
         return (self.fit_labels(flux, ivar) for flux, ivar in pairs_of_spectra(batches))
 
+    def label_store(
+        self, store: str | os.PathLike[str], out: str | os.PathLike[str], *, executor: "Executor | None" = None,
+        error_budget: bool = False, progress: ProgressOption = None, listen: "Callable[[Event], object] | None" = None,
+    ) -> "Labelled":  # fmt: skip
+        """Label all spectra of a store, shard by shard, as `CannonModel.label_store` does.
+
+        Local models have no error budget: to ask for one is a ValueError.
+        """
+        from bayes_cannon.model.store_labelling import label_store  # HDF5 and xarray take half a second to import.
+
+        return label_store(
+            self, store, out, executor=executor, error_budget=error_budget, progress=progress, listen=listen
+        )  # fmt: skip
+
+    def label_plan(
+        self, store: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, reads_ahead: bool = True
+    ) -> "LabelPlan":
+        """What it takes to label a store of spectra, as `CannonModel.label_plan` says it."""
+        from bayes_cannon.model.store_labelling import plan_labels  # HDF5 and xarray take half a second to import.
+
+        return plan_labels(self, store, out, reads_ahead=reads_ahead)
+
+    def label_frame(self, frame: Any, *, flux: str = "flux", ivar: str = "ivar") -> Any:
+        """Labels of the spectra in the rows of a data frame, as `CannonModel.label_frame` gives them."""
+        from bayes_cannon.model.frames import label_frame  # Astropy's tables take half a second to import.
+
+        return label_frame(self, frame, flux, ivar)
+
     def _spectra(self, flux: Any, ivar: Any, dispersion: Any = None) -> tuple[Any, Any]:
         check_same_dispersion(dispersion, self.dispersion, self.dispersion_unit)
         return spectra_rows(flux, ivar, self._stars.flux_unit)
@@ -406,6 +444,12 @@ class LocalCannonModel:
     def partition_weights(self) -> np.ndarray:
         """Weight of each partition, shape (partition,)."""
         return self._trained().weights
+
+    @property
+    def main_partition(self) -> Partition:
+        """The partition of largest weight: the terms of its models, and its regions."""
+        result = self._trained()
+        return result.partitions[int(np.argmax(result.weights))]
 
     @property
     def calibration(self) -> Calibration | None:

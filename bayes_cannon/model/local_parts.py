@@ -1,6 +1,6 @@
 """Local models as records: regions of label space, partitions of it into regions, and what was learned of all."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -109,6 +109,10 @@ class LocalResult:
     partitions: tuple[Partition, ...]
     weights: np.ndarray = field(metadata=dims("partition", about="weights of the partitions"))
     calibration: Calibration | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is pickled: not what is derived, whose arrays JAX would bring back in single precision."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @cached_property
     def models(self) -> list[list[RegionModel]]:

@@ -10,8 +10,11 @@ from importlib import import_module
 from bayes_cannon.plot.label_space import label_space
 
 _PLACES = {
+    "coverage": "bayes_cannon.plot.honesty",
+    "error_sources": "bayes_cannon.plot.honesty",
     "factors": "bayes_cannon.plot.latent",
     "one_to_one": "bayes_cannon.plot.comparison",
+    "pulls": "bayes_cannon.plot.honesty",
     "scatter": "bayes_cannon.plot.training",
     "scatter_path": "bayes_cannon.plot.candidates",
     "spectrum": "bayes_cannon.plot.star",
@@ -19,7 +22,7 @@ _PLACES = {
     "theta_posterior": "bayes_cannon.plot.posterior",
 }
 
-__all__ = ["factors", "label_space", "one_to_one", "scatter", "scatter_path", "spectrum", "theta", "theta_posterior"]
+__all__ = ["label_space", *_PLACES]
 
 
 def __getattr__(name: str) -> object:

@@ -7,16 +7,20 @@ No rcParams are changed. The colours can be distinguished by colour-blind reader
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from io import BytesIO
+from io import BytesIO, StringIO
 from typing import Any
 
 import numpy as np
 
 from bayes_cannon.core.arguments import listed, mapping, number, shown, texts
+from bayes_cannon.core.field_names import field_name, unit_of_label
 from bayes_cannon.core.intake import real_numbers
 
-COLOURS = ("#2b5c8a", "#d1662a", "#3d8f6f", "#8c5aa8", "#b8a12d", "#7a7a7a")
-"""Colours of lines, in the order of use."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colours of lines, in the order of use: those of Okabe & Ito, which colour-blind readers can tell apart."""
+
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+"""Styles of lines, in the order of use, by which they differ in print and for those who see no colours."""
 
 _ANGSTROM = ("å", "angstrom", "angstroms", "aa")
 
@@ -61,6 +65,20 @@ def _figure_class() -> type:
     return NotebookFigure
 
 
+def svg(figure: Any, salt: str) -> str:
+    """A figure as SVG to put into a page: on no ground, its text as text, and names of its parts that begin alike.
+
+    The same figure and salt give the same text; different salts keep the names in one page apart.
+    """
+    import matplotlib as mpl
+
+    buffer = StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", transparent=True, dpi=150, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
 def pixel_axis(dispersion: np.ndarray | None, n_pixels: int, unit: object = None) -> tuple[np.ndarray, str]:
     """Position of each pixel along the horizontal axis, shape (pixel,), and the title of that axis.
 
@@ -71,7 +89,8 @@ def pixel_axis(dispersion: np.ndarray | None, n_pixels: int, unit: object = None
     x = real_numbers(dispersion, "dispersion")
     if x.shape != (n_pixels,):
         raise ValueError(f"dispersion must have shape ({n_pixels},), one value a pixel, got {x.shape}")
-    return x, label_title("Wavelength", "Å" if str(unit).lower() in _ANGSTROM else str(unit or ""))
+    known = "Å" if str(unit).lower() in _ANGSTROM else str(unit or "")
+    return x, f"Wavelength ({known})" if known else "Wavelength"
 
 
 def unit_of(trainings: Mapping[str, Any], dispersion: np.ndarray | None) -> str | None:
@@ -135,9 +154,19 @@ def check_model(model: Any) -> None:
 
 
 def label_title(name: str, unit: str = "", latex: str | None = None) -> str:
-    """Name of a label with its unit, such as ``TEFF (K)``; LaTeX without dollar signs takes the name's place."""
-    shown = name if latex is None else f"${latex.strip('$')}$"
-    return f"{shown} ({unit})" if unit else shown
+    """Name of a label as the field writes it, with its unit; LaTeX without dollar signs takes the name's place.
+
+    Names and usual units are those of `bayes_cannon.core.field_names`.
+    """
+    unit = unit_of_label(name, unit)
+    return f"{label_symbol(name, latex)} ({unit})" if unit else label_symbol(name, latex)
+
+
+def label_symbol(name: str, latex: str | None = None) -> str:
+    """Name of a label as the field writes it, or in the LaTeX that is given."""
+    if latex is None:
+        latex = field_name(name).latex if field_name(name).text != name else None
+    return name if latex is None else f"${latex.strip('$')}$"
 
 
 def latex_names(latex_label_names: Sequence[str] | None, label_names: Sequence[str]) -> list[str] | None:

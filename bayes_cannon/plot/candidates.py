@@ -1,18 +1,16 @@
-"""Figure of the choice between kinds of scatter."""
+"""Figure of the choice between kinds of scatter, or sets of terms."""
 
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
 from bayes_cannon.core.arguments import check_kind
 from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure
-from bayes_cannon.scatter.base import Scatter
-from bayes_cannon.scatter.selection import ScatterPath
+from bayes_cannon.scatter.held_out_path import HeldOutPath
 
 
 def scatter_path(path: Any) -> Any:
-    """Gain in log likelihood per held-out spectrum over independent scatter, with its standard error.
+    """Gain in log likelihood per held-out spectrum over the first candidate, with its standard error.
 
     The best candidate is filled; one that may not be chosen, because its degrees of freedom ended at their bound, is
     a cross.
@@ -20,7 +18,7 @@ def scatter_path(path: Any) -> Any:
     Parameters
     ----------
     path
-        A `scatter.selection.ScatterPath`, as `CannonModel.scatter_path` returns it.
+        What `CannonModel.scatter_path` or `CannonModel.order_path` returns.
 
     Returns
     -------
@@ -33,9 +31,8 @@ def scatter_path(path: Any) -> Any:
         If Matplotlib is not installed.
 
     """
-    check_kind(path, ScatterPath, "path", "what CannonModel.scatter_path returns")
-    table, best = path.table, path.candidates.index(path.best)
-    names = [_name(candidate) for candidate in path.candidates]
+    check_kind(path, HeldOutPath, "path", "what CannonModel.scatter_path or order_path returns")
+    table, best, names = path.table, path.best_index, path.names
     figure = new_figure(4.8 + 0.08 * max(map(len, names)), 1.4 + 0.32 * len(table))
     axes = figure.subplots()
     places = np.arange(len(table))
@@ -51,18 +48,3 @@ def scatter_path(path: Any) -> Any:
     axes.invert_yaxis()
     axes.set_xlabel("Gain in ln likelihood\nof a held-out spectrum")
     return figure
-
-
-def _name(candidate: Scatter | None) -> str:
-    """The kind of scatter and whatever differs from its defaults, such as ``LowRank, rank 5, heavy tails``."""
-    if candidate is None:
-        return "independent"
-    words = [type(candidate).__name__]
-    described: tuple[Any, ...] = fields(candidate) if is_dataclass(candidate) else ()
-    for one in described:
-        value, name = getattr(candidate, one.name), one.name.replace("_", " ")
-        if value is True:
-            words.append(name)
-        elif isinstance(value, int | float | str) and (one.name == "rank" or value != one.default):
-            words.append(f"{name} {value}")
-    return ", ".join(words)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.core.field_names import field_name
 from bayes_cannon.core.intake import as_array
 from bayes_cannon.core.labels import all_label_names, label_array, label_units
 from bayes_cannon.plot._matplotlib import COLOURS, label_title, latex_names, new_figure
@@ -21,7 +22,8 @@ def label_space(
 ) -> Any:
     """Every pair of labels in a panel: all stars in grey (darker is denser, logarithmic), chosen ones as points.
 
-    The panels on the diagonal are histograms, each with an area of one.
+    The panels on the diagonal are histograms, each with an area of one. Temperature and gravity run as in a
+    Kiel diagram.
 
     Parameters
     ----------
@@ -75,6 +77,10 @@ def label_space(
         else:
             _draw_pair(panel, values[:, [column, row]], rows, edges[column], edges[row])
         _label_axes(panel, titles, row, column)
+        if field_name(names[column]).text == "Teff":  # As in a Kiel diagram: hot stars left, giants above.
+            panel.invert_xaxis()
+        if column < row and field_name(names[row]).text == "log g":
+            panel.invert_yaxis()
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
     return figure
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.arguments import texts
+from bayes_cannon.core.field_names import term_text
 from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, limit_pixels, new_figure, pixel_axis, with_gaps
 
 _TERMS_SHOWN = 3
@@ -77,7 +78,7 @@ def theta_posterior(tree: Any, terms: Sequence[str] | None = None) -> Any:
         axes = figure.add_subplot(grid[2 + row, :], sharex=s_axes)
         quantiles = summary["theta_quantiles"].isel(term=names.index(name)).sel(quantile=_MIDDLE, method="nearest")
         axes.axhline(0, color=REFERENCE, linewidth=0.6)
-        _band(axes, x, quantiles.to_numpy(), name, COLOURS[0])
+        _band(axes, x, quantiles.to_numpy(), term_text(name), COLOURS[0])
     axes.set_xlabel(x_title)
     return figure
 

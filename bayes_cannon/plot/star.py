@@ -10,7 +10,7 @@ from bayes_cannon.plot._matplotlib import (
     COLOURS,
     REFERENCE,
     check_model,
-    label_title,
+    label_symbol,
     latex_names,
     limit_pixels,
     new_figure,
@@ -96,7 +96,7 @@ def spectrum(
         observed, noise = _data(flux, ivar, n_pixels)
         axes, bottom = figure.subplots(2, sharex=True, height_ratios=[2.2, 1])
         _draw_data(axes, x, observed, noise)
-        total = np.sqrt(_total_variance(model, noise, s2))
+        total = np.sqrt(_total_variance(model, noise, s2, values))
         _draw_residuals(bottom, x, observed - predicted, noise, total, visible(x, xlim))
     _band(axes, x, predicted, np.sqrt(s2), COLOURS[1], 0.3, "scatter $s$")
     axes.plot(*with_gaps(x, predicted), color=COLOURS[1], lw=1.0, label="model")
@@ -123,7 +123,7 @@ def _data(flux: np.ndarray, ivar: np.ndarray | None, n_pixels: int) -> tuple[np.
     return np.where(used, observed, np.nan), noise
 
 
-def _total_variance(model: Any, noise: np.ndarray, s2: np.ndarray) -> np.ndarray:
+def _total_variance(model: Any, noise: np.ndarray, s2: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Variance of the flux about the model, shape (pixel,); that of the scatter alone where the noise is not known."""
     learned, known = getattr(model, "correlation", None), np.isfinite(noise) & np.isfinite(s2)
     total = s2.copy()
@@ -132,6 +132,7 @@ def _total_variance(model: Any, noise: np.ndarray, s2: np.ndarray) -> np.ndarray
     else:
         ivar, pixels = noise[None, known] ** -2.0, np.flatnonzero(known)
         total[known] = learned.total_variance(np.asarray(model.s2), ivar, pixels)[0]
+        total[known] *= learned.label_factor(model.scaling.scaled(labels[None]))[0]
     return total
 
 
@@ -185,7 +186,7 @@ def _title(model: Any, values: np.ndarray, cov: np.ndarray | None, latex_label_n
         if k and width > _CHARACTERS:
             lines.append("")
             width = len(name) + len(after) + 5
-        part = f"{label_title(name, latex=None if latex is None else latex[k])} = {after}"
+        part = f"{label_symbol(name, None if latex is None else latex[k])} = {after}"
         lines[-1] = f"{lines[-1]}, {part}" if lines[-1] else part
     return ",\n".join(lines)
 

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.arguments import shown, texts, whole_numbers
+from bayes_cannon.core.field_names import term_text
 from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.plot._matplotlib import (
     COLOURS,
     REFERENCE,
+    STYLES,
     by_name,
     first_with,
     latex_names,
@@ -104,6 +106,9 @@ def theta(
             values, factor = _shown_values(curves, x, xlim, normalized)
             _draw(axes, x, curves, factor, plot_kwds)
             _dress_panel(axes, term, name, None if normalized else values)
+            if normalized:
+                largest = f"max {1 / factor:.2g}"
+                axes.text(0.995, 0.04, largest, transform=axes.transAxes, ha="right", va="bottom", fontsize="x-small")
         _legend(figure, panels[0], inside=False)
         figure.align_ylabels(panels)
     panels[-1].set_xlabel(x_title)
@@ -235,9 +240,7 @@ def _term_names(shown: Sequence[int], vectorizer: Any, latex_label_names: Sequen
         return [""] * len(shown)
     latex = latex_names(latex_label_names, vectorizer.label_names)
     if latex is None:
-        return [
-            vectorizer.readable_terms[term].replace("^2", "²").replace("^3", "³").replace("*", " · ") for term in shown
-        ]
+        return [term_text(vectorizer.readable_terms[term]) for term in shown]
     texts = (
         vectorizer.get_human_readable_label_term(term, label_names=latex, mul=r"\,\cdot\,", pow="^") for term in shown
     )
@@ -284,7 +287,12 @@ def _draw(
 ) -> None:
     """Curves over x, shape (pixel,), multiplied by a factor, one colour per training."""
     for number, (name, curve) in enumerate(curves.items()):
-        style = {"lw": 0.9, "color": COLOURS[number % len(COLOURS)], "label": name or None}
+        style = {
+            "lw": 0.9,
+            "color": COLOURS[number % len(COLOURS)],
+            "label": name or None,
+            "ls": STYLES[number % len(STYLES)],
+        }
         axes.plot(*with_gaps(x, factor * curve), **style | own_words(plot_kwds, {}))
 
 

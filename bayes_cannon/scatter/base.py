@@ -16,8 +16,9 @@ import numpy as np
 
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.core.student_t import SMALLEST_NU
-from bayes_cannon.core.typing import Array, PerStar
+from bayes_cannon.core.typing import Array, PerStar, StarLabel
 from bayes_cannon.scatter.label_tables import LabelTables, Response
+from bayes_cannon.scatter.star_scale import label_factor
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
 from bayes_cannon.training.train import TrainingWarning, train
 
@@ -171,12 +172,16 @@ class LearnedScatter(ABC):
     theta_included
         1 + h of the stars that it was learned from: what errors of theta added to their scatter, where they had no
         part in theta. One where it holds no errors of theta.
+    label_scale
+        The beta, shape (label,), of the factor ``exp(beta . x)`` by which the covariance of a spectrum depends on the
+        scaled labels; None where it does not. The methods that know no labels leave the factor out.
 
     """
 
     nu: float = np.inf
     factors: np.ndarray | None = None
     theta_included: float = 1.0
+    label_scale: np.ndarray | None = None
     is_correlated: ClassVar[bool] = True
     """Whether pixels share anything; where they do not, s2 is all the scatter of a pixel."""
 
@@ -191,6 +196,10 @@ class LearnedScatter(ABC):
     def check(self, n_pixels: int) -> None:  # noqa: B027 - independent scatter has nothing to check
         """Raise ValueError unless it is the scatter of this number of pixels."""
 
+    def label_factor(self, x: StarLabel) -> PerStar:
+        """What the covariance of spectra is multiplied by at these scaled labels, shape (star,)."""
+        return label_factor(self.label_scale, x)
+
     # Training spectra.
 
     @abstractmethod
@@ -201,7 +210,10 @@ class LearnedScatter(ABC):
         """
 
     def star_precisions(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray | None:
-        """Posterior mean of tau, by which heavy tails divide a star's variances, shape (star,); None if normal."""
+        """Posterior mean of tau, by which heavy tails, and labels, divide a star's variances, shape (star,).
+
+        None if nothing does.
+        """
         return None
 
     def cautions(self, problem: PixelProblem, solution: Coefficients) -> list[str]:

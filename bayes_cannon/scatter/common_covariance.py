@@ -18,8 +18,9 @@ from bayes_cannon.training.problem import PixelProblem
 class CommonCovariance(LearnedScatter):
     r"""Covariance :math:`C = U U^T + N (I - E E^T) N` of all stars, E being U over the noise N, normalized.
 
-    That of a star is :math:`(b_0 + b_1 g) C`, with the noise g of its spectrum relative to that of the training
-    spectra; and a number with a huge error has what that is beyond the usual besides (`scatter.usable_pixels`).
+    That of a star is :math:`e^{\beta \cdot x} (b_0 + b_1 g) C`, with its scaled labels x and the noise g of its
+    spectrum relative to that of the training spectra; and a number with a huge error has what that is beyond the usual
+    besides (`scatter.usable_pixels`).
 
     Attributes
     ----------
@@ -42,6 +43,8 @@ class CommonCovariance(LearnedScatter):
         The b0 and b1 of the scale of a star.
     theta_included
         As `LearnedScatter` has it: the scale of C is that of held-out stars.
+    label_scale
+        The beta, shape (label,); None where labels make no difference.
 
     """
 
@@ -55,6 +58,7 @@ class CommonCovariance(LearnedScatter):
     constant: float = 1.0
     slope: float = 0.0
     theta_included: float = 1.0
+    label_scale: np.ndarray | None = field(default=None, metadata={"dims": ("label",)})
 
     @property
     def rank(self) -> int:
@@ -108,12 +112,17 @@ class CommonCovariance(LearnedScatter):
         return float(expected_square(n_pixels, self.rank, self.typical, self.floor))
 
     def star_precisions(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray | None:
-        """``(nu + q) / (nu + chi^2)`` along the q directions, over its mean; ValueError if a star misses a pixel."""
-        if not np.isfinite(self.nu):
+        """``(nu + q) / (nu + chi^2)`` along the q directions, and one over what the labels make, over their mean.
+
+        ValueError if a star misses a pixel.
+        """
+        if not np.isfinite(self.nu) and self.label_scale is None:
             return None
-        residual, basis, variances, *_ = self._along_directions(problem, solution)
-        chi_squared = np.sum((residual @ basis) ** 2 / variances, axis=1)
-        weight = (self.nu + len(variances)) / (self.nu + chi_squared)
+        weight = 1 / self.label_factor(problem.terms.x)
+        if np.isfinite(self.nu):
+            residual, basis, variances, *_ = self._along_directions(problem, solution)
+            chi_squared = np.sum((residual @ basis) ** 2 / variances, axis=1)
+            weight = weight * (self.nu + len(variances)) / (self.nu + chi_squared)
         return weight / weight.mean()
 
     def _along_directions(
@@ -134,6 +143,7 @@ class CommonCovariance(LearnedScatter):
         basis = scaled / np.sqrt(variances)
         flux = problem.flux[:, solved] - problem.design @ solution.theta[solved].T
         growth, extra = self._star_noise(ivar, solved)
+        growth = growth * self.label_factor(problem.terms.x)
         residual, beyond = flux / noise / np.sqrt(growth)[:, None], np.zeros(len(flux))
         if (extra > 0).any():
             precision = (basis * (1 / variances - 1)) @ basis.T
@@ -169,6 +179,7 @@ class CommonCovariance(LearnedScatter):
                 continue  # Without a spectrum the mean is that of all stars, zero.
             inner = self.covariance[np.ix_(pixels, pixels)]
             growth, extra = self._star_noise(problem.ivar[np.ix_(rows, pixels)], pixels)
+            growth = growth * self.label_factor(problem.terms.x[rows])
             usual = ~(extra > 0).any(axis=1)
             part = cho_solve(cho_factor(inner), self.factors[pixels])
             out[rows[usual]] = residual[np.ix_(rows[usual], pixels)] @ part / np.sqrt(growth[usual, None])

@@ -5,10 +5,11 @@ spectrum, and with a flat prior the spectrum of another star with terms v is
 
 .. math:: y \sim t_\nu\!\left(\Theta v,\; (c + h)\, T\right), \qquad h = v^T A\, v, \qquad A = (V^T W V)^{-1}
 
-(Zellner 1971, chapter 8), c being what its quoted noise makes of T. The residual of training star n by all others is
-:math:`e_n / (1 - w_n h_n)`, of covariance :math:`(c_n + h_n / (1 - w_n h_n))\, T`, so that T is learned from stars that
-had no part in their own theta, without training again. Its shrinkage, its scale, nu and c are those of the highest
-likelihood of stars that had no part in T either.
+(Zellner 1971, chapter 8), c being what its quoted noise and its labels make of T (`scatter.star_scale`). The residual
+of training star n by all others is :math:`e_n / (1 - w_n h_n)`, of covariance
+:math:`(c_n + h_n / (1 - w_n h_n))\, T`, so that T is learned from stars that had no part in their
+own theta, without training again. Its shrinkage, its scale, nu and c are those of the highest likelihood of stars that
+had no part in T either.
 
 A star counts in theta and in T by its share in the part. Densities of a spectrum by several parts compare only in the
 same coordinates: those along the leading directions of the residuals of *all* stars, in units of their usual noise
@@ -19,21 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
-from scipy.optimize import minimize
 
-from bayes_cannon.core.student_t import LARGEST_NU, SMALLEST_NU, log_density
-from bayes_cannon.core.typing import PerStar
+from bayes_cannon.core.typing import PerStar, StarLabel
 from bayes_cannon.scatter.base import PartSolution
 from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
-from bayes_cannon.scatter.full_training import (
-    FIRST_NU,
-    LARGEST_LOGIT,
-    N_FOLDS,
-    SHRINKAGES,
-    FullSettings,
-    leading,
-)
+from bayes_cannon.scatter.full_training import N_FOLDS, SHRINKAGES, FullSettings, leading
 from bayes_cannon.scatter.pca_start import with_positive_peaks
+from bayes_cannon.scatter.star_scale import ScaleFit, StarScale, Unseen, fitted_scale
 from bayes_cannon.scatter.usable_pixels import completed, noise_levels, solved_pixels, usual_noise
 from bayes_cannon.training.problem import PixelProblem
 
@@ -43,8 +36,6 @@ SETTLED = 1e-2
 """Change of the stars' weights, and of what replaces bad numbers in units of the noise, at which the rounds end."""
 COMPLETE = 4
 """Stars without bad numbers, over the number of terms, that are enough to tell what spectra look like."""
-VARIED = 1.001
-"""Ratio of the noise of stars from which on it is fitted how their covariance grows with it."""
 LARGEST_LEVERAGE = 0.9
 """Leverage beyond which a star's own residual says nothing of it: more is not made of it."""
 
@@ -130,12 +121,9 @@ class _State:
     covariance: np.ndarray
     shrinkage: float
     nu: float
-    growth: tuple[float, float]
+    growth: StarScale
     weight: PerStar
-
-    def grown(self, levels: PerStar) -> PerStar:
-        """The c of stars of these levels of noise."""
-        return self.growth[0] + self.growth[1] * levels
+    wants_labels: bool
 
 
 def train_part(problem: PixelProblem, share: PerStar, directions: Directions, scatter: FullSettings) -> PartSolution:
@@ -159,7 +147,18 @@ def train_part(problem: PixelProblem, share: PerStar, directions: Directions, sc
 
     """
     chosen = problem.at(directions.pixels)
-    noise, basis, design = directions.noise, directions.basis, problem.design
+    part, wanted = _settled(chosen, problem, share, directions, scatter, scatter.label_scale)
+    if scatter.label_scale and not wanted:
+        part, _ = _settled(chosen, problem, share, directions, scatter, False)
+    return part
+
+
+def _settled(
+    chosen: PixelProblem, problem: PixelProblem, share: PerStar, directions: Directions, scatter: FullSettings,
+    label_scale: bool,
+) -> tuple[PartSolution, bool]:  # fmt: skip
+    """The part after all rounds, and whether the labels gain more likelihood than their scale has parameters."""
+    noise, basis, design, x = directions.noise, directions.basis, problem.design, problem.terms.x
     bad = usual_noise(chosen.ivar)[1]
     levels = np.asarray(noise_levels(np.where(bad, 0.0, chosen.ivar), noise))
     flux = chosen.flux / noise
@@ -171,13 +170,14 @@ def train_part(problem: PixelProblem, share: PerStar, directions: Directions, sc
         if bad.any():
             filled, spread = _filled(flux, design, directions, bad, share, state)
             change, flux = np.abs(filled - flux).max(), filled
-        state = _round(design, flux @ basis, share, levels, scatter, state, spread, basis)
-        after = np.asarray(state.weight / state.grown(levels))
+        state = _round(design, flux @ basis, share, (levels, x), scatter, label_scale, state, spread, basis)
+        after = np.asarray(state.weight / state.growth.of(levels, x))
         change, before = max(change, np.abs(after - before).max()), after
         if change < SETTLED:
             break
     assert state is not None
-    return _solution(problem, directions, state, share, flux, levels)
+    c = state.growth.of(levels, x)
+    return _solution(problem, directions, state, share, flux, c), state.wants_labels
 
 
 def _filled(
@@ -203,12 +203,15 @@ def _with_means(flux: np.ndarray, bad: np.ndarray) -> np.ndarray:
 
 
 def _round(
-    design: np.ndarray, z: np.ndarray, share: PerStar, levels: PerStar, scatter: FullSettings,
-    before: _State | None, spread: np.ndarray | None, basis: np.ndarray,
+    design: np.ndarray, z: np.ndarray, share: PerStar, stars: tuple[PerStar, StarLabel], scatter: FullSettings,
+    label_scale: bool, before: _State | None, spread: np.ndarray | None, basis: np.ndarray,
 ) -> _State:  # fmt: skip
-    """One round: theta, residuals of left-out stars, their covariance and its tails, and the weights of stars."""
+    """One round: theta, residuals of left-out stars, their covariance and its tails, and the weights of stars.
+
+    ``stars`` are their g and scaled labels.
+    """
     one = np.ones(len(z))
-    weight, c = (one, one) if before is None else (before.weight, before.grown(levels))
+    weight, c = (one, one) if before is None else (before.weight, before.growth.of(*stars))
     counts = share * weight
     gain, inverse, residual = left_out(design, z, counts / c, c)
     fold = np.random.default_rng(0).permutation(len(z)) % N_FOLDS
@@ -219,21 +222,22 @@ def _round(
     else:  # With few stars the covariance of the others has no inverse.
         few = counts.sum() * (N_FOLDS - 1) / N_FOLDS - len(inverse) <= z.shape[1]
         tried = list(SHRINKAGES[1:] if few else SHRINKAGES)
-    best: tuple[float, _Tails, PerStar, float] | None = None
+    best: tuple[ScaleFit, PerStar, float] | None = None
     for shrinkage in tried:
         chi_squared, log_det = _held_out(residual, counts, fold, shrinkage)
-        tails = _fitted_tails(chi_squared * c, log_det, share, levels, z.shape[1], scatter.heavy_tails)
-        if best is not None and tails.score < best[0]:
+        unseen = Unseen(chi_squared * c, log_det, share, *stars, z.shape[1])
+        tails = fitted_scale(unseen, heavy_tails=scatter.heavy_tails, label_scale=label_scale)
+        if best is not None and tails.score < best[0].score:
             break  # Beyond the maximum.
-        best = tails.score, tails, chi_squared, shrinkage
+        best = tails, chi_squared, shrinkage
     assert best is not None
-    _, tails, chi_squared, shrinkage = best
+    tails, chi_squared, shrinkage = best
     covariance = tails.scale * _covariance(residual, counts, shrinkage)
     if spread is not None:
         covariance += basis.T @ spread @ basis / counts.sum()
-    chi_squared = chi_squared * c / tails.scale / (tails.growth[0] + tails.growth[1] * levels)
+    chi_squared = chi_squared * c / tails.scale / tails.growth.of(*stars)
     new = (tails.nu + z.shape[1]) / (tails.nu + chi_squared) if np.isfinite(tails.nu) else np.ones(len(z))
-    return _State(gain, inverse, covariance, shrinkage, tails.nu, tails.growth, new)
+    return _State(gain, inverse, covariance, shrinkage, tails.nu, tails.growth, new, tails.wants_labels)
 
 
 def left_out(
@@ -287,46 +291,13 @@ def _held_out(residual: np.ndarray, counts: PerStar, fold: np.ndarray, shrinkage
     return chi_squared, log_det
 
 
-@dataclass(frozen=True)
-class _Tails:
-    """Likelihood of stars that had no part, and the scale, nu and growth with the noise of a star that maximize it."""
-
-    score: float
-    scale: float
-    nu: float
-    growth: tuple[float, float]
-
-
-def _fitted_tails(
-    chi_squared: PerStar, log_det: PerStar, share: PerStar, levels: PerStar, q: int, heavy_tails: bool
-) -> _Tails:
-    varied = levels.max() > VARIED * levels.min()
-
-    def growth(logit: float) -> tuple[float, float]:
-        constant = 1 / (1 + np.exp(-logit)) if varied else 1.0
-        norm = np.average(1 / (constant + (1 - constant) * levels), weights=share)
-        return float(constant * norm), float((1 - constant) * norm)
-
-    def loss(at: np.ndarray) -> float:
-        nu, (constant, slope) = np.exp(at[1]) if heavy_tails else np.inf, growth(at[2])
-        grown = np.exp(at[0]) * (constant + slope * levels)
-        density = log_density(chi_squared / grown, log_det + q * np.log(grown), q, nu)
-        return -float(np.average(density, weights=share))
-
-    bounds = [(-5, 20), (np.log(SMALLEST_NU), np.log(LARGEST_NU)), (-LARGEST_LOGIT, LARGEST_LOGIT)]
-    options = {"xatol": 1e-4, "fatol": 1e-7, "maxiter": 400}
-    best = minimize(loss, [0.0, np.log(FIRST_NU), 0.0], method="Nelder-Mead", bounds=bounds, options=options)
-    nu = float(np.exp(best.x[1])) if heavy_tails else np.inf
-    return _Tails(-float(best.fun), float(np.exp(best.x[0])), nu, growth(best.x[2]))
-
-
 def _solution(
-    problem: PixelProblem, directions: Directions, state: _State, share: PerStar, flux: np.ndarray, levels: PerStar
+    problem: PixelProblem, directions: Directions, state: _State, share: PerStar, flux: np.ndarray, c: PerStar
 ) -> PartSolution:
     """The solution in terms of pixels; ``flux`` is the completed one of the chosen pixels over their noise."""
     pixels, unit, basis = directions.pixels, directions.noise, directions.basis
     variances, rotation = (array[..., ::-1] for array in eigh(state.covariance))
-    c, scaled = state.grown(levels), state.gain @ flux
+    scaled = state.gain @ flux
     residual = flux - problem.design @ scaled
     rest = np.sum(residual**2, axis=1) - np.sum((residual @ basis) ** 2, axis=1)
     n_across = basis.shape[0] - basis.shape[1]
@@ -340,7 +311,10 @@ def _solution(
     noise[pixels], quoted[pixels] = unit * np.sqrt(level), unit
     outside = noise[pixels] ** 2 * (1 - np.sum(basis**2, axis=1))
     own[pixels] = np.maximum(np.sum(factors[pixels] ** 2, axis=1) + outside - unit**2, 0.0)
-    learned = CommonCovariance(factors, noise, state.nu, across / level, 1.0, quoted, own, *state.growth)
+    learned = CommonCovariance(
+        factors, noise, state.nu, across / level, 1.0, quoted, own, state.growth.constant, state.growth.slope,
+        label_scale=state.growth.beta,
+    )  # fmt: skip
     return PartSolution(theta, np.where(np.isfinite(own), own, np.inf), learned, state.inverse)
 
 

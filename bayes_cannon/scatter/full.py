@@ -36,6 +36,10 @@ class Full(Scatter):
         Whether spectra follow a multivariate Student-t distribution, whose degrees of freedom are fitted.
     share
         Directions in which residuals have less than this share of the quoted noise variance get the quoted noise.
+    label_scale
+        Whether the covariance of a star has a factor :math:`e^{\beta \cdot x}` that depends on its scaled labels x,
+        such as a model that fits cool stars worse than hot ones needs. Beta is zero unless it gains more likelihood
+        of stars that had no part in the covariance than it has parameters (`scatter.star_scale`).
 
     Raises
     ------
@@ -52,6 +56,12 @@ class Full(Scatter):
     shrinkage: float | None = None
     heavy_tails: bool = False
     share: float = 0.05
+    label_scale: bool = False
+
+    def __repr__(self) -> str:
+        """As a dataclass has it, without ``label_scale`` where that is off, as files know it."""
+        label_scale = ", label_scale=True" if self.label_scale else ""
+        return f"Full(shrinkage={self.shrinkage}, heavy_tails={self.heavy_tails}, share={self.share}{label_scale})"
 
     def __post_init__(self) -> None:
         if self.shrinkage is not None and not 0 <= number(self.shrinkage) <= 1:

@@ -8,7 +8,7 @@ The residuals of all stars share one covariance, in units of the usual quoted no
 
 with the shrinkage a. The noise :math:`g_n` of a star's spectrum relative to the usual one (`scatter.usable_pixels`)
 scales its covariance as far as that is noise: how far is fitted, and normalized so that :math:`1 / c_n` is one on
-average.
+average. Where it is asked for, its labels scale it, too (`scatter.star_scale`).
 
 Spectra sampled from fewer numbers than pixels, as Gaia's XP spectra are, have directions in which the residuals are
 much smaller than the quoted noise, and so have fewer stars than pixels, for want of stars. There a misfit of
@@ -34,13 +34,12 @@ from typing import Protocol
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.optimize import minimize
 
-from bayes_cannon.core.student_t import LARGEST_NU, SMALLEST_NU, log_density
 from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
 from bayes_cannon.scatter.common_design import is_free, largest_gain, shared_weight_theta
 from bayes_cannon.scatter.held_out_labels import HeldOutLabels
 from bayes_cannon.scatter.pca_start import with_positive_peaks
+from bayes_cannon.scatter.star_scale import StarScale, Unseen, fitted_scale, varied
 from bayes_cannon.scatter.usable_pixels import completed, noise_levels, solved_pixels, usual_noise
 from bayes_cannon.training.problem import PixelProblem
 
@@ -48,12 +47,8 @@ SHRINKAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 """Strengths of shrinkage that are tried where none is given."""
 N_FOLDS = 5
 """Parts of the training stars that are held out in turn."""
-FIRST_NU = 5.0
-"""Degrees of freedom that the search starts from."""
 MAX_ROUNDS, TOLERANCE = 100, 1e-3
 """Rounds at most, and the change of the stars' weights, and of variances that theta depends on, at which they end."""
-LARGEST_LOGIT = 8.0
-"""On the share of the covariance that does not grow with the quoted noise."""
 
 
 class FullSettings(Protocol):
@@ -70,6 +65,10 @@ class FullSettings(Protocol):
     @property
     def share(self) -> float:
         """Smallest variance along a direction, in units of the quoted noise, that is trusted."""
+
+    @property
+    def label_scale(self) -> bool:
+        """Whether the scale of a star's covariance depends on its labels."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,11 @@ class _Data:
     def of_stars(self, stars: np.ndarray) -> "_Data":
         return _Data(self.problem.of_stars(stars), self.noise, self.bad[stars], self.levels[stars])
 
+    @property
+    def x(self) -> np.ndarray:
+        """Scaled labels, shape (star, label)."""
+        return self.problem.terms.x
+
 
 @dataclass(frozen=True)
 class _Fit:
@@ -142,7 +146,9 @@ class _Fit:
     nu, weight, rounds, converged
         As in `FullSolution`.
     growth
-        The b0 and b1 of ``c = b0 + b1 g``.
+        The c of stars.
+    wants_labels
+        Whether beta gains more likelihood than it has parameters.
 
     """
 
@@ -153,9 +159,10 @@ class _Fit:
     diagonal: np.ndarray
     nu: float
     weight: np.ndarray
-    growth: tuple[float, float]
+    growth: StarScale
     rounds: int
     converged: bool
+    wants_labels: bool = False
 
     def completed(self, data: _Data) -> tuple[np.ndarray, np.ndarray | None]:
         """Flux beyond the model, shape (star, pixel), bad numbers replaced, and the spread of those if there are any.
@@ -170,9 +177,9 @@ class _Fit:
         filled, spread, _ = completed(residual, data.bad, precision)
         return filled, spread
 
-    def stars(self, levels: np.ndarray) -> np.ndarray:
+    def stars(self, data: _Data) -> np.ndarray:
         """The c of stars, shape (star,)."""
-        return self.growth[0] + self.growth[1] * levels
+        return self.growth.of(data.levels, data.x)
 
 
 def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter: FullSettings) -> FullSolution:
@@ -207,7 +214,7 @@ def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter
     fit = _fit(data, start, scatter, shrinkage)
     scale = held_out.scale(fit.nu)
     flux = part.flux + data.bad * (fit.completed(data)[0] * fit.noise + part.design @ fit.theta.T - part.flux)
-    weight = fit.weight / fit.stars(data.levels)
+    weight = fit.weight / fit.stars(data)
     gain = largest_gain(replace(part, flux=flux), fit.theta, weight, fit.diagonal * fit.noise**2)
     theta, s2, noise, quoted, own, gradient = (np.full_like(array, np.nan) for array in (theta, *[s2] * 5))
     factors = np.zeros((len(s2), len(fit.variances)))
@@ -219,8 +226,9 @@ def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter
     s2 = np.where(np.isfinite(own), own, np.inf)
     n_stars, n_terms = problem.design.shape
     learned = CommonCovariance(
-        factors, noise, fit.nu, held_out.floor / scale, held_out.typical(fit.nu) / scale, quoted, own, *fit.growth,
-        theta_included=1 + n_terms / (n_stars * (1 - 1 / N_FOLDS)),
+        factors, noise, fit.nu, held_out.floor / scale, held_out.typical(fit.nu) / scale, quoted, own,
+        fit.growth.constant, fit.growth.slope, theta_included=1 + n_terms / (n_stars * (1 - 1 / N_FOLDS)),
+        label_scale=fit.growth.beta,
     )  # fmt: skip
     return FullSolution(theta, s2, learned, gradient, fit.weight, shrinkage, scale, fit.rounds, fit.converged)
 
@@ -268,30 +276,38 @@ def _held_out(data: _Data, theta: np.ndarray, scatter: FullSettings, shrinkage: 
     for part in range(N_FOLDS):
         others, out = data.of_stars(fold != part), data.of_stars(fold == part)
         fit = _fit(others, theta, scatter, shrinkage)
-        growth = fit.stars(out.levels)
+        growth = fit.stars(out)
         scaled = fit.theta / fit.noise[:, None], fit.basis, fit.variances
         parts.append(HeldOutLabels.of_fit(fit.completed(out)[0], growth, out.problem.terms, *scaled, fit.nu))
     return HeldOutLabels.concatenated(parts)
 
 
 def _fit(data: _Data, theta: np.ndarray, scatter: FullSettings, shrinkage: float) -> _Fit:
+    """The rounds with labels, if they are asked for and wanted, or without."""
+    fit = _rounds(data, theta, scatter, shrinkage, scatter.label_scale)
+    if scatter.label_scale and not fit.wants_labels:
+        return _rounds(data, theta, scatter, shrinkage, False)
+    return fit
+
+
+def _rounds(data: _Data, theta: np.ndarray, scatter: FullSettings, shrinkage: float, label_scale: bool) -> _Fit:
     """Rounds of theta, covariance, tails and weights until the weights settle."""
     problem, noise, n_stars = data.problem, data.noise, len(data.levels)
-    n_terms, varied = problem.design.shape[1], data.levels.max() > 1.001 * data.levels.min()
+    n_terms, differ = problem.design.shape[1], varied(data.levels) or label_scale
     diagonal = np.mean(((problem.flux - problem.design @ theta.T) / noise) ** 2 * ~data.bad, axis=0)
     empty = np.zeros((problem.n_pixels, 0)), np.zeros(0)
-    fit = _Fit(theta, noise, *empty, diagonal, np.inf, np.ones(n_stars), (1.0, 0.0), 0, False)
+    fit = _Fit(theta, noise, *empty, diagonal, np.inf, np.ones(n_stars), StarScale(), 0, False)
     filled, spread = fit.completed(data)
-    tails = np.array([0.0, np.log(FIRST_NU), 0.0])
+    end = None
     for rounds in range(1, MAX_ROUNDS + 1):
         flux = np.where(data.bad, problem.design @ fit.theta.T + filled * noise, problem.flux)
-        growth = fit.stars(data.levels)
+        growth = fit.stars(data)
         weight = fit.weight / growth
         theta = shared_weight_theta(replace(problem, flux=flux), fit.theta, weight, fit.diagonal * noise**2)
         unit = n_stars / (n_stars - n_terms) / fit.weight.sum()
         white = (flux - problem.design @ theta.T) / noise / np.sqrt(growth)[:, None]
         basis = fit.basis
-        if rounds <= 1 + varied:  # Later the direction of a bad star would come and go with its weight.
+        if rounds <= 1 + differ:  # Later the direction of a bad star would come and go with its weight.
             basis = leading(white * np.sqrt(unit * fit.weight)[:, None], scatter.share)
         along = white @ basis
         diagonal = unit * (fit.weight @ white**2)
@@ -305,17 +321,17 @@ def _fit(data: _Data, theta: np.ndarray, scatter: FullSettings, shrinkage: float
         own = (1 - shrinkage) * unit * fit.weight, _leverage(problem.design, weight)
         chi_squared = _without_itself(np.sum((along @ rotation) ** 2 / variances, axis=1), *own) * growth
         new = replace(fit, theta=theta, basis=basis, variances=variances, diagonal=diagonal, rounds=rounds)
-        if scatter.heavy_tails or varied:
-            new, tails = _with_tails(new, chi_squared, data.levels, tails, scatter.heavy_tails, varied)
+        if scatter.heavy_tails or differ:
+            new, end = _with_tails(new, chi_squared, data, end, scatter.heavy_tails, label_scale)
         before, (filled, spread) = filled, new.completed(data)
         change = max(
-            np.abs(new.weight - fit.weight).max(), np.abs(new.stars(data.levels) / growth - 1).max(),
+            np.abs(new.weight - fit.weight).max(), np.abs(new.stars(data) / growth - 1).max(),
             np.abs(np.where(data.bad, filled - before, 0.0)).max(),
         )  # fmt: skip
         if not is_free(problem):  # Only then does theta depend on the variances.
             change = max(change, np.abs(new.diagonal / fit.diagonal - 1).max())
         fit = new
-        if change < TOLERANCE and rounds > varied:
+        if change < TOLERANCE and rounds > differ:
             return replace(fit, converged=True)
     return fit
 
@@ -342,32 +358,18 @@ def _without_itself(chi_squared: np.ndarray, share: np.ndarray, leverage: np.nda
 
 
 def _with_tails(
-    fit: _Fit, chi_squared: np.ndarray, levels: np.ndarray, start: np.ndarray, heavy_tails: bool, varied: bool
+    fit: _Fit, chi_squared: np.ndarray, data: _Data, start: np.ndarray | None, heavy_tails: bool, label_scale: bool
 ) -> tuple[_Fit, np.ndarray]:
-    """The fit with the scale, degrees of freedom and growth with g of the highest likelihood, and their search's end.
+    """The fit with the scale, degrees of freedom and c of the highest likelihood, and their search's end.
 
     Without heavy tails the scale stays.
     """
-    n_leading = len(fit.variances)
-
-    def growth(logit: float) -> tuple[float, float]:
-        constant = 1 / (1 + np.exp(-logit)) if varied else 1.0
-        norm = np.mean(1 / (constant + (1 - constant) * levels))
-        return float(constant * norm), float((1 - constant) * norm)
-
-    def loss(at: np.ndarray) -> float:
-        nu, (constant, slope) = np.exp(at[1]) if heavy_tails else np.inf, growth(at[2])
-        grown = constant + slope * levels
-        log_det = n_leading * (at[0] + np.log(grown))
-        return -float(np.mean(log_density(chi_squared / np.exp(at[0]) / grown, log_det, n_leading, nu)))
-
-    bounds = [(-20, 20), (np.log(SMALLEST_NU), np.log(LARGEST_NU)), (-LARGEST_LOGIT, LARGEST_LOGIT)]
-    options = {"xatol": 1e-5, "fatol": 1e-8, "maxiter": 1000}
-    best = np.array(minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options).x)
-    fit = replace(fit, growth=growth(best[2]))
+    one = np.ones(len(chi_squared))
+    unseen = Unseen(chi_squared, 0 * one, one, data.levels, data.x, len(fit.variances))
+    found = fitted_scale(unseen, heavy_tails=heavy_tails, label_scale=label_scale, start=start)
+    fit = replace(fit, growth=found.growth, wants_labels=found.wants_labels)
     if not heavy_tails:
-        return fit, best
-    scale, nu = float(np.exp(best[0])), float(np.exp(best[1]))
-    weight = (nu + n_leading) / (nu + chi_squared / scale / fit.stars(levels))
-    variances, diagonal = scale * fit.variances, scale * fit.diagonal
-    return replace(fit, variances=variances, diagonal=diagonal, nu=nu, weight=weight / weight.mean()), best
+        return fit, found.end
+    weight = (found.nu + unseen.n_leading) / (found.nu + chi_squared / found.scale / fit.stars(data))
+    variances, diagonal = found.scale * fit.variances, found.scale * fit.diagonal
+    return replace(fit, variances=variances, diagonal=diagonal, nu=found.nu, weight=weight / weight.mean()), found.end

@@ -190,6 +190,7 @@ def label_scores(problem: PixelProblem, solution: Coefficients, learned: Learned
     """
     theta, s2 = solution.theta, solution.s2
     solved = np.isfinite(theta).all(axis=1) & np.isfinite(s2)
+    factor = learned.label_factor(problem.terms.x)
     gradients, parts = term_gradients(problem.terms), learned.noise_parts(s2)
     score = np.full(len(gradients), np.nan)
     for star, gradient in enumerate(gradients):
@@ -200,7 +201,7 @@ def label_scores(problem: PixelProblem, solution: Coefficients, learned: Learned
         residual = problem.flux[star, used] - theta[used] @ problem.design[star]
         jacobian = theta[used] @ gradient.T
         noise = parts(used, problem.ivar[star, used], np.zeros(len(used)), 0.0)
-        pulled = noise.solved(np.column_stack([jacobian, residual]))
+        pulled = noise.solved(np.column_stack([jacobian, residual])) / factor[star]
         information, right = jacobian.T @ pulled[:, :-1], jacobian.T @ pulled[:, -1]
         values, vectors = np.linalg.eigh(information)
         if not values[0] > SINGULAR * values[-1]:

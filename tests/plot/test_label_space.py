@@ -20,8 +20,8 @@ def test_pairs_below_and_histograms_on_the_diagonal():
     assert len(figure.axes) == 6
     first, second, _, _, _, last = figure.axes
     np.testing.assert_array_equal(second.lines[0].get_xydata(), labels[chosen][:, [0, 1]])
-    assert second.get_ylabel() == "LOGG"
-    assert last.get_xlabel() == "FE_H"
+    assert second.get_ylabel() == r"$\log g$ (dex)"
+    assert last.get_xlabel() == r"$[\mathrm{Fe/H}]$ (dex)"
     assert [text.get_text() for text in figure.legends[0].texts] == ["all 400 stars", "3 chosen"]
     heights = [bar.get_height() * bar.get_width() for bar in first.patches[:48]]
     assert sum(heights) == pytest.approx(1.0)
@@ -33,8 +33,8 @@ def test_all_stars_are_within_the_axes_and_counted():
     counts = np.expm1(pair.collections[0].get_array().filled(0.0))
     assert counts.sum() == pytest.approx(len(labels))
     for limits, values in ((pair.get_xlim(), labels[:, 0]), (pair.get_ylim(), labels[:, 1])):
-        assert limits[0] < values.min()
-        assert limits[1] > values.max()
+        assert limits[1] < values.min()  # As in a Kiel diagram.
+        assert limits[0] > values.max()
 
 
 def test_a_mask_and_its_rows_give_the_same_points():

@@ -65,7 +65,7 @@ class TestTheta:
         for term in range(1, 10):
             largest = np.abs(model.theta[:, term]).max()
             np.testing.assert_allclose(finite(curve(figure.axes[term])), model.theta[:, term] / largest)
-        assert [axes.texts[0].get_text() for axes in figure.axes[:5]] == ["1", "TEFF", "LOGG", "FE_H", "TEFF²"]
+        assert [axes.texts[0].get_text() for axes in figure.axes[:5]] == ["1", "Teff", "log g", "[Fe/H]", "Teff²"]
         assert figure.axes[-1].get_xlabel() == "Wavelength"
 
     def test_guide_call(self, model):
@@ -155,7 +155,7 @@ class TestOneToOne:
         figure = drawn(plot.one_to_one(model, inferred, cov=cov, latex_label_names=LATEX))
         assert len(figure.axes) == 6
         assert figure.axes[0].get_title() == r"$T_{\rm eff}$ (K)"
-        assert figure.axes[2].get_title() == r"$[{\rm Fe}/{\rm H}]$"
+        assert figure.axes[2].get_title() == r"$[{\rm Fe}/{\rm H}]$ (dex)"
         texts = [axes.texts[0].get_text() for axes in figure.axes[:3]]
         assert texts[0].startswith("bias +20 K\nscatter 0")
         assert "bias \N{MINUS SIGN}0.020\n" in texts[2]
@@ -211,7 +211,10 @@ class TestSpectrum:
         cov = np.diag([400.0, 0.01, 0.0025])
         figure = drawn(plot.spectrum(model, self.labels, flux, ivar, cov=cov, xlim=(15100, 15800)))
         top, bottom = figure.axes
-        assert top.get_title() == "TEFF = 5100 ± 20 K, LOGG = 2.50 ± 0.10 dex, FE_H = \N{MINUS SIGN}0.100 ± 0.050"
+        assert top.get_title() == (
+            r"$T_\mathrm{eff}$ = 5100 ± 20 K, $\log g$ = 2.50 ± 0.10 dex, $[\mathrm{Fe/H}]$ = "
+            "\N{MINUS SIGN}0.100 ± 0.050"
+        )
         np.testing.assert_allclose(finite(curve(bottom, 1)), 0.01)
         assert finite(curve(bottom, 1)).size == 59
         assert {text.get_text() for text in top.get_legend().texts} == {"data", "noise", "model", "scatter $s$"}

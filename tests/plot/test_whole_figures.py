@@ -201,6 +201,6 @@ def test_all_terms_in_one_panel(model):
     (axes,) = plot.theta(model, common_axis=True, label_terms=["TEFF", "FE_H"]).axes
     for line, term in zip(axes.lines, (1, 3), strict=True):
         np.testing.assert_allclose(line.get_ydata(), model.theta[:, term] / np.abs(model.theta[:, term]).max())
-        assert line.get_label() == NAMES[term - 1]
+        assert line.get_label() == {1: "Teff", 3: "[Fe/H]"}[term]
     with pytest.raises(ValueError, match="draws a single training, not a, b"):
         plot.theta({"a": model, "b": model.theta}, common_axis=True)

@@ -12,6 +12,7 @@ import numpy as np
 from bayes_cannon.core.typing import Array
 from bayes_cannon.execution.devices import by_device
 from bayes_cannon.labelling.compressed import Compressed
+from bayes_cannon.labelling.label_scale import LabelScale
 from bayes_cannon.labelling.marginalized import pilot_at, settled
 from bayes_cannon.labelling.theta_errors import curvature_root
 from bayes_cannon.labelling.trained import TrainedModel
@@ -77,7 +78,7 @@ def star_items(
     def repeated(array: Any) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(array, float), (n_stars, *jnp.shape(array)))
 
-    nu = float(run.trained.scatter.nu)
+    nu, beta = float(run.trained.scatter.nu), run.trained.scatter.label_scale
     return StarDensity(
         jnp.asarray(forms(coefficients, run.trained.terms.exponents)),
         (repeated(nu), jnp.asarray(count, float)) if np.isfinite(nu) else None,
@@ -85,6 +86,7 @@ def star_items(
         jax.tree.map(repeated, run.prior.distribution),
         repeated(run.prior.low), repeated(run.prior.high), repeated(np.zeros(n_labels)), repeated(np.eye(n_labels)),
         repeated(np.zeros((1, n_labels))), repeated(np.full(1, NO_BARRIER)),
+        None if beta is None else LabelScale(repeated(beta), repeated(nu), jnp.asarray(count, float)),
     )  # fmt: skip
 
 

@@ -5,7 +5,8 @@ quadratic form of the terms, :math:`\chi^2(x) = v(x)^T Q\, v(x)`. The likelihood
 
 .. math:: -2 \ln L = \chi^2(x) \qquad \text{or} \qquad (\nu + n) \ln\left(1 + \chi^2(x) / \nu\right)
 
-with heavy tails of nu degrees of freedom over n pixels. With theta integrated out chi^2 is the corrected one, m its
+with heavy tails of nu degrees of freedom over n pixels. Where the covariance depends on the labels another function
+stands for chi^2 (`labelling.label_scale`). With theta integrated out chi^2 is the corrected one, m its
 minimum, and it is read at ``m + T (x - m)``, which gives it the curvature of the inverse of the covariance of m
 (`labelling.theta_errors`). Further modes then lie farther from m, as T makes it.
 
@@ -29,6 +30,7 @@ from numpyro.distributions import biject_to, constraints
 from bayes_cannon.core.moments import MomentBasis
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import label_factors
+from bayes_cannon.labelling.label_scale import LabelScale
 from bayes_cannon.programs.evaluate import log_density
 from bayes_cannon.programs.star import compressed_star
 
@@ -58,6 +60,8 @@ class StarDensity(NamedTuple):
         Whitening, shape (label,) and (label, label).
     barriers, barrier_distances
         Directions of other modes in z, unit vectors (mode, label), and distances of the barriers to them, (mode,).
+    label_scale
+        How the covariance depends on the labels, or None where it does not.
 
     """
 
@@ -71,6 +75,7 @@ class StarDensity(NamedTuple):
     root: Array
     barriers: Array
     barrier_distances: Array
+    label_scale: LabelScale | None = None
 
 
 def forms(coefficients: np.ndarray, exponents: np.ndarray) -> np.ndarray:
@@ -88,7 +93,7 @@ def label_potential(exponents: tuple[tuple[int, ...], ...], kinds: tuple[str, ..
     def potential(item: StarDensity, z: Array) -> Array:
         u = item.mean + item.root @ z
         x, log_jacobian = within(kinds, item.low, item.high, u)
-        likelihood = lambda x: log_likelihood(item, terms(turned(item, x)))  # noqa: E731
+        likelihood = lambda x: log_likelihood(item, terms(turned(item, x)), turned(item, x))  # noqa: E731
         density = log_density(compressed_star, {"x": x}, likelihood, len(kinds), prior=item.prior)
         beyond = jnp.maximum(item.barriers @ z - item.barrier_distances, 0.0) / BARRIER_WIDTH
         return 0.5 * jnp.sum(beyond**2) - density - log_jacobian
@@ -104,9 +109,14 @@ def turned(item: StarDensity, x: Array) -> Array:
     return minimum + turn @ (x - minimum)
 
 
-def log_likelihood(item: StarDensity, v: Array) -> Array:
-    """Logarithm of the likelihood of the terms v, shape (term,), up to a constant."""
+def log_likelihood(item: StarDensity, v: Array, x: Array | None = None) -> Array:
+    """Logarithm of the likelihood of the terms v, shape (term,), up to a constant.
+
+    The scaled labels x, shape (label,), matter where the covariance depends on them.
+    """
     chi_squared = _quadratic(item.form, v)
+    if item.label_scale is not None:
+        chi_squared = item.label_scale.objective(chi_squared, item.label_scale.exponent(x))
     if item.tails is None:
         return -0.5 * chi_squared
     nu, count = item.tails

@@ -31,6 +31,7 @@ from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.labels.chains import widened_spectra
 from bayes_cannon.posterior.labels.moments import (
     FIRST,
+    LEAST_GROWTH,
     SECOND,
     LabelSpace,
     MixturePrior,
@@ -257,7 +258,8 @@ def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray) -> _Com
     found = compressed_batch(tables, flux, ivar)
     together = by_device(STARS_IN_CACHE, n_stars)
     starts = np.zeros((n_stars, 0, trained.n_labels))
-    best, *_ = search(tables.starts, found.coefficients, starts, together)
+    by_labels = tables.scale_of(found.n_tail)
+    best, *_ = search(tables.starts, found.coefficients, starts, together, by_labels)
     scale = tables.scatter.star_scale(found.root, found.w)
     nu, count = float(trained.scatter.nu), np.asarray(found.n_tail, float)
     n_terms = trained.terms.n_terms
@@ -269,13 +271,27 @@ def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray) -> _Com
         coefficients, widened = widened_spectra(trained, region.prior, found, maximum)
         maximum = widened[0]
     likelihood = StarLikelihood(
-        coefficients, maximum, jnp.asarray(nu), jnp.asarray(count), scale, jnp.asarray(inside), included, widened
+        coefficients,
+        maximum,
+        jnp.asarray(nu),
+        jnp.asarray(count),
+        scale,
+        jnp.asarray(inside),
+        included,
+        widened,
+        tables.label_scale,
     )
     log_det = np.asarray(tables.scatter.log_det(found.root, found.w))
     base = np.asarray(student_t.log_density(np.zeros(n_stars), log_det, count, nu))
-    value, k = np.maximum(np.asarray(best.value[:, 0]), 0.0), np.ones(n_stars)
+    value, k, lift = np.asarray(best.value[:, 0]), np.ones(n_stars), np.ones(n_stars)
+    if by_labels is None:
+        value = np.maximum(value, 0.0)
     if region.theta_covariance is not None:
-        least = 1 + (1 / included - 1) / np.asarray(scale)
+        if by_labels is not None:
+            exponent = by_labels.exponent(best.x[:, 0])
+            lift = np.exp(exponent)
+            value = np.maximum(np.asarray(by_labels.chi_squared(value, exponent)), 0.0) * lift
+        least = lift + np.maximum((1 / included - 1) / np.asarray(scale), LEAST_GROWTH * lift)
         k = np.maximum(np.maximum(value / np.maximum(count, 1.0), least), np.finfo(float).tiny)
     height = student_t.log_density(value / k, log_det + count * np.log(k), count, nu)
     good = (np.asarray(found.used) > 0) & ~np.asarray(found.faulty)

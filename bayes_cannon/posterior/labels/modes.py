@@ -15,6 +15,7 @@ import numpy as np
 
 from bayes_cannon.core.typing import Array
 from bayes_cannon.execution.devices import by_device
+from bayes_cannon.labelling.label_scale import LabelScale
 from bayes_cannon.labelling.polynomial import Polynomials, minimize
 from bayes_cannon.labelling.starts import LabelStarts, search_starts
 from bayes_cannon.posterior.labels.density import Potential, StarDensity, unbounded
@@ -119,6 +120,10 @@ def starts_of(
 ) -> jax.Array:
     """Starts in unbounded coordinates, shape (star, start, label)."""
     chi_squared = coefficients @ space.anchor_moments.T
+    if items.label_scale is not None:
+        one = items.label_scale
+        lift = LabelScale(one.beta[0], one.nu[0], one.count[:, None])
+        chi_squared = lift.objective(chi_squared, lift.exponent(space.anchors))
     if items.tails is not None:
         nu, count = (array[:, None] for array in items.tails)
         chi_squared = (nu + count) * jnp.log1p(chi_squared / nu)

@@ -6,11 +6,11 @@ The likelihood of a compressed spectrum is a function of one polynomial of the l
 .. math:: -2 \ln L(x) = n \ln k(x) + (\nu + n) \ln\left(1 + \frac{\chi^2(x)}{\nu k(x)}\right)
           \quad\text{or}\quad n \ln k(x) + \frac{\chi^2(x)}{k(x)}
 
-with heavy or normal tails. :math:`k = 1 + ((1 + h(x)) / b - 1) / c`, :math:`h = v^T A v`, is what the errors of theta
-make of the covariance of a spectrum, c times that of all, where they are integrated out in closed form (`scatter.
-conjugate_training`), b being what that covariance holds of them already. Elsewhere k is one, and where theta has a
-posterior chi^2 is the corrected one, read at ``m + T (x - m)``, where it has the right width
-(`labelling.theta_errors`).
+with heavy or normal tails. :math:`k = e^{\beta \cdot x} + ((1 + h(x)) / b - 1) / c`, :math:`h = v^T A v`, is what the
+labels (`scatter.star_scale`) and the errors of theta make of the covariance of a spectrum, c times that of all, where
+the latter are integrated out in closed form (`scatter.conjugate_training`), b being what that covariance holds of them
+already. Elsewhere k is one but for the labels, and where theta has a posterior chi^2 is the corrected one, read at
+``m + T (x - m)``, where it has the right width (`labelling.theta_errors`).
 
 Points are drawn in two steps. The first proposal is exact where chi^2 is quadratic: for each component of the prior,
 its product with the normal approximation of the likelihood at its maximum, as a mixture of Student-t distributions. The
@@ -30,7 +30,8 @@ from scipy.special import chdtri, gammaln, ndtri
 from scipy.stats import qmc
 
 from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarMoment
-from bayes_cannon.labelling.polynomial import Polynomials, PolynomialTables
+from bayes_cannon.labelling.label_scale import LabelScale, objectives
+from bayes_cannon.labelling.polynomial import PolynomialTables
 
 FIRST, SECOND = 128, 256
 """Points of both steps."""
@@ -42,6 +43,8 @@ KEPT = 0.2
 """Share of the first proposal in the second."""
 LEAST = 1e-6
 """Curvature of the likelihood along a direction, over the precision of the prior, that counts at least."""
+LEAST_GROWTH = -0.5
+"""What errors of theta that a covariance holds already may take from it, relative to it."""
 
 
 class MixturePrior(NamedTuple):
@@ -95,6 +98,8 @@ class StarLikelihood:
         b; one where the covariance holds no errors of theta, or theta is not integrated out here.
     widened
         m, shape (star, label), and T, shape (star, label, label); None where chi^2 has its width.
+    beta
+        By which the covariance depends on the labels, shape (label,); None where it does not.
 
     """
 
@@ -106,6 +111,12 @@ class StarLikelihood:
     theta_covariance: Array
     included: Array | float = 1.0
     widened: tuple[Array, Array] | None = None
+    beta: Array | None = None
+
+    @property
+    def label_scale(self) -> LabelScale | None:
+        """How the covariance depends on the labels."""
+        return None if self.beta is None else LabelScale(self.beta, self.nu, self.count)
 
     def at(self, rows: Array) -> "StarLikelihood":
         """Some of the stars."""
@@ -113,7 +124,7 @@ class StarLikelihood:
         # NumPy's indexing takes a tenth of the time of JAX's.
         coefficients, maximum, count, scale, widened = jax.tree.map(lambda array: np.asarray(array)[rows], of_star)
         return StarLikelihood(
-            coefficients, maximum, self.nu, count, scale, self.theta_covariance, self.included, widened
+            coefficients, maximum, self.nu, count, scale, self.theta_covariance, self.included, widened, self.beta
         )
 
 
@@ -179,8 +190,9 @@ def label_moments(
     middle = jnp.exp(proposal.log_weights) @ proposal.means
     known = jnp.isfinite(stars.maximum).all(axis=1)
     x = jnp.where(known[:, None], stars.maximum, middle)
-    at = Polynomials.from_coefficients(tables, stars.coefficients)(x[:, None])
-    value, heavy = jnp.maximum(at.value[:, 0], 0.0), jnp.isfinite(stars.nu)
+    at = objectives(tables, stars.coefficients, stars.label_scale)(x[:, None])
+    value, heavy = at.value[:, 0], jnp.isfinite(stars.nu)
+    value = value if stars.label_scale is not None else jnp.maximum(value, 0.0)
     steep = jnp.where(heavy, (stars.nu + stars.count) / (jnp.where(heavy, stars.nu, 1.0) + value), 1.0)
     values, vectors = jnp.linalg.eigh(0.5 * steep[:, None, None] * at.hessian[:, 0])
     good = jnp.isfinite(values).all(axis=1, keepdims=True) & known[:, None]
@@ -253,7 +265,8 @@ def _log_likelihood(
     v = _terms(x, space.terms)
     chi_squared = jnp.maximum(jnp.sum((v @ form) * v, axis=1), 0.0)
     growth = 1 + jnp.sum((v @ stars.theta_covariance) * v, axis=1)
-    k = 1 + jnp.asarray(growth / stars.included - 1) / scale
+    lift = jnp.ones(len(x)) if stars.beta is None else jnp.exp(x @ stars.beta)
+    k = lift + jnp.maximum(jnp.asarray(growth / stars.included - 1) / scale, LEAST_GROWTH * lift)
     heavy = jnp.isfinite(stars.nu)
     nu = jnp.where(heavy, stars.nu, 1.0)
     student = (nu + count) * jnp.log1p(chi_squared / (nu * k))

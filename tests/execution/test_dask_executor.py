@@ -1,0 +1,151 @@
+"""Workers of Dask: what is refused, and that work comes back from them, even if they die."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bayes_cannon.execution import DaskExecutor, ShardFailed
+from bayes_cannon.execution.shards import run_shards
+
+pytest.importorskip("distributed")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work that leaves a file for each shard; a worker that gets a shard of ``deadly`` kills itself once."""
+
+    folder: str
+    deadly: tuple[int, ...] = ()
+
+    def read(self, number: int) -> Any:
+        return number
+
+    def compute(self, number: int, given: Any) -> int:
+        mark = Path(self.folder, f"died-{number}")
+        if number in self.deadly and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        Path(self.folder, str(number)).touch()
+        return 2
+
+
+def test_a_scheduler_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1 within 5 s"):
+        DaskExecutor(address="tcp://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("given", [{}, {"workers": 2, "address": "tcp://127.0.0.1:1"}, {"workers": 0}])
+def test_either_workers_or_an_address(given: dict) -> None:
+    with pytest.raises(ValueError, match="either workers, 1 or more, or address"):
+        DaskExecutor(**given)
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=r"install bayes-cannon\[cluster\]"):
+        DaskExecutor(workers=1)
+
+
+@pytest.fixture(scope="module")
+def findable() -> Iterator[None]:
+    """Workers find this module by its name, as those of a cluster find the package; theirs is this process's path."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    yield
+    sys.path.remove(str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module")
+def executor(findable: None) -> Iterator[DaskExecutor]:
+    with DaskExecutor(workers=2, memory_limit="2 GB") as executor:
+        yield executor
+
+
+def _work(folder: Path, **more: Any) -> Any:
+    """The work as the workers import it."""
+    return importlib.import_module("test_dask_executor").Work(str(folder), **more)
+
+
+@pytest.mark.slow
+def test_shards_are_done_by_workers(executor: DaskExecutor, tmp_path: Path) -> None:
+    events: list = []
+    finished = run_shards(_work(tmp_path), range(10), executor, listen=events.append)
+    assert (finished.shards, finished.stars) == (10, 20)
+    assert {int(path.name) for path in tmp_path.iterdir()} == set(range(10))
+    assert {event.worker for event in events[:-1]} <= set(executor.workers)
+    assert executor.capacity == 4
+    assert executor.memory == pytest.approx(0.8 * 2e9)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_its_shard_done(executor: DaskExecutor, tmp_path: Path) -> None:
+    events: list = []
+    finished = run_shards(_work(tmp_path, deadly=(3,)), range(8), executor, listen=events.append)
+    assert finished.shards == 8
+    assert not finished.failed
+    died = [event for event in events if isinstance(event, ShardFailed)]
+    assert 3 in {event.shard for event in died}
+    assert all("died while it had shard" in event.error for event in died)
+
+
+@pytest.mark.slow
+def test_workers_are_asked_for_their_version_and_files(executor: DaskExecutor, tmp_path: Path) -> None:
+    executor.check([str(tmp_path)], version("bayes-cannon"))
+    address = next(iter(executor.workers))
+    here = version("bayes-cannon")
+    with pytest.raises(ImportError, match=rf"the worker tcp://.* has bayes-cannon {here}, and this process has 9\.9"):
+        executor.check([], "9.9")
+    with pytest.raises(FileNotFoundError, match=r"the worker tcp://.* does not see /nowhere"):
+        executor.check(["/nowhere"], version("bayes-cannon"))
+    assert address.startswith("tcp://")
+
+
+@pytest.mark.slow
+def test_a_scheduler_elsewhere_and_its_loss(findable: None, tmp_path: Path) -> None:
+    file, path = tmp_path / "scheduler.json", os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    python = (sys.executable, "-m")
+    told = ("--scheduler-file", str(file), "--no-dashboard")
+    command = [*python, "distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1", *told]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as scheduler:
+        try:
+            start = time.monotonic()
+            while not file.exists() and time.monotonic() - start < 60:
+                time.sleep(0.1)
+            address = json.loads(file.read_text())["address"]
+            with pytest.raises(ConnectionError, match="has no workers: start them with dask worker"):
+                DaskExecutor(address=address)
+            command = [*python, "distributed.cli.dask_worker", *told, "--nthreads", "1", "--memory-limit", "1GB"]
+            with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as worker:
+                try:
+                    _until_it_is_lost(address, scheduler, tmp_path)
+                finally:
+                    worker.kill()
+        finally:
+            scheduler.kill()
+
+
+def _until_it_is_lost(address: str, scheduler: subprocess.Popen, folder: Path) -> None:
+    """Work with a scheduler, then end it."""
+    for left in range(20, -1, -1):  # Its worker takes some seconds to start.
+        try:
+            executor = DaskExecutor(address=address)
+            break
+        except ConnectionError:
+            if not left:
+                raise
+    with executor:
+        assert run_shards(_work(folder), range(5), executor).shards == 5
+        scheduler.kill()
+        with pytest.raises(ConnectionError, match=f"the Dask scheduler at {address} was lost"):
+            run_shards(_work(folder), range(5), executor)
