@@ -239,7 +239,7 @@ def search(
         return filled.reshape(-1, together, *array.shape[1:])
 
     def lowest(group: tuple[Array, Array, Array | None]) -> tuple[Point, Array, Array, Array, SecondMinimum]:
-        own = None if scale is None else replace(scale, count=group[2])
+        own = None if scale is None or group[2] is None else replace(scale, count=group[2])
         return _lowest(minimize(objectives(tables.moment_tables, group[0], own), group[1]))
 
     counts = None if scale is None else grouped(scale.count)

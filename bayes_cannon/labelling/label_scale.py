@@ -55,16 +55,16 @@ class LabelScale:
         kappa = self.kappa
         flat = kappa <= 0
         growing = jnp.where(flat, exponent, jnp.expm1(kappa * exponent) / jnp.where(flat, 1.0, kappa))
-        factor = self.count * (1 - kappa)
+        factor = jnp.asarray(self.count * (1 - kappa))
         return factor * growing, factor * jnp.exp(kappa * exponent)
 
     def objective(self, chi_squared: Array, exponent: Array) -> jax.Array:
         """F from p and ``beta . x``, of one shape that ends with the star."""
-        return self.rise(exponent)[0] + chi_squared * jnp.exp(-(1 - self.kappa) * exponent)
+        return self.rise(exponent)[0] + jnp.asarray(chi_squared * jnp.exp(-(1 - self.kappa) * exponent))
 
     def chi_squared(self, objective: Array, exponent: Array) -> jax.Array:
         """``p / c`` from F, the inverse of `objective`."""
-        return (objective - self.rise(exponent)[0]) * jnp.exp(-self.kappa * exponent)
+        return jnp.asarray((objective - self.rise(exponent)[0]) * jnp.exp(-self.kappa * exponent))
 
     def information(self, scale: PerStar) -> jax.Array:
         """What the length of a spectrum tells of the labels, shape (star, label, label).
@@ -75,7 +75,7 @@ class LabelScale:
         safe = jnp.where(heavy, self.nu, 1.0)
         share = jnp.where(heavy, safe / (safe + self.count + 2), 1.0)
         size = 0.5 * self.count * share * jnp.where(jnp.isfinite(scale), scale, 0.0)
-        return size[:, None, None] * self.beta[:, None] * self.beta
+        return jnp.asarray(size[:, None, None] * self.beta[:, None] * self.beta)
 
     def half_gradient(self, chi_squared: PerStar) -> StarLabel:
         """What c adds to half the gradient of p over c, shape (star, label), for this ``p / c``; zero at a minimum.

@@ -56,12 +56,11 @@ def table_meta(
 
 def model_hash(model: AnyModel) -> str:
     """SHA-256 of what decides the labels that a model gives: all but its training spectra and its provenance."""
-    result, stars = model._trained(), model._stars.without_spectra()
-    groups = (
-        to_groups(StoredLocalModel(stars, model._settings, result))
-        if isinstance(model, LocalCannonModel)
-        else to_groups(StoredModel(stars, model._settings, result))
-    )
+    stars = model._stars.without_spectra()
+    if isinstance(model, LocalCannonModel):
+        groups = to_groups(StoredLocalModel(stars, model._settings, model._trained()))
+    else:
+        groups = to_groups(StoredModel(stars, model._settings, model._trained()))
     digest = sha256(str(model.provenance.get("preparation")).encode())
     for path in sorted(groups):
         digest.update(repr((path, sorted((name, repr(value)) for name, value in groups[path].attrs.items()))).encode())

@@ -138,9 +138,9 @@ def _draw_map(
     from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 
     known = np.isfinite(inside) & np.isfinite(position).all(axis=1)
-    counts, held = (
-        np.histogram2d(*position[known].T, bins=edges, weights=weights)[0] for weights in (None, inside[known])
-    )
+    places, bins = (position[known, 0], position[known, 1]), list(edges)
+    counts = np.histogram2d(*places, bins=bins)[0]
+    held = np.histogram2d(*places, bins=bins, weights=inside[known])[0]
     share = np.where(counts >= FEWEST, held / np.maximum(counts, 1), np.nan)
     colours = LinearSegmentedColormap.from_list("coverage", [COLOURS[1], "#ffffff", COLOURS[0]])
     norm = TwoSlopeNorm(level, vmin=max(0.0, level - 0.4), vmax=1.0)

@@ -230,6 +230,7 @@ def _width(subject: Subject, level: float) -> Any:
     if not _has_tails(subject):
         return ndtri((1 + level) / 2)
     assert stars is not None and subject.model is not None and subject.model.calibration is not None  # noqa: PT018
+    assert stars.snr is not None
     nu = subject.model.calibration.nu(stars.snr)
     known = np.where(np.isfinite(nu), nu, 3.0)
     of_tails = stdtrit(known, (1 + level) / 2) * np.sqrt((known - 2) / known)

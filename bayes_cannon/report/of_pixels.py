@@ -10,6 +10,7 @@ from scipy.ndimage import median_filter
 from bayes_cannon.core.field_names import field_name, term_text
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.model.local import LocalCannonModel
+from bayes_cannon.model.stars import term_texts
 from bayes_cannon.plot._matplotlib import pixel_axis, with_gaps
 from bayes_cannon.plot.training import scatter_variance
 from bayes_cannon.report import interactive
@@ -42,11 +43,11 @@ def curves(model: AnyModel) -> list[Curve]:
     """Coefficients of all terms; of local models those of the regions of the main partition."""
     if isinstance(model, LocalCannonModel):
         partition = model.main_partition
-        names, exponents = partition.vectorizer.readable_terms, np.asarray(partition.vectorizer.exponents)
+        names, exponents = term_texts(partition.vectorizer), np.asarray(partition.vectorizer.exponents)
         several = len(partition.regions) > 1
         parts = [(f"region {k + 1}" if several else "", one.theta, None) for k, one in enumerate(partition.regions)]
     else:
-        names, exponents = model.vectorizer.readable_terms, np.asarray(model.vectorizer.exponents)
+        names, exponents = term_texts(model.vectorizer), np.asarray(model.vectorizer.exponents)
         posterior = model.posterior
         error = None if posterior is None else np.sqrt(np.einsum("pdd->pd", posterior.covariance))
         parts = [("", np.asarray(model.theta), error)]
@@ -281,6 +282,7 @@ def factors(subject: Subject, ranges: dict[int, Any]) -> Section | Missing:
         )
     count = min(model.factors.shape[1], 6)
     assert model.correlation is not None
+    assert model.s2 is not None
     share = model.correlation.variance_shares(model.s2)
     x, x_title = axis_of(model)
     position, *values = with_gaps(x, *model.factors.T[:count])

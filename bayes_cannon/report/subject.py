@@ -76,7 +76,7 @@ class LabelledStars:
     def pulls(self) -> np.ndarray:
         """The same over the quoted errors, shape (star, label)."""
         assert self.reference is not None
-        return pulls(self.labels, self.reference, self.covariance)
+        return np.asarray(pulls(self.labels, self.reference, self.covariance))
 
     @classmethod
     def from_table(cls, table: Table) -> "LabelledStars":

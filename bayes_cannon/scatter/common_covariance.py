@@ -123,7 +123,7 @@ class CommonCovariance(LearnedScatter):
             residual, basis, variances, *_ = self._along_directions(problem, solution)
             chi_squared = np.sum((residual @ basis) ** 2 / variances, axis=1)
             weight = weight * (self.nu + len(variances)) / (self.nu + chi_squared)
-        return weight / weight.mean()
+        return np.asarray(weight / weight.mean())
 
     def _along_directions(
         self, problem: PixelProblem, solution: Coefficients

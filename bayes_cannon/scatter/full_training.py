@@ -179,7 +179,7 @@ class _Fit:
 
     def stars(self, data: _Data) -> np.ndarray:
         """The c of stars, shape (star,)."""
-        return self.growth.of(data.levels, data.x)
+        return np.asarray(self.growth.of(data.levels, data.x))
 
 
 def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter: FullSettings) -> FullSolution:

@@ -180,4 +180,4 @@ def _loss(at: np.ndarray, stars: Unseen, heavy_tails: bool) -> tuple[float, np.n
     by_logit = by_scale * constant * slope * (1 - stars.levels) / level
     columns = by_scale, np.broadcast_to(by_nu, by_scale.shape), by_logit, stars.x * by_scale[:, None]
     weights = stars.share / stars.share.sum()
-    return -float(weights @ density), -(weights @ np.column_stack(columns))
+    return -float(weights @ density), -np.asarray(weights @ np.column_stack(columns))

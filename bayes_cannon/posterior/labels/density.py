@@ -116,6 +116,7 @@ def log_likelihood(item: StarDensity, v: Array, x: Array | None = None) -> Array
     """
     chi_squared = _quadratic(item.form, v)
     if item.label_scale is not None:
+        assert x is not None
         chi_squared = item.label_scale.objective(chi_squared, item.label_scale.exponent(x))
     if item.tails is None:
         return -0.5 * chi_squared

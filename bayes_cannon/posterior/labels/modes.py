@@ -122,7 +122,7 @@ def starts_of(
     chi_squared = coefficients @ space.anchor_moments.T
     if items.label_scale is not None:
         one = items.label_scale
-        lift = LabelScale(one.beta[0], one.nu[0], one.count[:, None])
+        lift = LabelScale(one.beta[0], jnp.asarray(one.nu)[0], jnp.asarray(one.count)[:, None])
         chi_squared = lift.objective(chi_squared, lift.exponent(space.anchors))
     if items.tails is not None:
         nu, count = (array[:, None] for array in items.tails)
