@@ -20,7 +20,9 @@ def main(folder: str) -> None:
     model = tc.LocalCannonModel.read(Path(folder) / "gaia-xp-giants-local.model")
     table = tc.io.read_table(Path(folder) / "gaia-xp-giants-local-labels.ecsv")
     names = model.label_names
-    labels, reference = (np.column_stack([np.asarray(table[n + suffix]) for n in names]) for suffix in ("", "_REFERENCE"))
+    labels, reference = (
+        np.column_stack([np.asarray(table[n + suffix]) for n in names]) for suffix in ("", "_REFERENCE")
+    )
     holder = tc.CannonModel(model.training_set_labels, None, None, tc.vectorizer.PolynomialVectorizer(names, 1))
     figure = tc.plot.one_to_one(
         holder, labels, np.asarray(table["covariance"]), reference=reference, label_units=model.label_units

@@ -1,6 +1,6 @@
-"""The Python blocks of README.md and of each page of the site run from top to bottom, as one program, in a folder of their own.
+"""The Python blocks of README.md and of each page of the site run from top to bottom, in a folder of their own.
 
-Commands of the shell in them name commands and options that exist.
+The blocks of a page are one program. Commands of the shell in them name commands and options that exist.
 """
 
 import re
@@ -17,7 +17,9 @@ COPIED = ROOT / "docs" / "copied"
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if COPIED not in p.parents)]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^ {4}(?:[A-Z_]+=\S+ )*(?:uv run (?:--extra \w+ )?)?bayes-cannon (.+)$", re.MULTILINE)
-INLINE = re.compile(r"`(?:bayes-cannon )?((?:train|infer|sample|calibrate|report|ingest|export|convert|diagnose) [^`]+)`")
+INLINE = re.compile(
+    r"`(?:bayes-cannon )?((?:train|infer|sample|calibrate|report|ingest|export|convert|diagnose) [^`]+)`"
+)
 
 
 def _name(page: Path) -> str:
