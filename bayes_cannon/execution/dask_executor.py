@@ -109,7 +109,7 @@ class DaskExecutor:
     @property
     def capacity(self) -> int:
         """Shards that may be in progress or wait."""
-        return _QUEUED * max(len(self._client.nthreads()), 1)
+        return _QUEUED * max(len(self._threads()), 1)
 
     @property
     def memory(self) -> float:
@@ -145,7 +145,11 @@ class DaskExecutor:
 
     def submit(self, work: Work, number: int) -> None:
         """Give a shard to the scheduler."""
-        self._running[self._client.submit(_in_worker, work, number, pure=False)] = number
+        try:
+            future = self._client.submit(_in_worker, work, number, pure=False)
+        except (OSError, RuntimeError, CancelledError) as error:
+            raise self._lost from error
+        self._running[future] = number
 
     def collect(self) -> Outcome:
         """Wait for any of the shards.
@@ -179,11 +183,23 @@ class DaskExecutor:
             error = RuntimeError(f"the worker {error.last_worker.address} died while it had shard {number}")
         return Outcome(number, error=error)
 
+    @property
+    def _lost(self) -> ConnectionError:
+        return ConnectionError(f"the Dask scheduler at {self._where} was lost")
+
+    def _threads(self) -> Mapping[str, int]:
+        """Threads of each worker by its address."""
+        try:
+            found: Mapping[str, int] = self._client.nthreads()
+        except (OSError, RuntimeError, CancelledError) as error:
+            raise self._lost from error
+        return found
+
     def _still_there(self, alone: float) -> float:
         """Since when there has been no worker; ConnectionError if that is long ago, or the scheduler is lost."""
         if self._client.status != "running":
-            raise ConnectionError(f"the Dask scheduler at {self._where} was lost")
-        if self._client.nthreads():
+            raise self._lost
+        if self._threads():
             return time.monotonic()
         if time.monotonic() - alone > _WITHOUT_WORKERS_SECONDS:
             raise ConnectionError(f"the Dask scheduler at {self._where} has lost all its workers")
