@@ -75,14 +75,15 @@ class HeldOutPath:
         The medians of the scores are compared, because a few stars are off with any candidate; labels are worse if the
         median of the differences star by star is more than `WORSE` of its standard errors. A mean likelihood is large
         if it is no further than `TIED` standard errors of the difference below the largest. The simplest has the fewest
-        terms, and among those with as many the largest likelihood.
+        terms, and among those with as many the largest likelihood. Labels that no spectrum determines are worse.
         """
         mean = np.nanmean(self.log_likelihood, axis=1)
         allowed = self.valid & np.isfinite(mean)
         if not allowed.any():
             return 0
         if self.label_score is not None:
-            allowed = self._labels_as_good(self.label_score, allowed)
+            determined = allowed & np.isfinite(self.label_score).any(axis=1)
+            allowed = self._labels_as_good(self.label_score, determined) if determined.any() else allowed
         if self.n_terms is not None:
             known = np.isfinite(self.log_likelihood[allowed]).all(axis=0)
             leader = int(np.argmax(np.where(allowed, mean, -np.inf)))
@@ -140,7 +141,8 @@ class HeldOutPath:
             "valid": self.valid,
         }
         if self.label_score is not None:
-            columns["label_score"] = np.nanmedian(self.label_score[:, known], axis=1)
+            finite = [row[np.isfinite(row)] for row in self.label_score[:, known]]
+            columns["label_score"] = np.array([np.median(row) if row.size else np.nan for row in finite])
         return Table(columns)
 
 

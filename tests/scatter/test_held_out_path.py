@@ -41,6 +41,13 @@ def test_a_tie_goes_to_the_fewest_terms():
     assert path([0, NEAR], n_terms=[10, 20], valid=[False, True]).best == "b"
 
 
+def test_labels_that_nothing_determines_are_worse():
+    one = path([0, FAR], [0, np.nan])
+    assert one.best == "a"
+    assert np.isnan(one.table["label_score"][1])
+    assert path([0, FAR], [np.nan, np.nan]).best == "b"
+
+
 def test_the_table_compares_with_the_first():
     table = path([5.0, 6.0], [1.0, 2.0]).table
     assert table.colnames == ["candidate", "log_likelihood", "gain", "gain_error", "nu", "valid", "label_score"]
