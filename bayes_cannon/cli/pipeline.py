@@ -105,7 +105,7 @@ def run_recipe(
     elif with_spectra:
         raise ValueError("--with-spectra keeps all training spectra, which do not fit the memory: leave it out")
     else:
-        options = {"by_row": by_row, "memory": memory, "scratch": scratch, "quiet": quiet}
+        options: dict[str, Any] = {"by_row": by_row, "memory": memory, "scratch": scratch, "quiet": quiet}
         preparation, model, stars = train_from_store(parsed, store, **options)
         none = np.zeros(stars.n_stars, dtype=bool)
         run = TrainingRun(parsed, preparation, model, stars, ~none, none, None)

@@ -66,7 +66,7 @@ def _of_stars(
                 compare(trained.tables, found.root, found.w, found.y, trained.terms.x[chosen][:, None])[0]
             ) / trained.scatter.label_factor(trained.terms.x[chosen])
     else:
-        chi_squared = _chi_squared(trained, trained.terms.design[chosen], y, np.where(used, known, 0.0))
+        chi_squared = np.asarray(_chi_squared(trained, trained.terms.design[chosen], y, np.where(used, known, 0.0)))
     return chosen, chi_squared, counted, signal_to_noise(known, trained.solved)
 
 
