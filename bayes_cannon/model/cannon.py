@@ -246,7 +246,7 @@ class CannonModel:
             family = self.scatter_path(held_out=enough_folds(problem.n_stars)).best
         if family is not None:
             family.check(problem)
-        start = {} if before is None else {"theta": before.theta, "s2": before.s2}
+        start: dict[str, Any] = {} if before is None else {"theta": before.theta, "s2": before.s2}
         with reporter(progress, problem.n_pixels, "pixel") as report:
             solution = train(
                 problem, op_method=op_method, op_kwds=op_kwds, max_memory=max_memory, progress=report, **start

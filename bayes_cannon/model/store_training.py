@@ -125,10 +125,11 @@ class StoreTraining:
         problem = PixelProblem(
             self.terms, flux, ivar, self.regularization[pixels], self.lower[pixels], self.upper[pixels]
         )
+        started: dict[str, Any] = {name: values[pixels] for name, values in self.start.items()}
         solution = train(
             problem, op_method=self.op_method, op_kwds=self.op_kwds, max_memory=float(self.plan.solver_memory),
             part_of=self.plan.n_pixels if self.plan.n_blocks > 1 else 0,
-            **{name: values[pixels] for name, values in self.start.items()},
+            **started,
         )  # fmt: skip
         if self.dof_correction:
             solution = correct_scatter(problem, solution)
