@@ -30,6 +30,16 @@ class LocalCoverage:
     covered
         Share of the stars of a cell whose intervals hold the truth, shape (cell, label).
 
+    Examples
+    --------
+    >>> place = np.arange(4.0)
+    >>> found = tc.validate.local_coverage(place, np.array([True, False, True, True]), 0.5, size=2)
+    >>> print(found.table(["TEFF"], ["SNR"]))
+    stars SNR_LOW SNR_HIGH TEFF_COVERAGE
+    ----- ------- -------- -------------
+        2     0.0      1.0           0.5
+        2     2.0      3.0           1.0
+
     """
 
     level: float

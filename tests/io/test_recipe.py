@@ -125,7 +125,7 @@ def test_recipes_cannot_be_changed(written, text):
         ('label_names = ["TEFF", "FE_H"]', "", r"the key 'label_names' is missing in \[model\]"),
         ('label_names = ["TEFF", "FE_H"]', 'label_names = ["TEFF", "TEFF"]', "a list of different texts"),
         ('label_names = ["TEFF", "FE_H"]', 'label_names = "TEFF"', "model.label_names must be a list of different"),
-        ("order = 3", "order = 2.0", "model.order must be an integer of 1 or more; got 2.0"),
+        ("order = 3", "order = 2.0", "model.order must be an integer of 1 or more, or \"auto\"; got 2.0"),
         ("order = 3", "order = true", "model.order must be an integer"),
         ("regularization = 10", "regularization = -1", "model.regularization must be a number of 0 or more; got -1"),
         ("regularization = 10", "regularization = nan", "model.regularization must be"),
