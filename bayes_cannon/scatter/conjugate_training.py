@@ -32,6 +32,8 @@ from bayes_cannon.training.problem import PixelProblem
 
 ROUNDS = 8
 """Rounds of weights at most: the scale of a star changes by less than a per cent in the last one."""
+CHOOSING = 2
+"""Rounds that choose the shrinkage: in the first one, outliers still count in full, and correlations look spurious."""
 SETTLED = 1e-2
 """Change of the stars' weights, and of what replaces bad numbers in units of the noise, at which the rounds end."""
 COMPLETE = 4
@@ -113,7 +115,7 @@ class _State:
     """What a round has found.
 
     ``gain`` times the flux is theta, shape (term, star), and ``inverse`` A, both for the same weights of the stars;
-    ``weight`` is the u that the next round takes.
+    ``weight`` is the u that the next round takes; ``rounds`` counts those that were done.
     """
 
     gain: np.ndarray
@@ -124,6 +126,7 @@ class _State:
     growth: StarScale
     weight: PerStar
     wants_labels: bool
+    rounds: int
 
 
 def train_part(problem: PixelProblem, share: PerStar, directions: Directions, scatter: FullSettings) -> PartSolution:
@@ -215,10 +218,11 @@ def _round(
     counts = share * weight
     gain, inverse, residual = left_out(design, z, counts / c, c)
     fold = np.random.default_rng(0).permutation(len(z)) % N_FOLDS
-    if before is not None:
-        tried = [before.shrinkage]
-    elif scatter.shrinkage is not None:
+    rounds = 0 if before is None else before.rounds
+    if scatter.shrinkage is not None:
         tried = [scatter.shrinkage]
+    elif before is not None and rounds >= CHOOSING:
+        tried = [before.shrinkage]
     else:  # With few stars the covariance of the others has no inverse.
         few = counts.sum() * (N_FOLDS - 1) / N_FOLDS - len(inverse) <= z.shape[1]
         tried = list(SHRINKAGES[1:] if few else SHRINKAGES)
@@ -237,7 +241,7 @@ def _round(
         covariance += basis.T @ spread @ basis / counts.sum()
     chi_squared = chi_squared * c / tails.scale / tails.growth.of(*stars)
     new = (tails.nu + z.shape[1]) / (tails.nu + chi_squared) if np.isfinite(tails.nu) else np.ones(len(z))
-    return _State(gain, inverse, covariance, shrinkage, tails.nu, tails.growth, new, tails.wants_labels)
+    return _State(gain, inverse, covariance, shrinkage, tails.nu, tails.growth, new, tails.wants_labels, rounds + 1)
 
 
 def left_out(
