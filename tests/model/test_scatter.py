@@ -1,5 +1,7 @@
 """The model class with correlated scatter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -118,7 +120,13 @@ def test_auto_takes_the_best_family(stars):
     model = tc.CannonModel(labels, flux, ivar, vectorizer, scatter="auto")
     assert model.scatter == "auto"
     path = model.scatter_path()
-    assert path.candidates == (None, *map(tc.scatter.LowRank, (2, 5, 10, 20)), FULL, HEAVY)
+    assert path.candidates == (
+        None,
+        *map(tc.scatter.LowRank, (2, 5, 10, 20)),
+        FULL,
+        HEAVY,
+        replace(HEAVY, label_scale=True),
+    )
     model.train()
     assert model.scatter == path.best == tc.scatter.LowRank(RANK)
     assert model.factors.shape == (30, RANK)
