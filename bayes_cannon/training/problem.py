@@ -1,8 +1,9 @@
-"""The training problem, and its solution: the input and the output of every solver.
+r"""The training problem, and its solution: the input and the output of every solver.
 
 For each pixel j, minimize over theta_j and s_j^2 >= 0 (Casey et al. 2016, equation 2)
 
-    sum_n w_n (y_n - v_n . theta)^2 - sum_n ln w_n + Lambda sum_{d >= 1} |theta_d|,   w_n = ivar_n / (1 + ivar_n s^2)
+.. math:: \sum_n w_n (y_n - v_n \cdot \theta)^2 - \sum_n \ln w_n + \Lambda \sum_{d \ge 1} |\theta_d|, \qquad
+          w_n = \frac{\mathrm{ivar}_n}{1 + \mathrm{ivar}_n\, s^2}
 
 with ``lower <= theta <= upper``. A censored term has both bounds zero. Stars with ``ivar = 0`` are ignored.
 """
