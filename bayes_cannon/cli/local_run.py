@@ -2,13 +2,9 @@
 
 from typing import Any
 
-import numpy as np
-
-from bayes_cannon.io import label_export
 from bayes_cannon.io.quantities import with_units
 from bayes_cannon.io.recipe import ModelSection, Recipe
 from bayes_cannon.io.spectra import Spectra
-from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model.local import LocalCannonModel
 from bayes_cannon.scatter.base import Scatter
 
@@ -35,8 +31,3 @@ def train_local(recipe: Recipe, stars: Spectra, scatter: Scatter | str | None, p
     if recipe.local.calibrate:
         local.calibrate(progress=progress)
     return local
-
-
-def likelihood_columns(fit: LabelFit, label_names: tuple[str, ...]) -> dict[str, dict[str, np.ndarray]]:
-    """Labels of highest likelihood, by label and column name, of a fit whose labels are posterior means."""
-    return label_export.likelihood_columns(vars(fit), label_names)

@@ -12,7 +12,7 @@ from astropy.table import Table
 
 from bayes_cannon.cli.building import chosen_model
 from bayes_cannon.cli.figures import FIGURES, write_figures
-from bayes_cannon.cli.local_run import likelihood_columns, train_local
+from bayes_cannon.cli.local_run import train_local
 from bayes_cannon.cli.printing import decided, label_summary, print_run, print_statuses
 from bayes_cannon.cli.store_training import large_store, train_from_store
 from bayes_cannon.cli.training_stars import complete_labels, read_stars
@@ -20,6 +20,7 @@ from bayes_cannon.core.grids import grid_of
 from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.io.file_lists import list_files
 from bayes_cannon.io.gaia_xp import colour_outliers
+from bayes_cannon.io.label_export import likelihood_columns
 from bayes_cannon.io.label_tables import label_table
 from bayes_cannon.io.model_file import array_hash
 from bayes_cannon.io.preparation import Preparation
@@ -144,7 +145,7 @@ def run_inference(
     if prior is not None:
         keywords["prior"] = prior
     fit = trained.fit_labels(flux, ivar, **keywords)
-    sources: dict[str, Any] = likelihood_columns(fit, trained.label_names)
+    sources: dict[str, Any] = likelihood_columns(vars(fit), trained.label_names)
     if error_budget and isinstance(trained, CannonModel) and isinstance(fit, CalibratedFit):
         columns = trained.error_budget(flux, ivar, fit).columns(trained.label_names)
         sources = _error_columns(columns, trained.label_names)
@@ -292,7 +293,7 @@ def _write_run(
     if run.local is not None and run.local_fit is not None:
         both = {
             name: {**reference[name], **columns}
-            for name, columns in likelihood_columns(run.local_fit, model.label_names).items()
+            for name, columns in likelihood_columns(vars(run.local_fit), model.label_names).items()
         }
         table = _table(run.local, run.local_fit, stars, outputs["local"], source, both)
         write_table(outputs["local_labels"], table, overwrite=overwrite)

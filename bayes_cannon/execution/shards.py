@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any, Protocol, Self
 
 from bayes_cannon.execution.events import Event, RunFinished, ShardDone, ShardFailed
-from bayes_cannon.execution.process_memory import available_memory, peak_memory
+from bayes_cannon.execution.memory import available_memory, peak_memory
 
 TRIES = 3
 """How often a shard is tried."""

@@ -8,7 +8,7 @@ could no longer read the file.
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -23,6 +23,8 @@ from bayes_cannon.io.damage import UNREADABLE, check
 from bayes_cannon.io.record_file import Groups, read_groups, write_groups
 
 FORMAT = "bayes_cannon model"
+ROWS_HASHED = 64
+"""Rows of an array that are made float64 at a time for its hash."""
 FORMAT_VERSION, OLDEST_VERSION = 4, 4
 """Versions up to 3, of before the first release, had one flat list of variables."""
 
@@ -108,8 +110,8 @@ def training_set_hash(labels: np.ndarray, flux: np.ndarray, ivar: np.ndarray) ->
 
 
 def array_hash(*arrays: np.ndarray) -> str:
-    """SHA-256 of the shapes and float64 values of arrays, in hexadecimal."""
-    return hash_of_parts((np.atleast_1d(values).shape, [values]) for values in arrays)
+    """SHA-256 of the shapes and float64 values of arrays, in hexadecimal; some rows at a time are made float64."""
+    return hash_of_parts((values.shape, _in_rows(values)) for values in map(np.atleast_1d, arrays))
 
 
 def hash_of_parts(arrays: Iterable[tuple[tuple[int, ...], Iterable[np.ndarray]]]) -> str:
@@ -120,6 +122,10 @@ def hash_of_parts(arrays: Iterable[tuple[tuple[int, ...], Iterable[np.ndarray]]]
         for values in parts:
             digest.update(np.ascontiguousarray(values, dtype="<f8"))
     return digest.hexdigest()
+
+
+def _in_rows(values: np.ndarray) -> Iterator[np.ndarray]:
+    return (values[first : first + ROWS_HASHED] for first in range(0, len(values), ROWS_HASHED))
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

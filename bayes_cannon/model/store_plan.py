@@ -1,12 +1,12 @@
 """How a training from a store will go, decided before it starts: blocks, bytes, memory, and whether it transposes."""
 
-import os
+import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from bayes_cannon.core.terms import Terms
+from bayes_cannon.execution.memory import memory_limit
 from bayes_cannon.io.spectra_store import SpectraStore
 from bayes_cannon.training.profile.blocks import block_size
 from bayes_cannon.training.profile.solver import working_memory
@@ -17,7 +17,8 @@ WINDOW_BYTES, PREPARED_BYTES = 64, 160
 """For each number of a window while it is read, and while it is prepared too."""
 _SHARE_OF_WINDOW, _SHARE_OF_BATCH = 16, 8
 """One over the largest part of the memory that each may take."""
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
+UNKNOWN_MEMORY = 4_000_000_000
+"""Bytes that are used where the system does not say what there is."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,9 @@ class TrainingPlan:
 
 
 def usable_memory() -> int:
-    """Half of the bytes of memory that this process may use: that of the computer, or of its control group."""
-    try:
-        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # It does not say.
-        return 4_000_000_000
-    limit = _CGROUP.read_text().strip() if _CGROUP.is_file() else ""
-    return (min(found, int(limit)) if limit.isdigit() else found) // 2
+    """Half of the bytes of memory that this process may use: that of the computer, or of its container."""
+    limit = memory_limit()
+    return int(limit) // 2 if math.isfinite(limit) else UNKNOWN_MEMORY
 
 
 def plan_training(

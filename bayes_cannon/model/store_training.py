@@ -26,7 +26,7 @@ from bayes_cannon.core.checks import check_regularization, check_same_dispersion
 from bayes_cannon.core.intake import chosen_rows, flux_and_ivar
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.io.damage import UNREADABLE
-from bayes_cannon.io.model_file import array_hash, hash_of_parts
+from bayes_cannon.io.model_file import array_hash, hash_of_parts, training_set_hash
 from bayes_cannon.io.npz import put_npz, read_npz
 from bayes_cannon.io.pixel_blocks import PixelBlocks, StarRows
 from bayes_cannon.io.preparation import Preparation
@@ -135,7 +135,7 @@ class StoreTraining:
             solution = correct_scatter(problem, solution)
         arrays = {field.name: getattr(solution, field.name) for field in fields(solution)}
         arrays["messages"] = arrays["messages"].astype(str)
-        of_all = {_SHA: array_hash_of(self.labels, flux, ivar)} if self.plan.n_blocks == 1 else {}
+        of_all = {_SHA: training_set_hash(self.labels, flux, ivar)} if self.plan.n_blocks == 1 else {}
         put_npz(self._path(number), arrays, {"training_set": of_all})
         return number
 
@@ -239,12 +239,6 @@ def solve_block(work: StoreTraining, number: int) -> int:
 def copy_batch(work: StoreTraining, number: int) -> int:
     """Write a batch of stars into the scratch store; returns the number."""
     return work.copy(number, work.read_batch(number))
-
-
-def array_hash_of(labels: np.ndarray, flux: np.ndarray, ivar: np.ndarray, *, rows: int = 64) -> str:
-    """As `io.model_file.training_set_hash`, a few stars at a time."""
-    parts = ((array.shape, (array[k : k + rows] for k in range(0, len(array), rows))) for array in (labels, flux, ivar))
-    return hash_of_parts(parts)
 
 
 def store_training(

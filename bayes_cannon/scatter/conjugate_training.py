@@ -96,18 +96,13 @@ def leading_directions(problem: PixelProblem, share: float) -> Directions:
     check_complete(part.ivar, pixels)
     noise, bad = usual_noise(part.ivar)
     flux, design, complete = part.flux / noise, part.design, ~bad.any(axis=1)
-    if not _enough(complete, design):
+    if complete.sum() < max(COMPLETE * design.shape[1], len(design) / 2):
         flux, complete = _with_means(flux, bad), np.ones(len(bad), bool)
     flux, design = flux[complete], design[complete]
     residual = np.where(bad[complete], 0.0, flux - design @ np.linalg.lstsq(design, flux, rcond=None)[0])
     root = residual / np.sqrt(max(len(residual) - design.shape[1], 1))
     basis = leading(root, share)
     return Directions(pixels, noise, basis, np.sum((root @ basis) ** 2, axis=0))
-
-
-def _enough(complete: np.ndarray, design: np.ndarray) -> bool:
-    """Whether stars without bad numbers, (star,) as true or weights, are enough for directions and a first theta."""
-    return float(np.sum(complete)) >= max(COMPLETE * design.shape[1], len(design) / 2)
 
 
 @dataclass(frozen=True)
