@@ -172,6 +172,8 @@ class LearnedScatter(ABC):
     theta_included
         1 + h of the stars that it was learned from: what errors of theta added to their scatter, where they had no
         part in theta. One where it holds no errors of theta.
+    label_variance
+        Variance of the labels of stars that had no part in it, over what their likelihood says.
     label_scale
         The beta, shape (label,), of the factor ``exp(beta . x)`` by which the covariance of a spectrum depends on the
         scaled labels; None where it does not. The methods that know no labels leave the factor out.
@@ -181,6 +183,7 @@ class LearnedScatter(ABC):
     nu: float = np.inf
     factors: np.ndarray | None = None
     theta_included: float = 1.0
+    label_variance: float = 1.0
     label_scale: np.ndarray | None = None
     is_correlated: ClassVar[bool] = True
     """Whether pixels share anything; where they do not, s2 is all the scatter of a pixel."""

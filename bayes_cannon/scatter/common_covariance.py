@@ -43,6 +43,8 @@ class CommonCovariance(LearnedScatter):
         The b0 and b1 of the scale of a star.
     theta_included
         As `LearnedScatter` has it: the scale of C is that of held-out stars.
+    label_variance
+        As `LearnedScatter` has it.
     label_scale
         The beta, shape (label,); None where labels make no difference.
 
@@ -58,6 +60,7 @@ class CommonCovariance(LearnedScatter):
     constant: float = 1.0
     slope: float = 0.0
     theta_included: float = 1.0
+    label_variance: float = 1.0
     label_scale: np.ndarray | None = field(default=None, metadata={"dims": ("label",)})
 
     @property

@@ -11,6 +11,12 @@ of training star n by all others is :math:`e_n / (1 - w_n h_n)`, of covariance
 own theta, without training again. Its shrinkage, its scale, nu and c are those of the highest likelihood of stars that
 had no part in T either.
 
+A T that is learned from few stars, n for q directions, is the more certain of labels the less it should be: it weights
+pixels for the stars that it was learned from, so that labels of others scatter by up to :math:`n / (n - q)` times the
+variance that even a T of the right scale says (Rao 1965, Biometrika 52, 447), and more because they leave
+the directions too. By how much is looked up in stars that had no part in either, as the median of :math:`g' F^{-1} g`
+with the gradient g and the information F of the labels.
+
 A star counts in theta and in T by its share in the part. Densities of a spectrum by several parts compare only in the
 same coordinates: those along the leading directions of the residuals of *all* stars, in units of their usual noise
 (`leading_directions`), in which alone a part's T differs from the quoted noise.
@@ -20,8 +26,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
+from scipy.stats import chi2
+from scipy.stats import f as f_law
 
+from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.typing import PerStar, StarLabel
+from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.scatter.base import PartSolution
 from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
 from bayes_cannon.scatter.full_training import N_FOLDS, SHRINKAGES, FullSettings, leading
@@ -38,6 +48,9 @@ SETTLED = 1e-2
 """Change of the stars' weights, and of what replaces bad numbers in units of the noise, at which the rounds end."""
 COMPLETE = 4
 """Stars without bad numbers, over the number of terms, that are enough to tell what spectra look like."""
+LABEL_FOLDS, MANY = 20, 10
+"""Parts of the stars that are left out in turn to look at their labels: few at a time, because the number matters. And
+stars over the number of directions, from which on a part of them makes no difference to the directions."""
 LARGEST_LEVERAGE = 0.9
 """Leverage beyond which a star's own residual says nothing of it: more is not made of it."""
 
@@ -116,6 +129,7 @@ class _State:
     gain: np.ndarray
     inverse: np.ndarray
     covariance: np.ndarray
+    scale: float
     shrinkage: float
     nu: float
     growth: StarScale
@@ -175,7 +189,7 @@ def _settled(
             break
     assert state is not None
     c = state.growth.of(levels, x)
-    return _solution(problem, directions, state, share, flux, c), state.wants_labels
+    return _solution(problem, directions, state, share, flux, c, scatter.share), state.wants_labels
 
 
 def _filled(
@@ -236,7 +250,9 @@ def _round(
         covariance += basis.T @ spread @ basis / counts.sum()
     chi_squared = chi_squared * c / tails.scale / tails.growth.of(*stars)
     new = (tails.nu + z.shape[1]) / (tails.nu + chi_squared) if np.isfinite(tails.nu) else np.ones(len(z))
-    return _State(gain, inverse, covariance, shrinkage, tails.nu, tails.growth, new, tails.wants_labels, rounds + 1)
+    return _State(
+        gain, inverse, covariance, tails.scale, shrinkage, tails.nu, tails.growth, new, tails.wants_labels, rounds + 1
+    )
 
 
 def left_out(
@@ -266,10 +282,60 @@ def left_out(
     weighted = (design * weight[:, None]).T
     inverse = np.linalg.pinv(weighted @ design, hermitian=True)
     gain = inverse @ weighted
+    left, variance = _of_left_out(design, inverse, weight, c)
+    residual = (z - design @ (gain @ z)) / left[:, None] / np.sqrt(variance)[:, None]
+    return gain, inverse, residual
+
+
+def _of_left_out(design: np.ndarray, inverse: np.ndarray, weight: PerStar, c: PerStar) -> tuple[PerStar, PerStar]:
+    """``1 - w h`` and ``c + h / (1 - w h)`` of each star."""
     h = np.sum((design @ inverse) * design, axis=1)
     left = 1 - np.minimum(weight * h, LARGEST_LEVERAGE)
-    residual = (z - design @ (gain @ z)) / left[:, None] / np.sqrt(c + h / left)[:, None]
-    return gain, inverse, residual
+    return left, c + h / left
+
+
+def label_variance(
+    terms: Terms, flux: np.ndarray, share: PerStar, c: PerStar, state: "_State", basis: np.ndarray, least: float
+) -> float:
+    """Variance of labels of stars that had no part in T over what their likelihood says, at least one.
+
+    Takes flux over the usual noise, shape (star, pixel), the stars' shares and c, what the rounds found, the leading
+    directions, shape (pixel, direction), and the share of the noise that these have more of: where stars are few they
+    are looked for without those that are left out, because directions of few stars are not those of others.
+    """
+    counts, design = share * state.weight, terms.design
+    gain, inverse, residual = left_out(design, flux, counts / c, c)
+    root = np.sqrt(_of_left_out(design, inverse, counts / c, c)[1])
+    slopes = _derivatives(terms) @ (gain @ flux) / root[:, None, None]
+    n_stars, n_labels, _ = slopes.shape
+    spread = flux - design @ np.linalg.lstsq(design, flux, rcond=None)[0]
+    fold, pull = np.random.default_rng(1).permutation(n_stars) % LABEL_FOLDS, np.zeros(n_stars)
+    for part in np.unique(fold):
+        out = fold == part
+        if n_stars < MANY * basis.shape[1]:
+            basis = leading(spread[~out] / np.sqrt(max((~out).sum() - design.shape[1], 1)), least)
+        z = residual @ basis
+        rest, n_across = np.sum(residual**2, axis=1) - np.sum(z**2, axis=1), basis.shape[0] - basis.shape[1]
+        level = max(1.0, _weighted_median(rest[~out], share[~out]) / max(n_across, 1))
+        covariance = state.scale * _covariance(z[~out], counts[~out], state.shrinkage)
+        right = np.concatenate([residual[out][:, None], slopes[out]], axis=1)
+        along = right @ basis
+        metric = np.linalg.inv(covariance) - np.eye(len(covariance)) / level
+        products = along @ metric @ along.swapaxes(1, 2) + right @ right.swapaxes(1, 2) / level
+        gradient, information = products[:, 1:, 0], products[:, 1:, 1:]
+        pull[out] = np.einsum("nk,nkl,nl->n", gradient, np.linalg.pinv(information, hermitian=True), gradient)
+        if np.isfinite(state.nu):
+            typical = state.nu + basis.shape[1] - n_labels
+            pull[out] *= typical / (state.nu + products[:, 0, 0] - pull[out])
+    freedom = state.nu + basis.shape[1] - n_labels
+    expected = n_labels * f_law.median(n_labels, freedom) if np.isfinite(freedom) else chi2.median(n_labels)
+    return max(1.0, _weighted_median(pull, share) / expected)
+
+
+def _derivatives(terms: Terms) -> np.ndarray:
+    """Of the terms by the scaled labels, shape (star, label, term)."""
+    lowered = np.maximum(terms.exponents[None] - np.eye(terms.x.shape[1], dtype=int)[:, None], 0)
+    return np.stack([terms.exponents[:, k] * monomials(terms.x, powers) for k, powers in enumerate(lowered)], axis=1)
 
 
 def _covariance(residual: np.ndarray, counts: PerStar, shrinkage: float) -> np.ndarray:
@@ -291,8 +357,9 @@ def _held_out(residual: np.ndarray, counts: PerStar, fold: np.ndarray, shrinkage
 
 
 def _solution(
-    problem: PixelProblem, directions: Directions, state: _State, share: PerStar, flux: np.ndarray, c: PerStar
-) -> PartSolution:
+    problem: PixelProblem, directions: Directions, state: _State, share: PerStar, flux: np.ndarray, c: PerStar,
+    least: float,
+) -> PartSolution:  # fmt: skip
     """The solution in terms of pixels; ``flux`` is the completed one of the chosen pixels over their noise."""
     pixels, unit, basis = directions.pixels, directions.noise, directions.basis
     variances, rotation = (array[..., ::-1] for array in eigh(state.covariance))
@@ -312,6 +379,7 @@ def _solution(
     own[pixels] = np.maximum(np.sum(factors[pixels] ** 2, axis=1) + outside - unit**2, 0.0)
     learned = CommonCovariance(
         factors, noise, state.nu, across / level, 1.0, quoted, own, state.growth.constant, state.growth.slope,
+        label_variance=label_variance(problem.terms, flux, np.asarray(share), c, state, basis, least),
         label_scale=state.growth.beta,
     )  # fmt: skip
     return PartSolution(theta, np.where(np.isfinite(own), own, np.inf), learned, state.inverse)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.stats import chi2
 
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.vectorizer import PolynomialVectorizer
@@ -138,6 +139,22 @@ def test_fewer_stars_than_directions_work_by_shrinkage():
     assert np.isfinite(part.theta).all()
     ratio = np.diagonal(part.learned.covariance) / np.diagonal(case.covariance)
     assert_allclose(np.median(ratio), 1.0, rtol=0, atol=0.5)
+
+
+def test_variance_of_labels_by_a_covariance_of_few_stars_is_that_of_others():
+    """By least squares with the covariance that was learned, of stars that had no part in it."""
+    case, others = Case(80, 60), Case(4000, 60, seed=5)
+    part = case.part(Full(shrinkage=0.05, share=0.0))
+    precision, slopes = np.linalg.inv(part.learned.covariance), part.theta[:, 1:]
+    residual = others.problem.flux - others.terms.design @ part.theta.T
+    gradient, information = residual @ precision @ slopes, slopes.T @ precision @ slopes
+    h = np.sum((others.terms.design @ part.theta_covariance) * others.terms.design, axis=1)
+    pull = np.sum(gradient @ np.linalg.inv(information) * gradient, axis=1) / (1 + h)
+    expected = np.median(pull) / chi2.median(2)
+    assert expected > 2
+    # The median of 80 stars has an error of a sixth, and their spectra are used together.
+    assert_allclose(part.learned.label_variance, expected, rtol=0.4)
+    assert_allclose(Case(2000).part(PLAIN).learned.label_variance, 1.0, rtol=0, atol=0.1)
 
 
 def test_half_a_star_twice_is_a_star():

@@ -23,11 +23,10 @@ from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import label_factors
 from bayes_cannon.execution.compiled_programs import make_room
-from bayes_cannon.execution.devices import by_device
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.batches import check_batch, native, padded_batch
-from bayes_cannon.labelling.compressed import STARS_IN_CACHE, compressed_batch, search
+from bayes_cannon.labelling.compressed import compressed_batch, search, searched_together
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.labels.chains import widened_spectra
 from bayes_cannon.posterior.labels.moments import (
@@ -262,7 +261,7 @@ def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray, *, roug
     trained = region.trained
     tables, n_stars = trained.tables, len(flux)
     found = compressed_batch(tables, flux, ivar)
-    together = by_device(STARS_IN_CACHE, n_stars)
+    together = searched_together(tables.starts, n_stars)
     starts = np.zeros((n_stars, 0, trained.n_labels))
     by_labels = tables.scale_of(found.n_tail)
     best, *_ = search(tables.starts, found.coefficients, starts, together, by_labels)
@@ -286,6 +285,7 @@ def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray, *, roug
         included,
         widened,
         tables.label_scale,
+        trained.scatter.label_variance,
     )
     log_det = np.asarray(tables.scatter.log_det(found.root, found.w))
     base = np.asarray(student_t.log_density(np.zeros(n_stars), log_det, count, nu))
@@ -302,7 +302,7 @@ def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray, *, roug
     bound = np.asarray(student_t.log_density(value / k, log_det + count * np.log(k), count, nu))
     if rough and region.log_prior is None:
         evidence = rough_log_evidence(tables.starts.moment_tables, likelihood, region.proposal, region.space)
-        bound = np.minimum(bound, np.asarray(evidence) + base + MARGIN)
+        bound = np.fmin(bound, np.asarray(evidence) + base + MARGIN)
     good = (np.asarray(found.used) > 0) & ~np.asarray(found.faulty)
     return _Compressed(likelihood, base, np.where(good, bound + region.log_share, np.nan))
 

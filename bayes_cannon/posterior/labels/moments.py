@@ -19,6 +19,7 @@ mode is not lost. All stars have the same quasi-random numbers (Owen 2013, chapt
 a seed. How many of the points count is reported.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -103,6 +104,9 @@ class StarLikelihood:
         m, shape (star, label), and T, shape (star, label, label); None where chi^2 has its width.
     beta
         By which the covariance depends on the labels, shape (label,); None where it does not.
+    variance
+        What the likelihood says of the variance of labels is multiplied by this: it is taken to the power of one over
+        it, but for its height (`scatter.conjugate_training`).
 
     """
 
@@ -115,6 +119,7 @@ class StarLikelihood:
     included: Array | float = 1.0
     widened: tuple[Array, Array] | None = None
     beta: Array | None = None
+    variance: Array | float = 1.0
 
     @property
     def label_scale(self) -> LabelScale | None:
@@ -127,8 +132,9 @@ class StarLikelihood:
         # NumPy's indexing takes a tenth of the time of JAX's.
         coefficients, maximum, count, scale, widened = jax.tree.map(lambda array: np.asarray(array)[rows], of_star)
         return StarLikelihood(
-            coefficients, maximum, self.nu, count, scale, self.theta_covariance, self.included, widened, self.beta
-        )
+            coefficients, maximum, self.nu, count, scale, self.theta_covariance, self.included, widened, self.beta,
+            self.variance,
+        )  # fmt: skip
 
 
 class Points(NamedTuple):
@@ -189,10 +195,11 @@ def label_moments(
     def of_star(star: tuple[Any, ...]) -> LabelMoments:
         form, count, scale, x, information, widened = star
 
+        likelihood = _broadened(stars.variance, partial(_log_likelihood, space, stars, form, count, scale, widened), x)
+
         def density(x: Array) -> jax.Array:
             inside = jnp.all((x > space.low[:, None]) & (x < space.high[:, None]), axis=0)
-            likelihood = _log_likelihood(space, stars, form, count, scale, widened, x)
-            return jnp.where(inside, likelihood + prior(x), -jnp.inf)
+            return jnp.where(inside, likelihood(x) + prior(x), -jnp.inf)
 
         return _two_steps(density, _first_proposal(proposal, x, information), numbers)
 
@@ -215,11 +222,17 @@ def rough_log_evidence(
         means, _, log_shares = _products(prior, x, information)
         away = x - means
         fall = 0.5 * jnp.einsum("ki,ij,kj->k", away, information, away)
-        likelihood = _log_likelihood(space, stars, form, count, scale, widened, means.T)
-        return jax.scipy.special.logsumexp(log_shares + fall + likelihood)
+        likelihood = _broadened(stars.variance, partial(_log_likelihood, space, stars, form, count, scale, widened), x)
+        return jax.scipy.special.logsumexp(log_shares + fall + likelihood(means.T))
 
     each = _forms(stars, space), stars.count, stars.scale, x, information, stars.widened
     return jax.vmap(of_star)(each)
+
+
+def _broadened(variance: Array | float, log_likelihood: Callable[[Array], Array], maximum: Array) -> Any:
+    """The log likelihood with labels of this times the variance, and the height that it has at its maximum."""
+    height = log_likelihood(maximum[:, None])
+    return lambda x: height + (log_likelihood(x) - height) / variance
 
 
 def _normal_likelihood(
@@ -237,7 +250,7 @@ def _normal_likelihood(
     good = jnp.isfinite(values).all(axis=1, keepdims=True) & known[:, None]
     values = jnp.where(good, jnp.maximum(values, LEAST), LEAST)
     vectors = jnp.where(good[..., None], vectors, jnp.eye(x.shape[1]))
-    information = jnp.einsum("nik,nk,njk->nij", vectors, values, vectors)
+    information = jnp.einsum("nik,nk,njk->nij", vectors, values / stars.variance, vectors)
     if stars.widened is not None:
         information = jnp.einsum("nji,njk,nkl->nil", stars.widened[1], information, stars.widened[1])
     return x, information

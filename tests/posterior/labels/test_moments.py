@@ -241,6 +241,17 @@ def test_widened_likelihood_is_read_at_its_turned_labels(linear):
         assert_moments(found, star, expected, sigma=0.05, width=0.1, evidence=0.03)
 
 
+def test_labels_of_more_variance_have_the_power_of_the_likelihood_and_its_height(linear):
+    prior, maximum = one_normal(), linear.linear_maximum()
+    found = linear.moments(linear.likelihood(maximum, variance=2.0), prior)
+    for star in (0, 7):
+        lowest = linear.chi_squared(maximum[star][None], star)[0]
+        expected = on_a_grid(
+            lambda x, star=star, lowest=lowest: -0.25 * (linear.chi_squared(x, star) + lowest) + log_mixture(prior, x)
+        )
+        assert_moments(found, star, expected, sigma=0.05, width=0.1, evidence=0.03)
+
+
 def test_bounds_cut_the_prior(linear):
     low, high = np.array([0.0, -np.inf]), np.array([np.inf, 0.5])
     prior = one_normal()
