@@ -15,7 +15,13 @@ import numpy as np
 from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.arguments import check_kind, flag, mapping
 from bayes_cannon.core.censoring import Censors
-from bayes_cannon.core.checks import CORRELATION_WARNING, check_regularization, check_same_dispersion, check_spectra
+from bayes_cannon.core.checks import (
+    CORRELATION_WARNING,
+    check_covariances,
+    check_regularization,
+    check_same_dispersion,
+    check_spectra,
+)
 from bayes_cannon.core.intake import is_plain, real_numbers
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.records import equal
@@ -41,6 +47,7 @@ from bayes_cannon.scatter.base import LearnedScatter, Scatter, warn_of_scatter
 from bayes_cannon.scatter.held_out_path import enough_folds
 from bayes_cannon.scatter.independent import IndependentScatter
 from bayes_cannon.scatter.selection import AUTO, ScatterPath, scatter_path
+from bayes_cannon.scatter.star_noise import NoiseAndScatter
 from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.train import (
     RegularizationPath,
@@ -123,6 +130,9 @@ class CannonModel:
         Accepted for old scripts, without effect: all cores are used.
     rho_warning
         Absolute correlation of two labels above which a `CorrelatedLabelsWarning` is given.
+    covariance
+        Of the noise of each training spectrum, in squared flux, shape (star, pixel, pixel), for ``scatter.Given()``;
+        its diagonal is one over ivar. A memory map that is read-only is not copied.
 
     Raises
     ------
@@ -165,11 +175,12 @@ class CannonModel:
         scatter: Scatter | str | None = None,
         threads: int | None = None,
         rho_warning: float = CORRELATION_WARNING,
+        covariance: Any = None,
     ):
         self._stars = TrainingSet.from_user(
             training_set_labels, training_set_flux, training_set_ivar, vectorizer, dispersion=dispersion,
             scale_factor=scale_factor, label_units=label_units, dispersion_unit=dispersion_unit,
-            rho_warning=rho_warning,
+            rho_warning=rho_warning, covariance=covariance,
         )  # fmt: skip
         self._settings = Settings()
         self._result: TrainingResult | None = None
@@ -264,7 +275,7 @@ class CannonModel:
             self._stars, solution.theta, solution.s2, learned, "" if family is None else repr(family),
             Certificates.of(solution), self._settings.snapshot(), op_method, dof_correction,
         )  # fmt: skip
-        self._result = replace(result, goodness=training_goodness(result.plug_in, problem.flux, problem.ivar))
+        self._result = replace(result, goodness=training_goodness(result.plug_in, problem))
         return solution.theta, solution.s2, metadata
 
     def train_store(
@@ -602,6 +613,7 @@ class CannonModel:
         *,
         prior: Any = None,
         dispersion: Any = None,
+        covariance: Any = None,
         progress: ProgressOption = None,
     ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
         """Labels of spectra, by minimizing chi^2 with the scatter included (Casey et al. 2016, equation 3).
@@ -622,6 +634,9 @@ class CannonModel:
             As for `fit_labels`.
         dispersion
             Wavelengths of these spectra. If given they must be the model's.
+        covariance
+            Of the noise of each spectrum, shape (star, pixel, pixel), where the model has ``scatter.Given()``. A star
+            with numbers that are not finite has no labels.
         progress
             True for a bar on the standard error, or a function that is called with the number of stars finished.
 
@@ -645,7 +660,9 @@ class CannonModel:
         if unknown:
             raise ValueError(f"unknown op_kwds {', '.join(unknown)}; known are {', '.join(_LEASTSQ_KEYWORDS)}")
         flux, ivar = self._spectra(flux, ivar, dispersion)
-        fit = self.fit_labels(flux, ivar, initial_labels=initial_labels, prior=prior, progress=progress)
+        fit = self.fit_labels(
+            flux, ivar, initial_labels=initial_labels, prior=prior, covariance=covariance, progress=progress
+        )
         trained = self._label_model()
         s2 = None if trained.scatter.is_correlated or trained.theta_covariance is not None else trained.s2
         model = ModelFlux(self.vectorizer.exponents, self.scaling, trained.theta)
@@ -659,13 +676,14 @@ class CannonModel:
         initial_labels: Any = None,
         prior: Any = None,
         dispersion: Any = None,
+        covariance: Any = None,
         progress: ProgressOption = None,
     ) -> CalibratedFit:
         """As `test`, with the results as arrays over stars.
 
         Parameters
         ----------
-        flux, ivar, initial_labels, dispersion, progress
+        flux, ivar, initial_labels, dispersion, covariance, progress
             As for `test`.
         prior
             None: the labels of highest likelihood. Otherwise a prior as for `sample_labels`, such as ``"population"``,
@@ -687,9 +705,11 @@ class CannonModel:
         """
         result = self._trained()
         flux, ivar = self._spectra(flux, ivar, dispersion)
+        noise = self._noise(covariance, ivar)
         with reporter(progress, flux.shape[0], "star") as report:
             fit = fit_labels(
-                self._label_model(), flux, ivar, initial_labels=self._starts(initial_labels), progress=report
+                self._label_model(), flux, ivar, initial_labels=self._starts(initial_labels), covariance=noise,
+                progress=report,
             )  # fmt: skip
         if prior is None:
             return calibrated_fit(fit, result.calibration, self._stars)
@@ -1526,6 +1546,17 @@ class CannonModel:
         """Spectra of stars in any container as the model takes them, and a check of their wavelengths."""
         check_same_dispersion(dispersion, self.dispersion, self.dispersion_unit)
         return spectra_rows(flux, ivar, self._stars.flux_unit)
+
+    def _noise(self, covariance: Any, ivar: Any) -> np.ndarray | None:
+        """The covariances of the noise of spectra, checked; ValueError where the model has no place for them."""
+        if covariance is None:
+            return None
+        if not isinstance(self._trained().scatter, NoiseAndScatter) or not self._trained().scatter.needs_covariance:
+            raise ValueError(
+                "covariance= is for models with scatter.Given() that were trained with the covariance of each star; "
+                f"this one has {self.scatter or 'independent scatter'}"
+            )
+        return check_covariances(covariance, ivar)
 
     def _starts(self, initial_labels: Any) -> Any:
         """Further starting points: by name where they have names; arrays of any number of starts stay."""

@@ -89,10 +89,8 @@ def train_partition(
 
 
 def _goodness(trained: TrainedModel, stars: TrainingSet, counted: np.ndarray) -> GoodnessOfFit:
-    assert stars.flux is not None
-    assert stars.ivar is not None
     own = replace(trained, terms=trained.terms.of_stars(np.arange(len(counted))))
-    return training_goodness(own, stars.flux[counted], stars.ivar[counted])
+    return training_goodness(own, stars.of_stars(counted))
 
 
 def _shares(labels: np.ndarray, n_regions: int, seed: int, errors: np.ndarray | None) -> np.ndarray:

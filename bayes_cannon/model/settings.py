@@ -97,7 +97,10 @@ class Settings:
                 "the model holds no training spectra. They are kept in a file only by "
                 "write(..., include_training_set_spectra=True)"
             )
-        return PixelProblem(stars.terms, stars.flux, stars.ivar, self.penalty(stars.flux.shape[1]), *self.bounds(stars))
+        penalty = self.penalty(stars.flux.shape[1])
+        return PixelProblem(
+            stars.terms, stars.flux, stars.ivar, penalty, *self.bounds(stars), covariance=stars.covariance
+        )
 
     def penalty(self, n_pixels: int) -> np.ndarray:
         """Lambda of every pixel, shape (pixel,)."""
