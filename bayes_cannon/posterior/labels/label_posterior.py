@@ -3,7 +3,8 @@
 Each region of label space has a model of its own, a prior, and a share of all stars. The posterior of a star is the
 mixture of those by the regions, with the evidence of its spectrum in each, the share included, as weights. A region
 whose highest likelihood is too low to matter is left out for that star: its evidence is at most that times its share.
-Where theta is integrated out, the likelihood of a chi^2 is highest where its errors make n of it, if that is more.
+Where theta is integrated out, the likelihood of a chi^2 is highest where its errors make n of it, if that is more. So
+is one whose evidence by Laplace's method is far too low, which tells more where regions overlap.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ from bayes_cannon.posterior.labels.moments import (
     StarLikelihood,
     label_moments,
     points,
+    rough_log_evidence,
 )
 from bayes_cannon.posterior.labels.priors import LabelPrior
 from bayes_cannon.training.problem import Progress
@@ -45,10 +47,14 @@ from bayes_cannon.training.problem import Progress
 BATCH = 256
 """Stars that are compressed together."""
 TOGETHER = 64
+"""Stars of a batch where there are few."""
+GROUP = 32
 """Stars whose moments are computed together."""
 NEGLIGIBLE = 7.0
 """Minus the logarithm of the largest weight, relative to the best region, at which a region does not matter to a star:
 a thousandth, where the integration is right to some hundredths."""
+MARGIN = 4.0
+"""How far the evidence may exceed `moments.rough_log_evidence`, in its logarithm."""
 WIDER = 4.0
 """Covariance of the training labels times this stands for a prior that is no Gaussian mixture, in proposals only."""
 
@@ -223,7 +229,7 @@ def _batch(regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, s
     n_stars, n_labels = len(flux), regions[0].trained.n_labels
     with own_jax_settings():
         padded = padded_batch(flux, size), padded_batch(ivar, size)
-        found = [_compressed(region, *padded) for region in regions]
+        found = [_compressed(region, *padded, rough=len(regions) > 1) for region in regions]
         bound = np.array([part.bound[:n_stars] for part in found])
         usable = np.isfinite(bound).any(axis=0)
         bound = np.where(np.isfinite(bound), bound, -np.inf)
@@ -247,12 +253,12 @@ def _batch(regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, s
 
 def _groups(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """A fixed number of rows at a time, and the same filled up with the last."""
-    for start in range(0, len(rows), TOGETHER):
-        part = rows[start : start + TOGETHER]
-        yield part, np.pad(part, (0, TOGETHER - len(part)), mode="edge")
+    for start in range(0, len(rows), GROUP):
+        part = rows[start : start + GROUP]
+        yield part, np.pad(part, (0, GROUP - len(part)), mode="edge")
 
 
-def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray) -> _Compressed:
+def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray, *, rough: bool = False) -> _Compressed:
     trained = region.trained
     tables, n_stars = trained.tables, len(flux)
     found = compressed_batch(tables, flux, ivar)
@@ -293,9 +299,12 @@ def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray) -> _Com
             value = np.maximum(np.asarray(by_labels.chi_squared(value, exponent)), 0.0) * lift
         least = lift + np.maximum((1 / included - 1) / np.asarray(scale), LEAST_GROWTH * lift)
         k = np.maximum(np.maximum(value / np.maximum(count, 1.0), least), np.finfo(float).tiny)
-    height = student_t.log_density(value / k, log_det + count * np.log(k), count, nu)
+    bound = np.asarray(student_t.log_density(value / k, log_det + count * np.log(k), count, nu))
+    if rough and region.log_prior is None:
+        evidence = rough_log_evidence(tables.starts.moment_tables, likelihood, region.proposal, region.space)
+        bound = np.minimum(bound, np.asarray(evidence) + base + MARGIN)
     good = (np.asarray(found.used) > 0) & ~np.asarray(found.faulty)
-    return _Compressed(likelihood, base, np.where(good, np.asarray(height) + region.log_share, np.nan))
+    return _Compressed(likelihood, base, np.where(good, bound + region.log_share, np.nan))
 
 
 def _moments(region: RegionModel, part: _Compressed, rows: np.ndarray) -> Any:
