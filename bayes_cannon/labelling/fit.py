@@ -23,7 +23,7 @@ from bayes_cannon.execution.compiled_programs import make_room
 from bayes_cannon.execution.devices import BLOCKS_ON_GPU, NUMBERS_ON_GPU, by_device
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import at_most
-from bayes_cannon.labelling.batches import check_batch, native, padded_batch
+from bayes_cannon.labelling.batches import check_batch, covariance_batch, native, padded_batch, with_covariances
 from bayes_cannon.labelling.compressed import BatchFit, fit_batch
 from bayes_cannon.labelling.marginalized import fit_integrated
 from bayes_cannon.labelling.trained import TrainedModel
@@ -39,9 +39,6 @@ ELEMENTS_PER_BATCH = 500_000
 Larger arrays go back to the system after each batch, and to fetch them anew can take as long as to fill them. On a GPU
 a batch has `execution.devices.NUMBERS_ON_GPU`.
 """
-
-COVARIANCES_PER_BATCH = 20_000_000
-"""Numbers of the covariances of a batch, where each star brings one: 160 MB."""
 
 TABLE_PER_BATCH = 8
 """Largest number of entries of the table of products, which is read once a batch, per element of a batch."""
@@ -175,7 +172,7 @@ def fit_labels(
     starts = _scaled_starts(initial_labels, n_stars, trained)
     size = _batch_size(batch_size, n_stars, trained)
     if covariance is not None:
-        size = min(size, max(1, COVARIANCES_PER_BATCH // trained.n_pixels**2))
+        size = covariance_batch(size, trained.n_pixels)
 
     def batches() -> Iterator[Spectra]:
         for first in range(0, n_stars, size):
@@ -276,9 +273,8 @@ def _fitted(trained: TrainedModel, batch: Spectra, batch_size: int) -> LabelFit:
     flux, ivar, starts = native(batch[0]), native(batch[1]), np.asarray(batch[2], float)
     tables, errors, scaling = trained.tables, trained.theta_errors, trained.scaling
     if batch[3] is not None:
-        noise = native(batch[3])
-        ivar = np.where(np.isfinite(noise).all(axis=(1, 2))[:, None], ivar, np.nan)
-        tables = tables.of_stars(padded_batch(np.nan_to_num(noise), batch_size))
+        ivar, noise = with_covariances(ivar, batch[3])
+        tables = tables.of_stars(padded_batch(noise, batch_size))
     with own_jax_settings():
         padded = (padded_batch(array, batch_size) for array in (flux, ivar, starts))
         found = fit_batch(tables, *padded) if errors is None else fit_integrated(tables, errors, *padded)

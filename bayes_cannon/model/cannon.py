@@ -17,7 +17,6 @@ from bayes_cannon.core.arguments import check_kind, flag, mapping
 from bayes_cannon.core.censoring import Censors
 from bayes_cannon.core.checks import (
     CORRELATION_WARNING,
-    check_covariances,
     check_regularization,
     check_same_dispersion,
     check_spectra,
@@ -39,7 +38,7 @@ from bayes_cannon.model.calibrating import CalibratedFit, calibrated_fit, learn_
 from bayes_cannon.model.order_selection import OrderPath, Polynomial, order_path, with_terms
 from bayes_cannon.model.record import ModelFlux, star_records
 from bayes_cannon.model.result import Certificates, TrainingResult
-from bayes_cannon.model.settings import Bound, Settings, checked_theta_bounds
+from bayes_cannon.model.settings import Bound, Settings, checked_noise, checked_theta_bounds
 from bayes_cannon.model.stars import TrainingSet
 from bayes_cannon.posterior.settings import LABEL_CHAINS, THETA_CHAINS
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
@@ -47,7 +46,6 @@ from bayes_cannon.scatter.base import LearnedScatter, Scatter, warn_of_scatter
 from bayes_cannon.scatter.held_out_path import enough_folds
 from bayes_cannon.scatter.independent import IndependentScatter
 from bayes_cannon.scatter.selection import AUTO, ScatterPath, scatter_path
-from bayes_cannon.scatter.star_noise import NoiseAndScatter
 from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.train import (
     RegularizationPath,
@@ -705,7 +703,7 @@ class CannonModel:
         """
         result = self._trained()
         flux, ivar = self._spectra(flux, ivar, dispersion)
-        noise = self._noise(covariance, ivar)
+        noise = checked_noise(covariance, ivar, result.scatter)
         with reporter(progress, flux.shape[0], "star") as report:
             fit = fit_labels(
                 self._label_model(), flux, ivar, initial_labels=self._starts(initial_labels), covariance=noise,
@@ -713,9 +711,11 @@ class CannonModel:
             )  # fmt: skip
         if prior is None:
             return calibrated_fit(fit, result.calibration, self._stars)
-        return self._with_prior(fit, flux, ivar, prior)
+        return self._with_prior(fit, flux, ivar, prior, noise)
 
-    def _with_prior(self, fit: LabelFit, flux: Any, ivar: Any, prior: Any) -> CalibratedFit:
+    def _with_prior(
+        self, fit: LabelFit, flux: Any, ivar: Any, prior: Any, covariance: np.ndarray | None
+    ) -> CalibratedFit:
         """The fit with posterior means under a prior."""
         from bayes_cannon.model.posterior_fit import posterior_fit  # NumPyro takes half a second to import.
         from bayes_cannon.posterior.labels.label_posterior import RegionModel, label_posterior
@@ -727,7 +727,7 @@ class CannonModel:
         trained = self._label_model()
         inside = trained.theta_covariance is None and self.integrate_theta
         closed = self._trained().shared_theta_covariance if inside else None
-        found = label_posterior([RegionModel(trained, label_prior, closed)], flux, ivar)
+        found = label_posterior([RegionModel(trained, label_prior, closed)], flux, ivar, covariance=covariance)
         return posterior_fit(
             fit, found.labels, found.covariance, log_evidence=found.log_evidence, efficiency=found.efficiency,
             region_weights=found.weights, calibration=None, stars=self._stars,
@@ -1546,17 +1546,6 @@ class CannonModel:
         """Spectra of stars in any container as the model takes them, and a check of their wavelengths."""
         check_same_dispersion(dispersion, self.dispersion, self.dispersion_unit)
         return spectra_rows(flux, ivar, self._stars.flux_unit)
-
-    def _noise(self, covariance: Any, ivar: Any) -> np.ndarray | None:
-        """The covariances of the noise of spectra, checked; ValueError where the model has no place for them."""
-        if covariance is None:
-            return None
-        if not isinstance(self._trained().scatter, NoiseAndScatter) or not self._trained().scatter.needs_covariance:
-            raise ValueError(
-                "covariance= is for models with scatter.Given() that were trained with the covariance of each star; "
-                f"this one has {self.scatter or 'independent scatter'}"
-            )
-        return check_covariances(covariance, ivar)
 
     def _starts(self, initial_labels: Any) -> Any:
         """Further starting points: by name where they have names; arrays of any number of starts stay."""

@@ -210,7 +210,10 @@ def held_out_labels(
     for out in np.unique(fold):
         away = fold == out
         result = train_fold(stars.of_stars(~away), ~away)
-        parts = [label_posterior(models, stars.flux[away], stars.ivar[away]) for models in result.models]
+        noise = None if stars.covariance is None else stars.covariance[away]
+        parts = [
+            label_posterior(models, stars.flux[away], stars.ivar[away], covariance=noise) for models in result.models
+        ]
         if not found:
             found = [np.full(stars.labels.shape, np.nan) for _ in parts]
             covariances = [np.full((*stars.labels.shape, stars.labels.shape[1]), np.nan) for _ in parts]

@@ -162,6 +162,8 @@ def test_covariances_of_stars_are_their_correlation_and_errors(trained, tmp_path
     assert np.isnan(bad.labels[2]).all()
     assert bad.status[2] == tc.StarStatus.BAD_SPECTRUM
     assert_array_equal(np.delete(bad.labels, 2, axis=0), np.delete(fit.labels, 2, axis=0))
+    posterior = own.fit_labels(flux, ivar, covariance=covariance, prior="population")
+    assert_allclose(posterior.labels, trained.fit_labels(flux, ivar, prior="population").labels, rtol=1e-6)
     own.calibrate()
     assert own.fit_labels(flux, ivar, covariance=covariance).covariance[0, 0, 0] != fit.covariance[0, 0, 0]
 
@@ -176,6 +178,13 @@ def test_it_is_chosen_where_it_is_true_and_in_local_models():
     others, spectra, weights, _, _ = stars(600, 1)
     fit = local.fit_labels(spectra, weights)
     assert_allclose(tc.validate.pulls(fit.labels, others, fit.covariance).std(axis=0), 1, atol=0.12)
+    covariance = stars(500, 0)[3]
+    own = tc.LocalCannonModel(
+        labels, flux, ivar, NAMES, partitions=[(2, 2)], scatter=tc.scatter.Given(shrinkage=0.0), covariance=covariance
+    )
+    own.train()
+    same = own.fit_labels(spectra[:64], weights[:64], covariance=stars(600, 1)[3][:64])
+    assert_allclose(same.labels, fit.labels[:64], rtol=1e-6)
 
 
 def test_the_error_budget_adds_up(trained):
