@@ -86,7 +86,7 @@ def test_parameters_are_those_of_the_simulation():
     *_, truth = stars(1, 0)
     model = model_of(tc.scatter.Given(correlation=CORRELATION, heavy_tails=True), 1500, nu=6.0)
     learned = model.correlation
-    assert_allclose(learned.noise_scale, KAPPA, rtol=0.08)
+    assert_allclose(learned.noise_scale, KAPPA, rtol=0.12)  # The scatter takes some of it.
     assert 4.5 < learned.nu < 8
     assert_allclose(np.linalg.norm(learned.factors @ learned.factors.T - truth) / np.linalg.norm(truth), 0, atol=0.12)
     assert_allclose(model.s2, np.diag(truth), atol=0.15 * np.diag(truth).max())
@@ -162,12 +162,20 @@ def test_covariances_of_stars_are_their_correlation_and_errors(trained, tmp_path
     assert np.isnan(bad.labels[2]).all()
     assert bad.status[2] == tc.StarStatus.BAD_SPECTRUM
     assert_array_equal(np.delete(bad.labels, 2, axis=0), np.delete(fit.labels, 2, axis=0))
+
+
+@pytest.mark.slow
+def test_covariances_of_stars_under_a_prior_and_calibrated(trained):
+    _, flux, ivar, covariance, _ = stars(50, 4)
+    own = model_of(tc.scatter.Given(shrinkage=0.0, share=0.0), own=True)
+    fit = own.fit_labels(flux, ivar, covariance=covariance)
     posterior = own.fit_labels(flux, ivar, covariance=covariance, prior="population")
     assert_allclose(posterior.labels, trained.fit_labels(flux, ivar, prior="population").labels, rtol=1e-6)
     own.calibrate()
     assert own.fit_labels(flux, ivar, covariance=covariance).covariance[0, 0, 0] != fit.covariance[0, 0, 0]
 
 
+@pytest.mark.slow
 def test_it_is_chosen_where_it_is_true_and_in_local_models():
     labels, flux, ivar, _, _ = stars(500, 0)
     given = tc.scatter.Given(correlation=CORRELATION, shrinkage=0.0)
@@ -189,10 +197,12 @@ def test_it_is_chosen_where_it_is_true_and_in_local_models():
 
 def test_the_error_budget_adds_up(trained):
     _, flux, ivar, _, _ = stars(20, 5)
+    ivar[3, 5:9] = 0
     fit = trained.fit_labels(flux, ivar)
     budget = trained.error_budget(flux, ivar, fit)
-    total = sum(getattr(budget, name) for name in ("photon", "scatter", "correlated", "theta"))
-    assert_allclose(total, np.einsum("nkk->nk", fit.covariance), rtol=1e-3)
+    assert_allclose(budget.total, np.sqrt(np.einsum("nkk->nk", fit.covariance)), rtol=0.05)
+    assert (budget.variance["photon"] > 0).all()
+    assert (budget.variance["correlated"] > 0).all()
 
 
 def test_bad_input(trained):
