@@ -118,6 +118,7 @@ class ThetaSampling:
         return Subject(
             self.pixels, term_texts(stars.vectorizer), stars.label_names, stars.label_units, wavelength,
             problem.flux[:, self.pixels], problem.ivar[:, self.pixels], self.constant_data, settings, hashes,
+            stars.dispersion_unit,
         )  # fmt: skip
 
 

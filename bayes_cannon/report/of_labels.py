@@ -270,10 +270,10 @@ def coverage(subject: Subject) -> Section | Missing:
         described = f"Maps of the coverage of {100 * level:.0f} % intervals over {names[0]} and {second[1]}"
         parts.append(image(svg(figure, f"coverage-{level}"), described))
     parts.append(note(
-        "Per cent of the stars in each bin whose interval holds the reference label. Orange: too few, errors are too "
-        "small there; blue: too many. A dot marks a bin that honest errors would give by chance in less than one of a "
-        "hundred. Errors can be right on average and wrong for one kind of star; bins have as many stars each along "
-        f"either axis, and those with fewer than {honesty.FEWEST} are blank."
+        "Per cent of the stars in each cell whose interval holds the reference label. Orange: too few, errors are too "
+        "small there; blue: too many. A dot marks a cell that honest errors would give by chance in less than one of a "
+        "hundred. Errors can be right on average and wrong for one kind of star; cells hold about as many stars each, "
+        f"{honesty.FEWEST} at least."
     ))  # fmt: skip
     return Section(title, join(parts))
 
