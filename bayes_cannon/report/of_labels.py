@@ -91,7 +91,10 @@ def _one_to_one(subject: Subject) -> str:
     assert stars is not None
     first = slice(0, SHOWN_LABELS)
     names = stars.names[first]
-    named = SimpleNamespace(vectorizer=SimpleNamespace(label_names=names), label_units=subject.units)
+    trained_on = None if subject.model is None else subject.model.training_set_labels[:, first]
+    named = SimpleNamespace(
+        vectorizer=SimpleNamespace(label_names=names), label_units=subject.units, training_set_labels=trained_on
+    )
     assert stars.reference is not None
     figure = one_to_one(
         named, stars.labels[:, first], stars.covariance[:, first, first], reference=stars.reference[:, first],
