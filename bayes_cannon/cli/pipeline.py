@@ -20,6 +20,7 @@ from bayes_cannon.core.grids import grid_of
 from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.io.file_lists import list_files
 from bayes_cannon.io.gaia_xp import colour_outliers
+from bayes_cannon.io.gridding import WAVELENGTHS
 from bayes_cannon.io.label_export import likelihood_columns
 from bayes_cannon.io.label_tables import label_table
 from bayes_cannon.io.model_file import array_hash
@@ -278,6 +279,7 @@ def _write_run(
         recipe=run.recipe.name, description=run.recipe.description, preparation=run.preparation.to_text()
     )
     run.model.provenance.update(decided(run.spectra))
+    run.model.provenance.update({name: str(given) for name, given in run.spectra.attrs.items() if name in WAVELENGTHS})
     run.model.write(outputs["model"], include_training_set_spectra=with_spectra, overwrite=overwrite)
     if run.local is not None:
         run.local.provenance.update(run.model.provenance)

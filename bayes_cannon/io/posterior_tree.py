@@ -56,6 +56,8 @@ class Subject:
         Further constant data by name, with their dimensions: labels, design, priors.
     settings, model
         How it is sampled, and hashes of the model (`model_hashes`): numbers and texts by name.
+    wavelength_unit
+        Of the wavelengths, None where it is not known.
 
     """
 
@@ -69,6 +71,7 @@ class Subject:
     constant: Mapping[str, tuple[tuple[str, ...], np.ndarray]]
     settings: Mapping[str, str | int | float]
     model: Mapping[str, str]
+    wavelength_unit: str | None = None
 
     def variables(self, keep_draws: bool) -> dict[str, dict[str, Variable]]:
         """What is filled pixel by pixel, by group."""
@@ -158,7 +161,8 @@ def _coordinates(subject: Subject, dims: set[str]) -> dict[str, Any]:
     }  # fmt: skip
     coordinates: dict[str, Any] = {dim: known[dim] for dim in known if dim in dims}
     if subject.wavelength is not None and "pixel" in dims:
-        coordinates["wavelength"] = ("pixel", subject.wavelength)
+        unit = {} if subject.wavelength_unit is None else {"units": subject.wavelength_unit}
+        coordinates["wavelength"] = ("pixel", subject.wavelength, unit)
     if "label" in dims:
         units = [subject.label_units.get(name, "") for name in subject.label_names]
         coordinates["label_unit"] = ("label", np.array(units, dtype=object))

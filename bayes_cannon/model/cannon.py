@@ -256,7 +256,7 @@ class CannonModel:
         if family is not None:
             family.check(problem)
         start: dict[str, Any] = {} if before is None else {"theta": before.theta, "s2": before.s2}
-        with reporter(progress, problem.n_pixels, "pixel") as report:
+        with reporter(progress, problem.n_pixels, "pixel", "train") as report:
             solution = train(
                 problem, op_method=op_method, op_kwds=op_kwds, max_memory=max_memory, progress=report, **start
             )
@@ -352,8 +352,7 @@ class CannonModel:
             store, stars, preparation, memory, scratch, op_method=op_method, op_kwds=op_kwds,
             dof_correction=dof_correction,
         )  # fmt: skip
-        with reporter(progress, work.plan.n_pixels, "pixel") as report:
-            solution, spectra_hash = work.run(executor, report)
+        solution, spectra_hash = work.run(executor, progress)
         warn_of_failures(solution)
         family = self.scatter
         result = TrainingResult(
@@ -411,7 +410,7 @@ class CannonModel:
 
         """
         problem = self._problem()
-        with reporter(progress, problem.n_pixels, "pixel") as report:
+        with reporter(progress, problem.n_pixels, "pixel", "train a path of regularizations") as report:
             solutions = train_path(problem, lambdas, progress=report)
         return RegularizationPath.from_solutions(lambdas, solutions)
 
@@ -704,7 +703,7 @@ class CannonModel:
         result = self._trained()
         flux, ivar = self._spectra(flux, ivar, dispersion)
         noise = checked_noise(covariance, ivar, result.scatter)
-        with reporter(progress, flux.shape[0], "star") as report:
+        with reporter(progress, flux.shape[0], "star", "label") as report:
             fit = fit_labels(
                 self._label_model(), flux, ivar, initial_labels=self._starts(initial_labels), covariance=noise,
                 progress=report,
@@ -1017,7 +1016,7 @@ class CannonModel:
             prior, bounds, label_names=self.label_names, scaling=self.scaling, training_labels=self.training_set_labels
         )
         settings = replace(LABEL_CHAINS, kernel=method, n_chains=n_chains, n_draws=n_draws, n_warmup=n_warmup)
-        with reporter(progress, flux.shape[0], "star") as report:
+        with reporter(progress, flux.shape[0], "star", "sample labels") as report:
             posterior = sample_star_labels(
                 flux, ivar, trained=trained, prior=label_prior, key=key, settings=settings, progress=report
             )
@@ -1226,7 +1225,7 @@ class CannonModel:
                 model.sample(method="psis", keep_draws=False, pixels=pixels)
             return model
 
-        with reporter(progress, n_folds, "fold") as report:
+        with reporter(progress, n_folds, "fold", "calibrate") as report:
             calibration = learn_calibration(
                 self._stars, train_fold, n_folds=n_folds, seed=seed, groups=groups, reference_errors=reference_errors,
                 key=key, progress=report,

@@ -213,7 +213,7 @@ class LocalCannonModel:
         chosen = asked is None and len(shapes) > 1
         total = len(shapes) * (N_FOLDS + 1 if chosen else 1)
         self._held_out = None
-        with reporter(progress, total, "partition") as report:
+        with reporter(progress, total, "partition", "train local models") as report:
             weights = np.full(len(shapes), 1 / len(shapes))
             if chosen:
                 self._held_out = self._cross_validated(shapes, N_FOLDS, None, report)
@@ -262,7 +262,7 @@ class LocalCannonModel:
         shapes = [(len(one.regions), int(one.vectorizer.exponents.sum(axis=1).max())) for one in result.partitions]
         held_out = self._held_out
         if held_out is None or groups is not None or n_folds != N_FOLDS:
-            with reporter(progress, n_folds * len(shapes), "partition") as report:
+            with reporter(progress, n_folds * len(shapes), "partition", "hold out stars of local models") as report:
                 held_out = self._cross_validated(shapes, n_folds, groups, report)
         labels, covariance = held_out.mixed(result.weights)
         errors = _checked_errors(reference_errors, self._stars.labels, "reference_errors")
@@ -313,7 +313,7 @@ class LocalCannonModel:
         flux, ivar = self._spectra(flux, ivar, dispersion)
         first = result.models[0][0].trained
         noise = checked_noise(covariance, ivar, first.scatter)
-        with reporter(progress, len(flux) * len(result.models), "star") as report:
+        with reporter(progress, len(flux) * len(result.models), "star", "label with local models") as report:
             parts = [label_posterior(models, flux, ivar, covariance=noise, progress=report) for models in result.models]
         labels, covariance = averaged(parts, result.weights)
         main, size = int(np.argmax(result.weights)), batch_size(len(flux))

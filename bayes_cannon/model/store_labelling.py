@@ -215,10 +215,10 @@ def _run(
     left = sum(work.labels.rows(number).stop - work.labels.rows(number).start for number in plan.missing)
     if plan.missing:
         executor.check([str(work.spectra.path), str(work.labels.path)], version("bayes-cannon"))
-    with reporter(progress, left, "star") as report:
+    with reporter(progress, left, "star", "label") as report:
 
         def heard(event: Event) -> None:
-            if report is not None and isinstance(event, ShardDone):
+            if isinstance(event, ShardDone):
                 report(event.stars)
             if listen is not None:
                 listen(event)

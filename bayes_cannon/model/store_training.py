@@ -24,6 +24,7 @@ import numpy as np
 from bayes_cannon.core.arguments import byte_count, check_kind, file_path, flag
 from bayes_cannon.core.checks import check_regularization, check_same_dispersion
 from bayes_cannon.core.intake import chosen_rows, flux_and_ivar
+from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.io.damage import UNREADABLE
 from bayes_cannon.io.model_file import array_hash, hash_of_parts, training_set_hash
@@ -89,22 +90,20 @@ class StoreTraining:
     dof_correction: bool
     start: Mapping[str, np.ndarray]
 
-    def run(
-        self, executor: TaskMap | None = None, report: Callable[[int], object] | None = None
-    ) -> tuple[PixelSolution, str]:
+    def run(self, executor: TaskMap | None = None, progress: ProgressOption = None) -> tuple[PixelSolution, str]:
         """The solution of all pixels, and the hash of the training set.
 
         Raises ValueError if the scratch folder has what belongs to another training, or is too small.
         """
         _log.info("training from %s: %s", self.rows.store.path, self.plan)
         if self.plan.transposes:
-            self._make_blocks(executor)
+            self._make_blocks(executor, progress)
         self._solutions.mkdir(parents=True, exist_ok=True)
         unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
-        tell = report or (lambda _: None)
-        tell(self.plan.n_pixels - sum(self._size(number) for number in unfinished))
-        for number in _done(partial(solve_block, self), self.read, self.solve, unfinished, executor):
-            tell(self._size(number))
+        with reporter(progress, self.plan.n_pixels, "pixel", "train") as report:
+            report(self.plan.n_pixels - sum(self._size(number) for number in unfinished))
+            for number in _done(partial(solve_block, self), self.read, self.solve, unfinished, executor):
+                report(self._size(number))
         found = [read_npz(self._path(number)) for number in range(self.plan.n_blocks)]
         names = [field.name for field in fields(PixelSolution)]
         solution = {name: np.concatenate([arrays[name] for arrays, _ in found]) for name in names}
@@ -204,7 +203,7 @@ class StoreTraining:
             return False
         return True
 
-    def _make_blocks(self, executor: TaskMap | None) -> None:
+    def _make_blocks(self, executor: TaskMap | None, progress: ProgressOption) -> None:
         """Write what is missing of the scratch store."""
         blocks = self._blocks
         blocks.make(self._made_of)
@@ -216,8 +215,10 @@ class StoreTraining:
                 f"the scratch store {blocks.path} needs {needed / 1e9:.3g} GB more, and its disk has "
                 f"{free / 1e9:.3g} GB: choose another folder with scratch=, or allow more memory"
             )
-        for _ in _done(partial(copy_batch, self), self.read_batch, self.copy, missing, executor):
-            pass
+        bar = progress is True  # A function of the caller's counts pixels.
+        with reporter(bar, len(missing), "block", "put the pixels of all stars together") as report:
+            for _ in _done(partial(copy_batch, self), self.read_batch, self.copy, missing, executor):
+                report(1)
 
     def _hash(self) -> str:
         """SHA-256 of the training set, from passes over the stars: all flux stands before all ivar."""

@@ -118,6 +118,7 @@ class ThetaSampling:
         return Subject(
             self.pixels, term_texts(stars.vectorizer), stars.label_names, stars.label_units, wavelength,
             problem.flux[:, self.pixels], problem.ivar[:, self.pixels], self.constant_data, settings, hashes,
+            stars.dispersion_unit,
         )  # fmt: skip
 
 
@@ -168,11 +169,10 @@ def sample_theta(
         )
     finished = np.zeros(n_pixels, dtype=bool)
     finished[run.pixels] = kept.resumable
-    with reporter(progress, int((~finished[run.pixels]).sum()), "pixel") as report:
+    with reporter(progress, int((~finished[run.pixels]).sum()), "pixel", "sample theta") as report:
         for block in sample_pixels(run.setup, run.pixels, finished):
             kept.write(block)
-            if report is not None:
-                report(len(block.pixels))
+            report(len(block.pixels))
     tree = kept.tree()
     posterior = theta_posterior(tree, n_pixels)
     _warn_of_statuses(posterior.status[run.pixels], run.pixels)

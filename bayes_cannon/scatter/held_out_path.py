@@ -217,7 +217,7 @@ def held_out_scores(trials: Trials, held_out: Sequence[np.ndarray], progress: Pr
     n_stars, shape = trials[0][0].n_stars, (sum(len(families) for _, families in trials),)
     scores, labels = (np.full((*shape, n_stars), np.nan) for _ in range(2))
     nu, valid, n_terms = np.full(shape, np.inf), np.ones(shape, bool), np.zeros(shape)
-    with reporter(progress, len(held_out) * len(nu), "training") as report:
+    with reporter(progress, len(held_out) * len(nu), "training", "compare on held-out stars") as report:
         for away in held_out:
             kept, others = _parts([problem for problem, _ in trials], away)
             k = 0
@@ -234,8 +234,7 @@ def held_out_scores(trials: Trials, held_out: Sequence[np.ndarray], progress: Pr
                     scores[k, away] = learned.log_likelihood(other, solution)
                     labels[k, away] = label_scores(other, solution, learned)
                     k += 1
-                    if report is not None:
-                        report(1)
+                    report(1)
     return {"log_likelihood": scores, "nu": nu, "valid": valid, "label_score": labels, "n_terms": n_terms}
 
 
