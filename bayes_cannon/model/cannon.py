@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from bayes_cannon.model.label_plan import LabelPlan
     from bayes_cannon.model.store_labelling import Labelled
     from bayes_cannon.model.store_plan import TrainingPlan
-    from bayes_cannon.model.store_training import StoreTraining, TaskMap
+    from bayes_cannon.model.store_training import StoreTraining
 
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
 
@@ -277,9 +277,10 @@ class CannonModel:
         op_kwds: Mapping[str, Any] | None = None,
         dof_correction: bool = False,
         memory: float | str | None = None,
-        executor: "TaskMap | None" = None,
+        executor: "Executor | None" = None,
         scratch: str | os.PathLike[str] | None = None,
         progress: ProgressOption = None,
+        listen: "Callable[[Event], object] | None" = None,
     ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
         """Train from a store of spectra that need not fit the memory; the model holds none of them afterwards.
 
@@ -300,17 +301,20 @@ class CannonModel:
         op_method, op_kwds, dof_correction
             As for `train`.
         memory
-            Limit for a process, in bytes or as text such as ``"2 GB"``; by default half of what the computer has.
+            Limit for a process, in bytes or as text such as ``"2 GB"``; by default half of what the computer has, or
+            what a worker has if that is less.
         executor
-            How blocks are worked on: like ``map``, it is called with a function that can be pickled and a list of
-            numbers, and gives what the function returns for each, in any order. By default they are worked on here, one
-            after the other, while the next is read.
+            Where the work is done, as for `label_store`: by default in this process (`execution.SerialExecutor`), one
+            block after the other, while a thread reads ahead. `execution.DaskExecutor` has it done by other processes.
         scratch
             Folder for finished blocks and the scratch store, created if needed; all workers need it. The scratch store
             stays there, for another training of the same spectra. By default it is beside the store, with the name of
             the store and ``.training``, and is removed at the end.
         progress
             True for a bar on the standard error, or a function that is called with the number of pixels finished.
+        listen
+            Called with every event, as for `label_store`: first of batches of stars, where all spectra are written to
+            a scratch store, then of blocks of pixels.
 
         Returns
         -------
@@ -319,10 +323,19 @@ class CannonModel:
 
         Raises
         ------
+        ConnectionError
+            If a scheduler is lost.
+        FileNotFoundError
+            If the store is removed meanwhile, or a worker does not see it or the scratch folder.
+        ImportError
+            If a worker has another version of this package.
+        OSError
+            If a block cannot be written, as on a full disk. What was written stays.
         ValueError
             If the memory or the disk is too small, with the numbers; for scatter that is not independent; if the store
             has another number of stars or pixels, or other wavelengths, or holds what no training set may; for a
-            scratch folder that belongs to another training; and as `train` does.
+            scratch folder that belongs to another training; for blocks that failed three times, after all others were
+            trained; and as `train` does.
         TypeError
             For a keyword that the method does not know.
 
@@ -340,11 +353,11 @@ class CannonModel:
 
         """
         work, prepared = self._store_work(
-            store, stars, preparation, memory, scratch, op_method=op_method, op_kwds=op_kwds,
+            store, stars, preparation, memory, scratch, executor, op_method=op_method, op_kwds=op_kwds,
             dof_correction=dof_correction,
         )  # fmt: skip
         with reporter(progress, work.plan.n_pixels, "pixel") as report:
-            solution, spectra_hash = work.run(executor, report)
+            solution, spectra_hash = work.run(executor, report=report, listen=listen)
         warn_of_failures(solution)
         family = self.scatter
         result = TrainingResult(
@@ -366,13 +379,14 @@ class CannonModel:
         op_method: str | None = None,
         dof_correction: bool = False,
         memory: float | str | None = None,
+        executor: "Executor | None" = None,
     ) -> "TrainingPlan":
         """How `train_store` would go: blocks of pixels, bytes read and written, peak memory, and whether it transposes.
 
         Parameters and errors are those of `train_store`; nothing is written.
         """
         work, _ = self._store_work(
-            store, stars, preparation, memory, None, op_method=op_method, dof_correction=dof_correction
+            store, stars, preparation, memory, None, executor, op_method=op_method, dof_correction=dof_correction
         )
         return work.plan
 

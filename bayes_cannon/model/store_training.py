@@ -8,14 +8,16 @@ compared with and the hash of the training set, comes from a second pass over th
 
 import json
 import logging
+import math
 import os
+import pickle
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from bayes_cannon.core.arguments import byte_count, check_kind, file_path, flag
 from bayes_cannon.core.checks import check_regularization, check_same_dispersion
 from bayes_cannon.core.intake import chosen_rows, flux_and_ivar
 from bayes_cannon.core.terms import Terms
+from bayes_cannon.execution.events import Event
+from bayes_cannon.execution.shards import Executor, SerialExecutor, Work, run_shards
 from bayes_cannon.io.damage import UNREADABLE
 from bayes_cannon.io.model_file import array_hash, hash_of_parts, training_set_hash
 from bayes_cannon.io.npz import put_npz, read_npz
@@ -32,7 +36,6 @@ from bayes_cannon.io.pixel_blocks import PixelBlocks, StarRows
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.quantities import with_units
 from bayes_cannon.io.spectra_store import SpectraStore
-from bayes_cannon.io.zarr_files import seal_of
 from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.labelling.training_fit import compared_stars, goodness_in_parts
@@ -43,9 +46,6 @@ from bayes_cannon.model.store_plan import TrainingPlan, plan_training, usable_me
 from bayes_cannon.scatter.independent import Independent
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
 from bayes_cannon.training.train import OP_METHODS, check_op_method, correct_scatter, train
-
-TaskMap = Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]
-"""Like `map`: results of a function, which can be pickled, of the numbers of tasks, in any order."""
 
 _BLOCKS, _SHA = "pixels.zarr", "training_set_sha256"
 _STARS_AT_ONCE = 48
@@ -90,21 +90,24 @@ class StoreTraining:
     start: Mapping[str, np.ndarray]
 
     def run(
-        self, executor: TaskMap | None = None, report: Callable[[int], object] | None = None
-    ) -> tuple[PixelSolution, str]:
+        self, executor: Executor | None = None, *, report: Callable[[int], object] | None = None,
+        listen: Callable[[Event], object] | None = None,
+    ) -> tuple[PixelSolution, str]:  # fmt: skip
         """The solution of all pixels, and the hash of the training set.
 
-        Raises ValueError if the scratch folder has what belongs to another training, or is too small.
+        Raises ValueError if the scratch folder has what belongs to another training, or is too small, or for a block
+        that stays undone, and the error of such a block if it is one of the spectra or of the disk.
         """
         _log.info("training from %s: %s", self.rows.store.path, self.plan)
-        if self.plan.transposes:
-            self._make_blocks(executor)
         self._solutions.mkdir(parents=True, exist_ok=True)
-        unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
-        tell = report or (lambda _: None)
-        tell(self.plan.n_pixels - sum(self._size(number) for number in unfinished))
-        for number in _done(partial(solve_block, self), self.read, self.solve, unfinished, executor):
-            tell(self._size(number))
+        with SerialExecutor() if executor is None else nullcontext(executor) as where:
+            where.check([str(self.rows.store.path), str(self._solutions)], version("bayes-cannon"))
+            if self.plan.transposes:
+                self._finish(_Batches(self), self._missing_batches(), where, None, listen)
+            unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
+            if report is not None:
+                report(self.plan.n_pixels - sum(self._size(number) for number in unfinished))
+            self._finish(_Blocks(self), unfinished, where, report, listen)
         found = [read_npz(self._path(number)) for number in range(self.plan.n_blocks)]
         names = [field.name for field in fields(PixelSolution)]
         solution = {name: np.concatenate([arrays[name] for arrays, _ in found]) for name in names}
@@ -119,7 +122,7 @@ class StoreTraining:
         return self.rows.filled(slice(None), pixels, np.dtype(self.plan.dtype), checked=number == 0)
 
     def solve(self, number: int, spectra: tuple[np.ndarray, np.ndarray]) -> int:
-        """Train a block of pixels and write its solution; returns the number."""
+        """Train a block of pixels and write its solution; returns how many they are."""
         pixels = self.plan.pixels(number)
         flux, ivar = spectra
         problem = PixelProblem(
@@ -137,12 +140,12 @@ class StoreTraining:
         arrays["messages"] = arrays["messages"].astype(str)
         of_all = {_SHA: training_set_hash(self.labels, flux, ivar)} if self.plan.n_blocks == 1 else {}
         put_npz(self._path(number), arrays, {"training_set": of_all})
-        return number
+        return self._size(number)
 
     def copy(self, batch: int, spectra: tuple[np.ndarray, np.ndarray]) -> int:
-        """Write a batch of stars into the scratch store; returns its number."""
+        """Write a batch of stars into the scratch store; returns how many they are."""
         self._blocks.write(batch, *spectra)
-        return batch
+        return len(spectra[0])
 
     def read_batch(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Flux and ivar of a batch of stars."""
@@ -175,7 +178,7 @@ class StoreTraining:
         store, preparation = self.rows.store, self.rows.preparation
         return {
             "store": str(store.path.resolve()),
-            "files": _digest(seal_of(store.path) or _stamps(store.path)),
+            "files": store.sha256,
             "stars": array_hash(self.rows.stars),
             "preparation": "" if preparation is None else preparation.to_text(),
         }
@@ -204,8 +207,18 @@ class StoreTraining:
             return False
         return True
 
-    def _make_blocks(self, executor: TaskMap | None) -> None:
-        """Write what is missing of the scratch store."""
+    @cached_property
+    def file(self) -> Path:
+        """A file in the scratch folder that has all of this, from which the processes that do a part of it read it."""
+        content = pickle.dumps(self)
+        path = self._solutions / f"training-{sha256(content).hexdigest()[:16]}.pickle"
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(content)
+        partial.replace(path)
+        return path
+
+    def _missing_batches(self) -> list[int]:
+        """What is missing of the scratch store, for which there is room."""
         blocks = self._blocks
         blocks.make(self._made_of)
         missing = blocks.missing()
@@ -216,8 +229,22 @@ class StoreTraining:
                 f"the scratch store {blocks.path} needs {needed / 1e9:.3g} GB more, and its disk has "
                 f"{free / 1e9:.3g} GB: choose another folder with scratch=, or allow more memory"
             )
-        for _ in _done(partial(copy_batch, self), self.read_batch, self.copy, missing, executor):
-            pass
+        return missing
+
+    def _finish(
+        self, work: Work, numbers: Sequence[int], executor: Executor, report: Callable[[int], object] | None,
+        listen: Callable[[Event], object] | None,
+    ) -> None:  # fmt: skip
+        """Do these, and raise the first error that stayed."""
+        if not numbers:
+            return
+        for number, error in run_shards(work, numbers, executor, listen=listen, report=report).failed.items():
+            if isinstance(error, OSError | ValueError | TypeError):
+                raise error
+            raise ValueError(
+                f"part {number} of the training from {self.rows.store.path} could not be done: {error}. What is "
+                f"finished stays in {self.scratch}; the same call tries the rest again"
+            ) from error
 
     def _hash(self) -> str:
         """SHA-256 of the training set, from passes over the stars: all flux stands before all ivar."""
@@ -231,20 +258,53 @@ class StoreTraining:
         return hash_of_parts([(self.labels.shape, [self.labels]), (shape, parts("flux")), (shape, parts("ivar"))])
 
 
-def solve_block(work: StoreTraining, number: int) -> int:
-    """Train a block of pixels, whose solution is then in the scratch folder; returns the number."""
-    return work.solve(number, work.read(number))
+@dataclass(frozen=True)
+class _Blocks:
+    """The work on blocks of pixels, one of which is what `execution.shards` calls a shard.
+
+    Another process gets the name of the file of the training, which it reads once.
+    """
+
+    training: StoreTraining
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Flux and ivar of a block."""
+        return self.training.read(number)
+
+    def compute(self, number: int, given: tuple[np.ndarray, np.ndarray]) -> int:
+        """Train it."""
+        return self.training.solve(number, given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (type(self), self.training.file)
 
 
-def copy_batch(work: StoreTraining, number: int) -> int:
-    """Write a batch of stars into the scratch store; returns the number."""
-    return work.copy(number, work.read_batch(number))
+class _Batches(_Blocks):
+    """The work on batches of stars that are written to the scratch store."""
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Flux and ivar of a batch."""
+        return self.training.read_batch(number)
+
+    def compute(self, number: int, given: tuple[np.ndarray, np.ndarray]) -> int:
+        """Write it."""
+        return self.training.copy(number, given)
+
+
+def _opened(kind: type[_Blocks], file: Path) -> _Blocks:
+    return kind(_training_of(file))
+
+
+@lru_cache(maxsize=1)
+def _training_of(file: Path) -> StoreTraining:
+    training: StoreTraining = pickle.loads(file.read_bytes())  # noqa: S301 - the process that sent the work wrote it
+    return training
 
 
 def store_training(
     training_set: TrainingSet, settings: Settings, before: TrainingResult | None, store: SpectraStore, stars: Any,
-    preparation: Preparation | None, memory: float | str | None, scratch: str | os.PathLike[str] | None, *,
-    op_method: str | None, op_kwds: Mapping[str, Any] | None = None, dof_correction: bool,
+    preparation: Preparation | None, memory: float | str | None, scratch: str | os.PathLike[str] | None,
+    executor: Executor | None, *, op_method: str | None, op_kwds: Mapping[str, Any] | None = None, dof_correction: bool,
 ) -> tuple[StoreTraining, TrainingSet]:  # fmt: skip
     """A training from a store, and its training set without spectra but with the wavelengths and the unit of the flux.
 
@@ -253,6 +313,7 @@ def store_training(
     certified = check_op_method(op_method) == OP_METHODS[0]
     _check_family(settings, dof_correction)
     check_kind(store, SpectraStore, "store", "what bayes_cannon.io.open_store returns")
+    store = replace(store, path=store.path.absolute())  # Workers have another current folder.
     rows = _rows_of(store, stars, len(training_set.labels))
     raw = next(store.parts(rows[:1], size=1))
     steps = (preparation or Preparation()).after(raw)
@@ -270,11 +331,21 @@ def store_training(
     prepares = first is not raw
     single = store.single and not prepares and certified and not dof_correction
     single = single and np.array_equal(flux, raw.flux, equal_nan=True)  # Its unit may ask for a factor.
-    limit = usable_memory() if memory is None else byte_count(memory, "memory")
+    available = math.inf if executor is None else executor.memory
+    limit = int(min(usable_memory(), available)) if memory is None else byte_count(memory, "memory")
+    if limit > available:
+        raise ValueError(
+            f"memory={memory!r} is more than the {available / 1e9:.3g} GB that a worker has: ask for less, or give the "
+            "workers more"
+        )
     plan = plan_training(
         store, rows, training_set.terms, n_pixels=first.n_pixels, prepares=prepares, single=single, memory=limit
     )
-    folder = store.path.with_name(f"{store.path.name}.training") if scratch is None else file_path(scratch, "scratch")
+    folder = (
+        store.path.with_name(f"{store.path.name}.training")
+        if scratch is None
+        else file_path(scratch, "scratch").absolute()
+    )
     start = {} if before is None else {"theta": before.theta, "s2": before.s2}
     if before is not None and len(before.theta) != plan.n_pixels:
         raise ValueError(f"the model has theta of {len(before.theta)} pixels, and the store {plan.n_pixels}")
@@ -312,30 +383,5 @@ def _rows_of(store: SpectraStore, stars: Any, n_labels: int) -> np.ndarray:
     return rows
 
 
-def _done[T](
-    task: Callable[[int], int], read: Callable[[int], T], work: Callable[[int, T], int], numbers: Sequence[int],
-    executor: TaskMap | None,
-) -> Iterator[int]:  # fmt: skip
-    """Numbers of the tasks as they are done: by the executor, or here, the next being read meanwhile."""
-    if not numbers:
-        return
-    if executor is not None:
-        yield from executor(task, numbers)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        coming: Future[T] | None = pool.submit(read, numbers[0])
-        for number, following in zip(numbers, [*numbers[1:], None], strict=True):
-            assert coming is not None
-            spectra = coming.result()
-            coming = None if following is None else pool.submit(read, following)
-            yield work(number, spectra)
-
-
 def _digest(content: object) -> str:
     return sha256(json.dumps(content, sort_keys=True, default=dict).encode()).hexdigest()[:16]
-
-
-def _stamps(store: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of the files of a store without checksums."""
-    files = sorted(path for name in ("flux", "ivar") for path in (store / name).rglob("*") if path.is_file())
-    return [(path.relative_to(store).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]

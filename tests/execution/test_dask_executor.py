@@ -80,7 +80,7 @@ def _work(folder: Path, **more: Any) -> Any:
 def test_shards_are_done_by_workers(executor: DaskExecutor, tmp_path: Path) -> None:
     events: list = []
     finished = run_shards(_work(tmp_path), range(10), executor, listen=events.append)
-    assert (finished.shards, finished.stars) == (10, 20)
+    assert (finished.shards, finished.size) == (10, 20)
     assert {int(path.name) for path in tmp_path.iterdir()} == set(range(10))
     assert {event.worker for event in events[:-1]} <= set(executor.workers)
     assert executor.capacity == 4

@@ -78,7 +78,7 @@ def test_labels_are_those_in_memory(trained: tc.CannonModel, spectra: Path, tmp_
     assert (labelled.n_stars, labelled.n_new) == (200, 200)
     assert labels.missing() == []
     assert [event.shard for event in done[:-1]] == [0, 1, 2, 3]
-    assert [event.stars for event in done[:-1]] == stars == [64, 64, 64, 8]
+    assert [event.size for event in done[:-1]] == stars == [64, 64, 64, 8]
     assert isinstance(done[-1], RunFinished)
 
 
