@@ -1122,6 +1122,72 @@ class CannonModel:
         self._keep_posterior(posterior)
         return tree
 
+    def sample_store(
+        self,
+        store: "SpectraStore",
+        *,
+        stars: Any = None,
+        preparation: "Preparation | None" = None,
+        memory: float | str | None = None,
+        scratch: str | os.PathLike[str] | None = None,
+        out: str | os.PathLike[str] | None = None,
+        key: Any = 0,
+        method: str = "nuts",
+        pixels: Any = None,
+        n_chains: int = THETA_CHAINS.n_chains,
+        n_warmup: int = THETA_CHAINS.n_warmup,
+        n_draws: int = THETA_CHAINS.n_draws,
+        theta_0: tuple[float, float] | None = None,
+        s_scale: float | np.ndarray | None = None,
+        keep_draws: bool | None = None,
+        overwrite: bool = False,
+        progress: ProgressOption = None,
+    ) -> "xr.DataTree":
+        """Draws as `sample` makes them, of a model that `train_store` trained, from the store that it was trained on.
+
+        A block of pixels is in memory at a time, beside the draws that are kept. The draws of a pixel come from the
+        key and its number, as those of `sample` do, and the tree is the same but for the spectra, which it does not
+        hold.
+
+        Parameters
+        ----------
+        store, stars, preparation, memory, scratch
+            As for `train_store`, and the same: with the ``scratch`` of the training its store of blocks is used again.
+        out
+            Zarr store to write to, as ``store`` of `sample`.
+        key, method, pixels, n_chains, n_warmup, n_draws, theta_0, s_scale, keep_draws, overwrite, progress
+            As for `sample`.
+
+        Returns
+        -------
+        tree
+            As of `sample`.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            If the spectra are not those that the model was trained on, if its scatter is not independent, and as
+            `train_store` and `sample` do.
+
+        """
+        from bayes_cannon.model.store_sampling import sample_from_store  # NumPyro and xarray take a second to import.
+
+        result = self._trained()
+        work, _ = self._store_work(
+            store, stars, preparation, memory, scratch, None, op_method=result.op_method,
+            dof_correction=result.dof_correction,
+        )  # fmt: skip
+        tree, posterior = sample_from_store(
+            work, result, self._hashes(), self._provenance.get("training_set_sha256"), out=out, key=key, method=method,
+            pixels=pixels, n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws, theta_0=theta_0, s_scale=s_scale,
+            keep_draws=keep_draws, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+        work.tidy_blocks(keep=scratch is not None)
+        self._keep_posterior(posterior)
+        return tree
+
     def use_posterior(self, posterior: "xr.DataTree | str | os.PathLike[str]") -> None:
         """Take the posterior of theta from a tree that `sample` returned, or from a file or store that holds one.
 
@@ -1548,7 +1614,7 @@ class CannonModel:
 
     def _store_work(self, *given: Any, **options: Any) -> "tuple[StoreTraining, TrainingSet]":
         """The training from a store, and the training set without its spectra."""
-        from bayes_cannon.model.store_training import store_training  # HDF5 and xarray take half a second to import.
+        from bayes_cannon.model.store_problem import store_training  # HDF5 and xarray take half a second to import.
 
         return store_training(self._stars, self._settings, self._result, *given, **options)
 

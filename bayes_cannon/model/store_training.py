@@ -8,13 +8,11 @@ compared with and the hash of the training set, comes from a second pass over th
 
 import json
 import logging
-import math
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -23,9 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.arguments import byte_count, check_kind, file_path, flag
-from bayes_cannon.core.checks import check_regularization, check_same_dispersion
-from bayes_cannon.core.intake import chosen_rows, flux_and_ivar
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.execution.events import Event
 from bayes_cannon.execution.shards import Executor, SerialExecutor, Work, run_shards
@@ -33,20 +28,14 @@ from bayes_cannon.io.damage import UNREADABLE
 from bayes_cannon.io.model_file import array_hash, hash_of_parts, training_set_hash
 from bayes_cannon.io.npz import put_npz, read_npz
 from bayes_cannon.io.pixel_blocks import PixelBlocks, StarRows
-from bayes_cannon.io.preparation import Preparation
-from bayes_cannon.io.quantities import with_units
-from bayes_cannon.io.spectra_store import SpectraStore
 from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.labelling.training_fit import compared_stars, goodness_in_parts
-from bayes_cannon.model.result import TrainingResult
-from bayes_cannon.model.settings import Settings
-from bayes_cannon.model.stars import TrainingSet
-from bayes_cannon.model.store_plan import TrainingPlan, plan_training, usable_memory
-from bayes_cannon.scatter.independent import Independent
+from bayes_cannon.model.store_plan import TrainingPlan
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
-from bayes_cannon.training.train import OP_METHODS, check_op_method, correct_scatter, train
+from bayes_cannon.training.train import correct_scatter, train
 
+Listener = Callable[[Event], object] | None
 _BLOCKS, _SHA = "pixels.zarr", "training_set_sha256"
 _STARS_AT_ONCE = 48
 """Stars whose fit is compared: a multiple of `labelling.training_fit.STARS_AT_ONCE`, so that sums are the same."""
@@ -90,9 +79,12 @@ class StoreTraining:
     start: Mapping[str, np.ndarray]
 
     def run(
-        self, executor: Executor | None = None, *, report: Callable[[int], object] | None = None,
-        listen: Callable[[Event], object] | None = None,
-    ) -> tuple[PixelSolution, str]:  # fmt: skip
+        self,
+        executor: Executor | None = None,
+        *,
+        report: Callable[[int], object] | None = None,
+        listen: Listener = None,
+    ) -> tuple[PixelSolution, str]:
         """The solution of all pixels, and the hash of the training set.
 
         Raises ValueError if the scratch folder has what belongs to another training, or is too small, or for a block
@@ -102,8 +94,7 @@ class StoreTraining:
         self._solutions.mkdir(parents=True, exist_ok=True)
         with SerialExecutor() if executor is None else nullcontext(executor) as where:
             where.check([str(self.rows.store.path), str(self._solutions)], version("bayes-cannon"))
-            if self.plan.transposes:
-                self._finish(_Batches(self), self._missing_batches(), where, None, listen)
+            self.make_blocks(where, listen)
             unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
             if report is not None:
                 report(self.plan.n_pixels - sum(self._size(number) for number in unfinished))
@@ -112,14 +103,17 @@ class StoreTraining:
         names = [field.name for field in fields(PixelSolution)]
         solution = {name: np.concatenate([arrays[name] for arrays, _ in found]) for name in names}
         solution["messages"] = solution["messages"].astype(object)
-        return PixelSolution(**solution), found[0][1]["training_set"].get(_SHA) or self._hash()
+        return PixelSolution(**solution), found[0][1]["training_set"].get(_SHA) or self.hash()
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Flux and ivar of a block of pixels."""
-        pixels = self.plan.pixels(number)
+        return self.read_pixels(self.plan.pixels(number))
+
+    def read_pixels(self, pixels: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Flux and ivar of some of the pixels."""
         if self.plan.transposes:
             return self._blocks.read(pixels)
-        return self.rows.filled(slice(None), pixels, np.dtype(self.plan.dtype), checked=number == 0)
+        return self.rows.filled(slice(None), pixels, np.dtype(self.plan.dtype), checked=pixels.start == 0)
 
     def solve(self, number: int, spectra: tuple[np.ndarray, np.ndarray]) -> int:
         """Train a block of pixels and write its solution; returns how many they are."""
@@ -142,6 +136,12 @@ class StoreTraining:
         put_npz(self._path(number), arrays, {"training_set": of_all})
         return self._size(number)
 
+    def make_blocks(self, executor: Executor | None = None, listen: Listener = None) -> None:
+        """Write what is missing of the scratch store, if the plan has one."""
+        if self.plan.transposes:
+            with SerialExecutor() if executor is None else nullcontext(executor) as where:
+                self._finish(_Batches(self), self._missing_batches(), where, None, listen)
+
     def copy(self, batch: int, spectra: tuple[np.ndarray, np.ndarray]) -> int:
         """Write a batch of stars into the scratch store; returns how many they are."""
         self._blocks.write(batch, *spectra)
@@ -162,7 +162,11 @@ class StoreTraining:
     def tidy(self, *, keep_blocks: bool) -> None:
         """Remove what is finished, and, unless it is to be kept, the scratch store with its folder."""
         shutil.rmtree(self._solutions)
-        if not keep_blocks:
+        self.tidy_blocks(keep=keep_blocks)
+
+    def tidy_blocks(self, *, keep: bool) -> None:
+        """Remove the scratch store with its folder, unless it is to be kept."""
+        if not keep:
             self._blocks.remove()
         with suppress(OSError):  # Something else is in it.
             self.scratch.rmdir()
@@ -232,13 +236,22 @@ class StoreTraining:
         return missing
 
     def _finish(
-        self, work: Work, numbers: Sequence[int], executor: Executor, report: Callable[[int], object] | None,
-        listen: Callable[[Event], object] | None,
-    ) -> None:  # fmt: skip
+        self,
+        work: Work,
+        numbers: Sequence[int],
+        where: Executor,
+        report: Callable[[int], object] | None,
+        listen: Listener,
+    ) -> None:
         """Do these, and raise the first error that stayed."""
         if not numbers:
             return
-        for number, error in run_shards(work, numbers, executor, listen=listen, report=report).failed.items():
+        for number, error in run_shards(work, numbers, where, listen=listen, report=report).failed.items():
+            if isinstance(error, OSError) and error.errno and error.filename is None:  # Of writing, as on a full disk.
+                raise OSError(
+                    error.errno, f"cannot write part {number} of the training: {error.strerror}; what is finished "
+                    "stays, and the same call goes on", str(self.scratch),
+                ) from error  # fmt: skip
             if isinstance(error, OSError | ValueError | TypeError):
                 raise error
             raise ValueError(
@@ -246,7 +259,7 @@ class StoreTraining:
                 f"finished stays in {self.scratch}; the same call tries the rest again"
             ) from error
 
-    def _hash(self) -> str:
+    def hash(self) -> str:
         """SHA-256 of the training set, from passes over the stars: all flux stands before all ivar."""
         shape = self.plan.n_stars, self.plan.n_pixels
 
@@ -299,88 +312,6 @@ def _opened(kind: type[_Blocks], file: Path) -> _Blocks:
 def _training_of(file: Path) -> StoreTraining:
     training: StoreTraining = pickle.loads(file.read_bytes())  # noqa: S301 - the process that sent the work wrote it
     return training
-
-
-def store_training(
-    training_set: TrainingSet, settings: Settings, before: TrainingResult | None, store: SpectraStore, stars: Any,
-    preparation: Preparation | None, memory: float | str | None, scratch: str | os.PathLike[str] | None,
-    executor: Executor | None, *, op_method: str | None, op_kwds: Mapping[str, Any] | None = None, dof_correction: bool,
-) -> tuple[StoreTraining, TrainingSet]:  # fmt: skip
-    """A training from a store, and its training set without spectra but with the wavelengths and the unit of the flux.
-
-    The parameters and errors are those of `CannonModel.train_store`.
-    """
-    certified = check_op_method(op_method) == OP_METHODS[0]
-    _check_family(settings, dof_correction)
-    check_kind(store, SpectraStore, "store", "what bayes_cannon.io.open_store returns")
-    store = replace(store, path=store.path.absolute())  # Workers have another current folder.
-    rows = _rows_of(store, stars, len(training_set.labels))
-    raw = next(store.parts(rows[:1], size=1))
-    steps = (preparation or Preparation()).after(raw)
-    first = steps.apply(raw)
-    flux, ivar, wavelength = with_units(first)
-    flux, _, unit = flux_and_ivar(flux, ivar)
-    if training_set.dispersion is None:
-        training_set = training_set.without_spectra().with_dispersion(wavelength)
-    check_same_dispersion(wavelength, training_set.dispersion, training_set.dispersion_unit)
-    training_set = replace(training_set.without_spectra(), flux_unit=unit)
-    if training_set.n_pixels not in (None, first.n_pixels):
-        raise ValueError(
-            f"the spectra in {store.path} have {first.n_pixels} pixels, and the model {training_set.n_pixels}"
-        )
-    prepares = first is not raw
-    single = store.single and not prepares and certified and not dof_correction
-    single = single and np.array_equal(flux, raw.flux, equal_nan=True)  # Its unit may ask for a factor.
-    available = math.inf if executor is None else executor.memory
-    limit = int(min(usable_memory(), available)) if memory is None else byte_count(memory, "memory")
-    if limit > available:
-        raise ValueError(
-            f"memory={memory!r} is more than the {available / 1e9:.3g} GB that a worker has: ask for less, or give the "
-            "workers more"
-        )
-    plan = plan_training(
-        store, rows, training_set.terms, n_pixels=first.n_pixels, prepares=prepares, single=single, memory=limit
-    )
-    folder = (
-        store.path.with_name(f"{store.path.name}.training")
-        if scratch is None
-        else file_path(scratch, "scratch").absolute()
-    )
-    start = {} if before is None else {"theta": before.theta, "s2": before.s2}
-    if before is not None and len(before.theta) != plan.n_pixels:
-        raise ValueError(f"the model has theta of {len(before.theta)} pixels, and the store {plan.n_pixels}")
-    lower, upper = settings.bounds(training_set, plan.n_pixels)
-    check_regularization(settings.regularization, plan.n_pixels)
-    work = StoreTraining(
-        StarRows(store, rows, steps if prepares else None, plan.window), training_set.labels, plan, folder,
-        training_set.terms, settings.penalty(plan.n_pixels), lower, upper, op_method, op_kwds, dof_correction, start,
-    )  # fmt: skip
-    return work, training_set
-
-
-def _check_family(settings: Settings, dof_correction: bool) -> None:
-    if flag(dof_correction, "dof_correction") and settings.scatter is not None:
-        raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
-    if settings.scatter is not None and not isinstance(settings.scatter, Independent):
-        raise ValueError(
-            f"scatter={settings.scatter!r} is correlated between pixels and needs all pixels of all training stars in "
-            "memory at once, and a store is trained a block of pixels after the other: set scatter=None, or read fewer "
-            "stars or pixels with bayes_cannon.io.read_spectra and call train"
-        )
-
-
-def _rows_of(store: SpectraStore, stars: Any, n_labels: int) -> np.ndarray:
-    """Rows of the store, checked."""
-    every = np.arange(store.n_stars)
-    rows = every if stars is None else every[chosen_rows(stars, store.n_stars)]
-    if (np.diff(rows) <= 0).any():
-        raise ValueError("stars must be ascending rows of the store, each once: sort them, and the labels with them")
-    if len(rows) != n_labels:
-        raise ValueError(
-            f"the model has labels of {n_labels} stars, and {len(rows)} of the {store.n_stars} stars in {store.path} "
-            "are to train: both need one row a star, in the same order; choose with stars="
-        )
-    return rows
 
 
 def _digest(content: object) -> str:

@@ -30,7 +30,7 @@ MEMORY = "300kB"
 @pytest.fixture
 def recipe(tmp_path, training, monkeypatch):
     """A folder with a recipe, a store without labels, and a table of them in another order."""
-    monkeypatch.setattr(store_plan, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(store_plan, "PROCESS", 0)
     for module in (store_plan, solver):
         monkeypatch.setattr(module, "block_size", lambda *_: 8)
         monkeypatch.setattr(module, "working_memory", lambda *_: (0, 50))
@@ -104,5 +104,5 @@ def test_workers_train_a_large_store(recipe):
         said = run(recipe, "--output", str(recipe / folder), "--memory", MEMORY, *options)
         assert said.exit_code == 0, said.output
     one, other = (tc.load_model(recipe / folder / "sim.model") for folder in ("one", "two"))
-    np.testing.assert_allclose(other.theta, one.theta, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(other.s2, one.s2, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(other.theta, one.theta, rtol=0, atol=1e-8)  # Sums in another order on one core.
+    np.testing.assert_allclose(other.s2, one.s2, rtol=0, atol=1e-8)

@@ -15,11 +15,12 @@ import pytest
 
 import bayes_cannon as tc
 from bayes_cannon.execution import RunFinished, SerialExecutor, ShardDone, ShardFailed
+from bayes_cannon.execution.memory import PROCESS
 from bayes_cannon.io import label_store as label_store_module
 from bayes_cannon.io.label_store import LabelStore, open_labels
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model.any_model import tables_size
-from bayes_cannon.model.label_plan import PROCESS, LabelPlan
+from bayes_cannon.model.label_plan import LabelPlan
 
 SHARD, TOLERANCE = 64, 1e-10
 

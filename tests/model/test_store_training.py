@@ -64,7 +64,7 @@ def small(monkeypatch):
 
     Limits are then those of their arrays.
     """
-    monkeypatch.setattr(store_plan, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(store_plan, "PROCESS", 0)
     for module in (store_plan, solver):
         monkeypatch.setattr(module, "block_size", lambda *_: AT_ONCE)
 
@@ -211,7 +211,7 @@ def test_the_plan_by_hand(tmp_path, training, spectra, small):
 
 
 def test_too_little_memory_is_refused_with_the_numbers(training, store):
-    with pytest.raises(ValueError, match=r"100 MB is too small for 200 stars of 60 pixels: at least 6.* the process"):
+    with pytest.raises(ValueError, match=r"100 MB is too small for 200 stars of 60 pixels: at least 8.* the process"):
         model_of(training).train_store(store, memory="100 MB")
     with pytest.raises(ValueError, match="memory must be bytes, such as"):
         model_of(training).train_store(store, memory="2 apples")
@@ -305,13 +305,16 @@ def test_a_limit_above_that_of_the_workers_is_refused(training, store):
             model_of(training).train_store(store, memory="2 GB", executor=executor)
 
 
-def test_a_full_disk_ends_it_with_its_error(tmp_path, training, store, small, monkeypatch):
-    def full(path, arrays, about):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+@pytest.mark.parametrize("what", ["io.pixel_blocks.PixelBlocks.write", "model.store_training.put_npz"])
+def test_a_full_disk_ends_it_with_its_error(tmp_path, training, store, small, monkeypatch, what):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bayes_cannon.model.store_training.put_npz", full)
-    with pytest.raises(OSError, match=r"No space left on device: .*solution-.*000000\.npz"):
+    monkeypatch.setattr(f"bayes_cannon.{what}", full)
+    said = r"cannot write part \d of the training: No space left on device; what is finished stays.*s\.zarr\.training"
+    with pytest.raises(OSError, match=said) as raised:
         model_of(training).train_store(store, memory=memory_for(model_of(training), 16))
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_a_store_that_is_removed_under_way_is_named(training, store, small, monkeypatch):
@@ -341,7 +344,11 @@ def test_workers_of_dask_train_as_memory_does_though_one_is_killed(tmp_path, tra
 
         model.train_store(store, memory=memory_for(model_of(training), 16), executor=executor, listen=kill)
     assert killed
-    check_same(model, memory)
+    # The same optimum. On one core sums have another order, which may end the iteration a step sooner or later.
+    np.testing.assert_allclose(model.theta, memory.theta, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(model.certificates["objective"], memory.certificates["objective"], rtol=1e-10)
+    np.testing.assert_array_equal(model.certificates["status"], memory.certificates["status"])
+    assert model.provenance == memory.provenance
 
 
 def test_the_scratch_store_is_kept_and_used_again(tmp_path, training, store, small, monkeypatch):
@@ -386,7 +393,7 @@ import bayes_cannon as tc
 from bayes_cannon.model import store_plan
 from bayes_cannon.model.store_training import StoreTraining
 from bayes_cannon.training.profile import solver
-store_plan.PROCESS_BYTES, solver.block_size, store_plan.block_size = 0, lambda *_: 8, lambda *_: 8
+store_plan.PROCESS, solver.block_size, store_plan.block_size = 0, lambda *_: 8, lambda *_: 8
 solve = StoreTraining.solve
 def slow(work, number, spectra):
     if number == 2:
