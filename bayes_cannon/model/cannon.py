@@ -1146,8 +1146,8 @@ class CannonModel:
         """Draws as `sample` makes them, of a model that `train_store` trained, from the store that it was trained on.
 
         A block of pixels is in memory at a time, beside the draws that are kept. The draws of a pixel come from the
-        key and its number, as those of `sample` do, and the tree is the same but for the spectra, which it does not
-        hold.
+        key and its number, and are those of `sample`, but for pixels whose chains run a second time: these are
+        together with other pixels, which changes how they are rounded. The tree is the same without the spectra.
 
         Parameters
         ----------

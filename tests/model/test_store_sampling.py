@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import bayes_cannon as tc
+from bayes_cannon.core.status import PosteriorStatus
 from bayes_cannon.execution.memory import PROCESS
 from bayes_cannon.model import store_plan, store_sampling
 from bayes_cannon.model.store_training import StoreTraining
@@ -58,11 +59,19 @@ def test_draws_are_those_of_memory(case, tmp_path, monkeypatch):
     store = tc.io.open_store(tmp_path / "s.zarr")
     tree = model.sample_store(store, out=tmp_path / "theta.zarr", **options, **ASKED)
     assert parts == 2 * [slice(0, 4), slice(4, 8), slice(8, 10)]  # For the priors, and to sample.
-    for name in ("posterior/theta", "posterior/s", "summary/status", "constant_data/theta_0_scale"):
-        assert_allclose(tree[name].to_numpy(), wanted[name].to_numpy(), rtol=1e-6, atol=1e-9, err_msg=name)
+    for name in ("summary/status", "constant_data/theta_0_scale", "constant_data/s_scale"):
+        assert_array_equal(tree[name].to_numpy(), wanted[name].to_numpy(), err_msg=name)
+    # Second runs share blocks with other pixels than in memory, and differ by rounding, which chains make large.
+    status = wanted["summary/status"].to_numpy()
+    once = np.flatnonzero(status == PosteriorStatus.CONVERGED)
+    assert len(once) > N_PIXELS // 2
+    for name in ("posterior/theta", "posterior/s"):
+        ours, theirs = (one[name].isel(pixel=once).to_numpy() for one in (tree, wanted))
+        assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9, err_msg=name)
+    spread = np.sqrt(np.diagonal(memory.posterior.covariance, axis1=1, axis2=2))
+    assert (np.abs(model.posterior.mean - memory.posterior.mean) < 0.2 * spread).all()
     assert set(wanted.children) - set(tree.children) == {"observed_data"}
     assert "ivar" not in tree["constant_data"]
-    assert model.posterior is not None
     parts.clear()
     again = model.sample_store(store, out=tmp_path / "theta.zarr", **options, **ASKED)
     assert len(parts) == 3  # All is there: only the priors, by which a run is known, are made again.
