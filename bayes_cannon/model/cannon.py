@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from bayes_cannon.model.label_plan import LabelPlan
     from bayes_cannon.model.store_labelling import Labelled
     from bayes_cannon.model.store_plan import TrainingPlan
-    from bayes_cannon.model.store_training import StoreTraining, TaskMap
+    from bayes_cannon.model.store_training import StoreTraining
 
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
 
@@ -286,9 +286,10 @@ class CannonModel:
         op_kwds: Mapping[str, Any] | None = None,
         dof_correction: bool = False,
         memory: float | str | None = None,
-        executor: "TaskMap | None" = None,
+        executor: "Executor | None" = None,
         scratch: str | os.PathLike[str] | None = None,
         progress: ProgressOption = None,
+        listen: "Callable[[Event], object] | None" = None,
     ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
         """Train from a store of spectra that need not fit the memory; the model holds none of them afterwards.
 
@@ -309,17 +310,20 @@ class CannonModel:
         op_method, op_kwds, dof_correction
             As for `train`.
         memory
-            Limit for a process, in bytes or as text such as ``"2 GB"``; by default half of what the computer has.
+            Limit for a process, in bytes or as text such as ``"2 GB"``; by default half of what the computer has, or
+            what a worker has if that is less.
         executor
-            How blocks are worked on: like ``map``, it is called with a function that can be pickled and a list of
-            numbers, and gives what the function returns for each, in any order. By default they are worked on here, one
-            after the other, while the next is read.
+            Where the work is done, as for `label_store`: by default in this process (`execution.SerialExecutor`), one
+            block after the other, while a thread reads ahead. `execution.DaskExecutor` has it done by other processes.
         scratch
             Folder for finished blocks and the scratch store, created if needed; all workers need it. The scratch store
             stays there, for another training of the same spectra. By default it is beside the store, with the name of
             the store and ``.training``, and is removed at the end.
         progress
             True for a bar on the standard error, or a function that is called with the number of pixels finished.
+        listen
+            Called with every event, as for `label_store`: first of batches of stars, where all spectra are written to
+            a scratch store, then of blocks of pixels.
 
         Returns
         -------
@@ -328,10 +332,19 @@ class CannonModel:
 
         Raises
         ------
+        ConnectionError
+            If a scheduler is lost.
+        FileNotFoundError
+            If the store is removed meanwhile, or a worker does not see it or the scratch folder.
+        ImportError
+            If a worker has another version of this package.
+        OSError
+            If a block cannot be written, as on a full disk. What was written stays.
         ValueError
             If the memory or the disk is too small, with the numbers; for scatter that is not independent; if the store
             has another number of stars or pixels, or other wavelengths, or holds what no training set may; for a
-            scratch folder that belongs to another training; and as `train` does.
+            scratch folder that belongs to another training; for blocks that failed three times, after all others were
+            trained; and as `train` does.
         TypeError
             For a keyword that the method does not know.
 
@@ -349,10 +362,10 @@ class CannonModel:
 
         """
         work, prepared = self._store_work(
-            store, stars, preparation, memory, scratch, op_method=op_method, op_kwds=op_kwds,
+            store, stars, preparation, memory, scratch, executor, op_method=op_method, op_kwds=op_kwds,
             dof_correction=dof_correction,
         )  # fmt: skip
-        solution, spectra_hash = work.run(executor, progress)
+        solution, spectra_hash = work.run(executor, progress=progress, listen=listen)
         warn_of_failures(solution)
         family = self.scatter
         result = TrainingResult(
@@ -374,13 +387,14 @@ class CannonModel:
         op_method: str | None = None,
         dof_correction: bool = False,
         memory: float | str | None = None,
+        executor: "Executor | None" = None,
     ) -> "TrainingPlan":
         """How `train_store` would go: blocks of pixels, bytes read and written, peak memory, and whether it transposes.
 
         Parameters and errors are those of `train_store`; nothing is written.
         """
         work, _ = self._store_work(
-            store, stars, preparation, memory, None, op_method=op_method, dof_correction=dof_correction
+            store, stars, preparation, memory, None, executor, op_method=op_method, dof_correction=dof_correction
         )
         return work.plan
 
@@ -1127,6 +1141,72 @@ class CannonModel:
         self._keep_posterior(posterior)
         return tree
 
+    def sample_store(
+        self,
+        store: "SpectraStore",
+        *,
+        stars: Any = None,
+        preparation: "Preparation | None" = None,
+        memory: float | str | None = None,
+        scratch: str | os.PathLike[str] | None = None,
+        out: str | os.PathLike[str] | None = None,
+        key: Any = 0,
+        method: str = "nuts",
+        pixels: Any = None,
+        n_chains: int = THETA_CHAINS.n_chains,
+        n_warmup: int = THETA_CHAINS.n_warmup,
+        n_draws: int = THETA_CHAINS.n_draws,
+        theta_0: tuple[float, float] | None = None,
+        s_scale: float | np.ndarray | None = None,
+        keep_draws: bool | None = None,
+        overwrite: bool = False,
+        progress: ProgressOption = None,
+    ) -> "xr.DataTree":
+        """Draws as `sample` makes them, of a model that `train_store` trained, from the store that it was trained on.
+
+        A block of pixels is in memory at a time, beside the draws that are kept. The draws of a pixel come from the
+        key and its number, and are those of `sample`, but for pixels whose chains run a second time: these are
+        together with other pixels, which changes how they are rounded. The tree is the same without the spectra.
+
+        Parameters
+        ----------
+        store, stars, preparation, memory, scratch
+            As for `train_store`, and the same: with the ``scratch`` of the training its store of blocks is used again.
+        out
+            Zarr store to write to, as ``store`` of `sample`.
+        key, method, pixels, n_chains, n_warmup, n_draws, theta_0, s_scale, keep_draws, overwrite, progress
+            As for `sample`.
+
+        Returns
+        -------
+        tree
+            As of `sample`.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            If the spectra are not those that the model was trained on, if its scatter is not independent, and as
+            `train_store` and `sample` do.
+
+        """
+        from bayes_cannon.model.store_sampling import sample_from_store  # NumPyro and xarray take a second to import.
+
+        result = self._trained()
+        work, _ = self._store_work(
+            store, stars, preparation, memory, scratch, None, op_method=result.op_method,
+            dof_correction=result.dof_correction,
+        )  # fmt: skip
+        tree, posterior = sample_from_store(
+            work, result, self._hashes(), self._provenance.get("training_set_sha256"), out=out, key=key, method=method,
+            pixels=pixels, n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws, theta_0=theta_0, s_scale=s_scale,
+            keep_draws=keep_draws, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+        work.tidy_blocks(keep=scratch is not None)
+        self._keep_posterior(posterior)
+        return tree
+
     def use_posterior(self, posterior: "xr.DataTree | str | os.PathLike[str]") -> None:
         """Take the posterior of theta from a tree that `sample` returned, or from a file or store that holds one.
 
@@ -1553,7 +1633,7 @@ class CannonModel:
 
     def _store_work(self, *given: Any, **options: Any) -> "tuple[StoreTraining, TrainingSet]":
         """The training from a store, and the training set without its spectra."""
-        from bayes_cannon.model.store_training import store_training  # HDF5 and xarray take half a second to import.
+        from bayes_cannon.model.store_problem import store_training  # HDF5 and xarray take half a second to import.
 
         return store_training(self._stars, self._settings, self._result, *given, **options)
 
