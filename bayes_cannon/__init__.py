@@ -1,6 +1,9 @@
 """Stellar labels from spectra, certified: The Cannon as a probabilistic program."""
 
+import logging
 from importlib import import_module
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # Where nobody listens nothing is said.
 
 _PUBLIC = {
     "CannonModel": "bayes_cannon.model",

@@ -12,7 +12,7 @@ from bayes_cannon.io.model_file import array_hash
 from bayes_cannon.io.survey_files import FileSettings
 from bayes_cannon.report import report
 from bayes_cannon.report.page import Missing
-from bayes_cannon.report.subject import subject_of
+from bayes_cannon.report.subject import Subject, subject_of
 
 
 def run_report(
@@ -21,9 +21,9 @@ def run_report(
 ) -> None:  # fmt: skip
     """Write the page, and print what is missing on it."""
     check_output_path(output, overwrite=overwrite)
-    flux_and_ivar = _spectra(subject, model, labels, spectra) if spectra else None
+    found = subject_of(subject, model, labels, None)
     page = report(
-        subject, model=model, labels=labels, spectra=flux_and_ivar, posterior=posterior, lines=lines, title=title
+        found, spectra=_spectra(found, spectra) if spectra else None, posterior=posterior, lines=lines, title=title
     )
     page.write(output, overwrite=overwrite)
     if not quiet:
@@ -33,9 +33,8 @@ def run_report(
     click.echo(f"wrote {output}")
 
 
-def _spectra(subject: Path, model: Path | None, labels: Path | None, spectra: Sequence[str]) -> Any:
+def _spectra(found: Subject, spectra: Sequence[str]) -> Any:
     """Spectra as the model takes them, which must be the very ones that were labelled."""
-    found = subject_of(subject, model, labels, None)
     if found.model is None or found.stars is None:
         raise ValueError("--spectra are those of a label table, shown over a model: give the table and --model")
     stars = spectra_for(found.model, spectra, FileSettings())

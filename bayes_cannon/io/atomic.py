@@ -6,6 +6,7 @@ into the same folder removes what dead writers left, and puts back what one had 
 """
 
 import ctypes
+import logging
 import os
 import shutil
 import socket
@@ -29,6 +30,7 @@ _LOCK, _OLD = "lock", "old"
 _DAY = 86400.0
 """Seconds after which the folder of another computer, whose locks may not be seen, is left over."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_log = logging.getLogger(__name__)
 
 
 def check_output_path(path: str | os.PathLike, *, overwrite: bool) -> Path:
@@ -92,6 +94,7 @@ def put_in_place(made: Path, place: Path, aside: Path) -> None:
     _sync(made)
     _replace(place, made, aside)
     _sync_folder(place.parent)
+    _log.info("wrote %s", place)
 
 
 def recover(path: str | os.PathLike) -> Path:

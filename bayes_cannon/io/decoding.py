@@ -86,6 +86,7 @@ def decode(
     if medium is not None and spectra.medium not in (None, medium):
         raise ValueError(f"{_whose(spectra)} has {spectra.medium} wavelengths: medium={medium!r} contradicts its file")
     doppler, said_of_velocity = _doppler(spectra, velocity)
+    frame = spectra.frame if said_of_velocity.startswith("none") else "rest"
     segments, said_of_masks = [], []
     for segment in spectra.segments:
         masked, said = _masked(spectra, segment, mask_bits)
@@ -97,6 +98,7 @@ def decode(
         "noise": f"ivar from {spectra.noise_kind}, 0 where there is none",
         "velocity": said_of_velocity,
         "medium": medium or "not known",
+        "frame": frame or "not known",
     }
     return DecodedSpectra(spectra, tuple(segments), doppler, medium, decisions)
 

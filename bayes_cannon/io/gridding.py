@@ -36,6 +36,10 @@ from bayes_cannon.io.spectra_variables import RESERVED
 
 MEDIUM = "wavelength_medium"
 """Attribute of spectra that says "vacuum" or "air"."""
+FRAME = "wavelength_frame"
+"""Attribute of spectra that says in which frame their wavelengths are, such as "rest", where it is known."""
+WAVELENGTHS = (MEDIUM, FRAME)
+"""What a model keeps of these, in its provenance."""
 VELOCITY = "velocity_used"
 """Label with the radial velocity by which a spectrum was brought to rest, km/s."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -202,6 +206,8 @@ def _as_spectra(
     }
     if medium is not None:
         attrs[MEDIUM] = medium
+    if attrs.get("frame", "not known") != "not known":
+        attrs[FRAME] = attrs["frame"]
     if left:
         attrs["columns_left_out"] = ", ".join(left)
     return Spectra(

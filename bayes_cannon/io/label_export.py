@@ -87,7 +87,11 @@ def export_labels(
         raise ValueError(f"no shard of {labels.path} is written yet")
     sizes = [labels.rows(number) for number in numbers]
     n_stars = sum(rows.stop - rows.start for rows in sizes)
-    with reporter(progress, n_stars, "star") as report, atomic_path(path, overwrite=overwrite) as temporary, careful():
+    with (
+        reporter(progress, n_stars, "star", "export") as report,
+        atomic_path(path, overwrite=overwrite) as temporary,
+        careful(),
+    ):
 
         def pieces() -> Pieces:
             widths = _widths(labels, numbers) if path.suffix.lower() != ".ecsv" else {}
@@ -97,8 +101,7 @@ def export_labels(
                     if name in table.colnames:
                         table[name] = table[name].astype(f"U{width}")
                 yield table
-                if report is not None:
-                    report(len(table))
+                report(len(table))
 
         try:
             _WRITERS[path.suffix.lower()](temporary, pieces(), n_stars)

@@ -103,7 +103,10 @@ def from_arrays(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[st
     """The fields of `Spectra` that arrays without names of their dimensions hold, told by their shapes."""
     for name in ("flux", "ivar"):
         if name not in arrays:
-            raise ValueError(f"there is no array {name!r} in it, but {', '.join(arrays) or 'nothing'}")
+            raise ValueError(
+                f"there is no array {name!r} in it, but {', '.join(arrays) or 'nothing'}: save it with these names, "
+                "ivar being 1 / error**2"
+            )
     named: list[str] = [name for name in ("wavelength", "dispersion") if name in arrays]
     wavelengths = named or [name for name in arrays if name.startswith("wave")]
     n_stars = len(arrays["flux"]) if arrays["flux"].ndim else 0

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from io import BytesIO, StringIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,29 +22,97 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 """Styles of lines, in the order of use, by which they differ in print and for those who see no colours."""
 
-_ANGSTROM = ("å", "angstrom", "angstroms", "aa")
+Size = Literal["column", "page"]
+
+WIDTHS: dict[str, float] = {"column": 3.5, "page": 7.1}
+"""Inches: one column of a page of a journal, and both."""
+
+_TEXT = {"column": 0.8, "page": 1.0}
+"""Size of the text over the usual one."""
+
+_UNITS = {"å": "Å", "angstrom": "Å", "angstroms": "Å", "aa": "Å", "um": "µm", "micron": "µm"}
 
 REFERENCE = "#8a8a8a"
 """Colour of lines that guide the eye."""
 
 _GAP_IN_STEPS = 3.0
+_CHIP_GAP_IN_STEPS = 10.0
+_CHIP_GAP = 0.01
+"""Of all wavelengths that are spanned: what two chips are apart at least."""
+_SMALLEST_CHIP = 0.05
+"""Of all pixels; what would leave fewer is not cut."""
 _SHORTEST_RUN = 3
 """Pixels that an order has at least on average; what turns back more often is no list of orders."""
 
 
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure of this size in inches, which notebooks display, and pyplot where it has been imported.
+def new_figure(size: Size, height: float) -> Any:
+    """An empty figure as wide as one column or a page and so many inches high.
+
+    Notebooks display it, and pyplot where it has been imported.
 
     Raises
     ------
     ImportError
         If Matplotlib is not installed.
+    ValueError
+        For another size.
 
     """
+    check_size(size)
     kind, pyplot = _figure_class(), sys.modules.get("matplotlib.pyplot")
-    if pyplot is None:
-        return kind(figsize=(width, height), layout="constrained")
-    return pyplot.figure(FigureClass=kind, figsize=(width, height), layout="constrained")
+    words = {"figsize": (WIDTHS[size], height), "layout": "constrained", "text_scale": _TEXT[size]}
+    return kind(**words) if pyplot is None else pyplot.figure(FigureClass=kind, **words)
+
+
+def check_size(size: Any) -> None:
+    """Raise unless this is the name of a width."""
+    if not isinstance(size, str) or size not in WIDTHS:
+        raise ValueError(f"size must be one of {', '.join(map(repr, WIDTHS))}, got {shown(size)}")
+
+
+def fit_text(figure: Any) -> Any:
+    """The figure, if it is a new one with text that suits its width."""
+    scale = getattr(figure, "text_scale", 1.0)
+    if scale != 1.0:
+        from matplotlib.text import Text
+
+        for text in figure.findobj(Text):
+            text.set_fontsize(scale * text.get_fontsize())
+        for axes in figure.axes:  # Those of ticks that are yet to come.
+            for axis in (axes.xaxis, axes.yaxis):
+                labels = [*axis.get_ticklabels(), *axis.get_ticklabels(minor=True)]
+                if labels:
+                    axis.set_tick_params(which="both", labelsize=labels[0].get_fontsize())
+        figure.text_scale = 1.0
+    return figure
+
+
+def one_panel(ax: Any, size: Size, height: float) -> Any:
+    """The axes that are given, or those of a new figure."""
+    given = given_panels(ax, 1, "a single one")
+    return new_figure(size, height).subplots() if given is None else given[0]
+
+
+def given_panels(axes: Any, n_panels: int, what: str) -> list[Any] | None:
+    """Axes of the user's to draw into, or None where a new figure is wanted.
+
+    Raises
+    ------
+    TypeError
+        For what is no Matplotlib axes.
+    ValueError
+        If there are not as many as there are panels.
+
+    """
+    if axes is None:
+        return None
+    given = list(np.asarray(axes, dtype=object).ravel())
+    for one in given:
+        if not hasattr(one, "figure"):
+            raise TypeError(f"ax and axes must be Matplotlib axes, got {shown(one)}")
+    if len(given) != n_panels:
+        raise ValueError(f"the figure has {n_panels} panels, {what}: give as many axes, not {len(given)}")
+    return given
 
 
 @cache
@@ -55,7 +123,11 @@ def _figure_class() -> type:
         raise ImportError("figures need Matplotlib: install bayes-cannon[plots]") from None
 
     class NotebookFigure(Figure):
-        """A figure that a notebook displays without pyplot."""
+        """A figure that a notebook displays without pyplot, and that knows how large its text is to be."""
+
+        def __init__(self, *args: Any, text_scale: float = 1.0, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.text_scale = text_scale
 
         def _repr_png_(self) -> bytes:
             buffer = BytesIO()
@@ -79,23 +151,52 @@ def svg(figure: Any, salt: str) -> str:
     return text[text.index("<svg") :]
 
 
-def pixel_axis(dispersion: np.ndarray | None, n_pixels: int, unit: object = None) -> tuple[np.ndarray, str]:
+def pixel_axis(
+    dispersion: np.ndarray | None, n_pixels: int, known: Mapping[str, Any] | None = None
+) -> tuple[np.ndarray, str]:
     """Position of each pixel along the horizontal axis, shape (pixel,), and the title of that axis.
 
-    The unit of the wavelengths is stated where it is known.
+    ``known`` is what `known_of` gives: unit, medium and frame of the wavelengths are stated where they are known.
     """
     if dispersion is None:
         return np.arange(n_pixels, dtype=float), "Pixel"
     x = real_numbers(dispersion, "dispersion")
     if x.shape != (n_pixels,):
         raise ValueError(f"dispersion must have shape ({n_pixels},), one value a pixel, got {x.shape}")
-    known = "Å" if str(unit).lower() in _ANGSTROM else str(unit or "")
-    return x, f"Wavelength ({known})" if known else "Wavelength"
+    words = {name: str(value) for name, value in (known or {}).items() if value is not None}
+    unit, medium = words.get("unit", ""), words.get("medium")
+    title = "Rest wavelength" if words.get("frame") == "rest" else "Wavelength"
+    title += f" in {medium}" if medium in ("vacuum", "air") else ""
+    return x, f"{title} ({_UNITS.get(unit.lower(), unit)})" if unit else title
 
 
-def unit_of(trainings: Mapping[str, Any], dispersion: np.ndarray | None) -> str | None:
-    """Unit of the models' wavelengths; None where it is not known, as of wavelengths that are given to the figure."""
-    return None if dispersion is not None else first_with(trainings, "dispersion_unit")
+def known_of(trainings: Mapping[str, Any], dispersion: np.ndarray | None) -> dict[str, Any]:
+    """What is known of the models' wavelengths: unit, and from their provenance medium and frame.
+
+    Nothing is known of wavelengths that are given to the figure.
+    """
+    if dispersion is not None:
+        return {}
+    provenance = first_with(trainings, "provenance") or {}
+    return {
+        "unit": first_with(trainings, "dispersion_unit"), "medium": provenance.get("wavelength_medium"),
+        "frame": provenance.get("wavelength_frame"),
+    }  # fmt: skip
+
+
+def chips(x: np.ndarray) -> list[np.ndarray]:
+    """Pixels of each chip of a spectrograph, which wide gaps keep apart; all in one if there are none.
+
+    A gap is wider than ten times the median step and than a hundredth of the range, and each chip has a twentieth of
+    the pixels at least.
+    """
+    every, steps = np.arange(len(x)), np.diff(x)
+    if len(x) < 2 or not ((steps > 0).all() or (steps < 0).all()):
+        return [every]
+    size = np.abs(steps)
+    after = np.flatnonzero((size > _CHIP_GAP_IN_STEPS * np.median(size)) & (size > _CHIP_GAP * np.ptp(x))) + 1
+    found = np.split(every, after)
+    return found if min(map(len, found)) >= _SMALLEST_CHIP * len(x) else [every]
 
 
 def limit_pixels(axes: Any, x: np.ndarray, xlim: Sequence[float | None] | None = None) -> None:

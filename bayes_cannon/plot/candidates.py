@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.arguments import check_kind
-from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure
+from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, Size, fit_text, one_panel
 from bayes_cannon.scatter.held_out_path import HeldOutPath
 
 
-def scatter_path(path: Any) -> Any:
+def scatter_path(path: Any, *, ax: Any = None, size: Size = "page") -> Any:
     """Gain in log likelihood per held-out spectrum over the first candidate, with its standard error.
 
     The best candidate is filled; one that may not be chosen, because its degrees of freedom ended at their bound, is
@@ -19,6 +19,10 @@ def scatter_path(path: Any) -> Any:
     ----------
     path
         What `CannonModel.scatter_path` or `CannonModel.order_path` returns.
+    ax
+        Matplotlib axes to draw into, by default those of a new figure.
+    size
+        Width of a new figure: ``"column"`` or ``"page"`` of a journal, 3.5 or 7.1 inches.
 
     Returns
     -------
@@ -33,8 +37,7 @@ def scatter_path(path: Any) -> Any:
     """
     check_kind(path, HeldOutPath, "path", "what CannonModel.scatter_path or order_path returns")
     table, best, names = path.table, path.best_index, path.names
-    figure = new_figure(4.8 + 0.08 * max(map(len, names)), 1.4 + 0.32 * len(table))
-    axes = figure.subplots()
+    axes = one_panel(ax, size, 1.2 + 0.3 * len(table))
     places = np.arange(len(table))
     axes.axvline(0, color=REFERENCE, linewidth=0.6)
     gain, error, valid = (np.asarray(table[name]) for name in ("gain", "gain_error", "valid"))
@@ -47,4 +50,4 @@ def scatter_path(path: Any) -> Any:
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_xlabel("Gain in ln likelihood\nof a held-out spectrum")
-    return figure
+    return fit_text(axes.figure)

@@ -7,20 +7,24 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from bayes_cannon.core.arguments import texts
-from bayes_cannon.core.field_names import label_text
+from bayes_cannon.core.field_names import field_name, label_text
 from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.typing import StarLabel
-from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, new_figure
+from bayes_cannon.coverage import local_coverage
+from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, Size, fit_text, given_panels, new_figure, one_panel
 
-_COLUMNS = 3
+_COLUMNS = {"column": 2, "page": 3}
 _FAR = 5.0
 """Pulls beyond it are counted in the last bin."""
 FEWEST = 8
-"""Stars of a bin whose coverage is shown."""
-_BINS = 5
+"""Stars of a cell whose coverage is shown, at least."""
+_MOST_CELLS = 40
+_UNLIKELY = 0.01
+_ROOM = (0.1, 0.06)
+"""Sides over those of the panel of a cell that a number fits into."""
 
 
-def pulls(pull: StarLabel, label_names: Sequence[str]) -> Any:
+def pulls(pull: StarLabel, label_names: Sequence[str], *, axes: Any = None, size: Size = "page") -> Any:
     """Distribution of the pulls of each label, with the normal distribution of honest errors.
 
     Parameters
@@ -30,6 +34,10 @@ def pulls(pull: StarLabel, label_names: Sequence[str]) -> Any:
         them. NaN is left out, and what is beyond five is counted in the outermost bins.
     label_names
         Names of the labels.
+    axes
+        Matplotlib axes to draw into, one a label, by default those of a new figure.
+    size
+        Width of a new figure: ``"column"`` or ``"page"`` of a journal, 3.5 or 7.1 inches.
 
     Returns
     -------
@@ -53,29 +61,30 @@ def pulls(pull: StarLabel, label_names: Sequence[str]) -> Any:
     names, pull = texts(label_names, "label_names"), real_numbers(pull, "pull")
     if pull.ndim != 2 or pull.shape[1] != len(names):
         raise ValueError(f"pull must have shape (star, {len(names)}) for {', '.join(names)}, got {pull.shape}")
-    figure, panels = _grid(len(names), 2.2)
+    panels = _panels(len(names), axes, size, 2.0)
     edges = np.linspace(-_FAR, _FAR, 41)
     fine = np.linspace(-_FAR, _FAR, 201)
-    for axes, name, column in zip(panels, names, pull.T, strict=True):
+    for panel, name, column in zip(panels, names, pull.T, strict=True):
         known = column[np.isfinite(column)]
         counts, _ = np.histogram(np.clip(known, -_FAR, _FAR), edges)
-        axes.stairs(counts, edges, fill=True, color=COLOURS[0], alpha=0.55, lw=0)
+        panel.stairs(counts, edges, fill=True, color=COLOURS[0], alpha=0.55, lw=0)
         expected = len(known) * (edges[1] - edges[0]) * np.exp(-(fine**2) / 2) / np.sqrt(2 * np.pi)
-        axes.plot(fine, expected, color=COLOURS[1], lw=1.4)
-        axes.set(xlim=(-_FAR, _FAR), xlabel=f"pull of {label_text(name).split(' (')[0]}")
-    panels[0].set_ylabel("stars")
-    return figure
+        panel.plot(fine, expected, color=COLOURS[1], lw=1.4)
+        panel.set(xlim=(-_FAR, _FAR), xticks=[-4, -2, 0, 2, 4], xlabel=f"Pull of {field_name(name).text}")
+    panels[0].set_ylabel("Stars")
+    return fit_text(panels[0].figure)
 
 
 def coverage(
     pull: StarLabel, position: np.ndarray, label_names: Sequence[str], position_names: Sequence[str],
-    *, level: float = 0.68, width: np.ndarray | float | None = None,
+    *, level: float = 0.68, width: np.ndarray | float | None = None, axes: Any = None,
+    size: Size = "page",
 ) -> Any:  # fmt: skip
-    """Share of the stars whose interval holds the reference label, in bins of label space, a panel a label.
+    """Share of the stars whose interval holds the reference label, in cells of label space, a panel a label.
 
-    Bins hold about as many stars each along both axes; of those with fewer than eight nothing is shown. White is as
-    it should be: orange holds too few stars (errors too small), blue too many. A dot marks what chance makes of honest
-    errors in less than one of a hundred bins.
+    The cells are those of `bayes_cannon.validate.local_coverage`, of about as many stars each, eight at least, drawn as
+    far as their stars reach; the numbers are per cent. White is as it should be: orange holds too few stars (errors too
+    small), blue too many. A dot marks what chance makes of honest errors in less than one of a hundred cells.
 
     Parameters
     ----------
@@ -90,6 +99,10 @@ def coverage(
     width
         Half of the width of the intervals over the error, a number or shape (star, 1); by default that of a normal
         distribution.
+    axes
+        Matplotlib axes to draw into, one a label, by default those of a new figure.
+    size
+        Width of a new figure: ``"column"`` or ``"page"`` of a journal, 3.5 or 7.1 inches.
 
     Returns
     -------
@@ -119,52 +132,53 @@ def coverage(
         )
     half = ndtri((1 + level) / 2) if width is None else np.broadcast_to(width, pull.shape)
     inside = np.where(np.isfinite(pull), np.abs(pull) <= half, np.nan)
-    figure, panels = _grid(len(names), 2.6)
-    edges = [_edges(column) for column in position.T]
+    panels = _panels(len(names), axes, size, 2.4)
     image = None
-    for axes, name, column in zip(panels, names, inside.T, strict=True):
-        image = _draw_map(axes, column, position, edges, level)
-        axes.set_title(label_text(name).split(" (")[0], fontsize="medium")
-        axes.set_xlabel(label_text(position_names[0]))
-        axes.locator_params(axis="x", nbins=5)
+    for panel, name, column in zip(panels, names, inside.T, strict=True):
+        image = _draw_map(panel, column, position, level)
+        panel.set_title(field_name(name).text, fontsize="medium")
+        panel.set_xlabel(label_text(position_names[0]))
+        panel.locator_params(axis="x", nbins=3)
+        if field_name(position_names[0]).text == "Teff":  # As in a Kiel diagram: hot stars left, giants above.
+            panel.invert_xaxis()
+        if field_name(position_names[1]).text == "log g":
+            panel.invert_yaxis()
     panels[0].set_ylabel(label_text(position_names[1]))
-    figure.colorbar(image, ax=panels, label=f"coverage of {100 * level:.0f} % intervals", fraction=0.04)
-    return figure
+    figure = panels[0].figure
+    figure.colorbar(image, ax=panels, label=f"Coverage of {100 * level:.0f} % intervals", fraction=0.04)
+    return fit_text(figure)
 
 
-def _draw_map(
-    axes: Any, inside: np.ndarray, position: np.ndarray, edges: Sequence[np.ndarray], level: float
-) -> Any:  # fmt: skip
+def _draw_map(axes: Any, inside: np.ndarray, position: np.ndarray, level: float) -> Any:
+    from matplotlib.collections import PatchCollection
     from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+    from matplotlib.patches import Rectangle
 
     known = np.isfinite(inside) & np.isfinite(position).all(axis=1)
-    places, bins = (position[known, 0], position[known, 1]), list(edges)
-    counts = np.histogram2d(*places, bins=bins)[0]
-    held = np.histogram2d(*places, bins=bins, weights=inside[known])[0]
-    share = np.where(counts >= FEWEST, held / np.maximum(counts, 1), np.nan)
     colours = LinearSegmentedColormap.from_list("coverage", [COLOURS[1], "#ffffff", COLOURS[0]])
     norm = TwoSlopeNorm(level, vmin=max(0.0, level - 0.4), vmax=1.0)
-    image = axes.pcolormesh(*edges, share.T, cmap=colours, norm=norm, edgecolors="#8886", lw=0.4)
-    error = np.sqrt(level * (1 - level) / np.maximum(counts, 1))
-    unlikely = (2 * ndtr(-np.abs(share - level) / error) < 0.01) & np.isfinite(share)
-    middles = [(one[1:] + one[:-1]) / 2 for one in edges]
-    for i, j in np.argwhere(np.isfinite(share)):
-        mark = "\N{BULLET}" if unlikely[i, j] else ""
-        axes.text(
-            middles[0][i], middles[1][j], f"{100 * share[i, j]:.0f}{mark}", ha="center", va="center", fontsize=7,
-            color="black",
-        )  # fmt: skip
+    patches, shares = [], np.zeros(0)
+    if known.sum() >= FEWEST:
+        size = max(FEWEST, int(known.sum()) // _MOST_CELLS)
+        cells = local_coverage(position[known], inside[known] > 0, level, size=size)
+        shares = cells.covered[:, 0]
+        extent, span = cells.high - cells.low, np.ptp(position[known], axis=0)
+        patches = [Rectangle(low, *sides) for low, sides in zip(cells.low, extent, strict=True)]
+        unlikely = 2 * ndtr(-np.abs(cells.deviation[:, 0])) < _UNLIKELY
+        roomy = (extent > np.multiply(_ROOM, span)).all(axis=1)
+        for low, sides, share, mark, room in zip(cells.low, extent, shares, unlikely, roomy, strict=True):
+            text = (f"{100 * share:.0f}" if room else "") + ("\N{BULLET}" if mark else "")
+            axes.text(*(low + sides / 2), text, ha="center", va="center", fontsize="xx-small", color="black")
+    image = PatchCollection(patches, cmap=colours, norm=norm, edgecolors="#888888", lw=0.4)
+    image.set_array(shares)
+    axes.add_collection(image)
+    axes.autoscale_view()
     return image
 
 
-def _edges(values: np.ndarray) -> np.ndarray:
-    """Ends of bins with about as many stars each."""
-    known = values[np.isfinite(values)]
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, _BINS + 1))) if known.size else np.zeros(1)
-    return edges if len(edges) > 1 else edges[0] + np.array([-0.5, 0.5])
-
-
-def error_sources(errors: Mapping[str, StarLabel], label_names: Sequence[str]) -> Any:
+def error_sources(
+    errors: Mapping[str, StarLabel], label_names: Sequence[str], *, ax: Any = None, size: Size = "page"
+) -> Any:
     """Share of each source in the variance of each label, of all stars together.
 
     Parameters
@@ -173,6 +187,10 @@ def error_sources(errors: Mapping[str, StarLabel], label_names: Sequence[str]) -
         Signed errors by the name of their source, shape (star, label) each, as `ErrorBudget.errors` gives them.
     label_names
         Names of the labels.
+    ax
+        Matplotlib axes to draw into, by default those of a new figure.
+    size
+        Width of a new figure: ``"column"`` or ``"page"`` of a journal, 3.5 or 7.1 inches.
 
     Returns
     -------
@@ -199,8 +217,7 @@ def error_sources(errors: Mapping[str, StarLabel], label_names: Sequence[str]) -
         name: np.nanmedian(np.sign(one) * np.asarray(one) ** 2, axis=0) for name, one in errors.items()
     }  # fmt: skip
     total = np.sum(list(variance.values()), axis=0)
-    figure = new_figure(7.2, 1.0 + 0.42 * len(names))
-    axes = figure.subplots()
+    axes = one_panel(ax, size, 1.1 + 0.4 * len(names))
     ahead, behind = np.zeros(len(names)), np.zeros(len(names))
     hatches = ("", "//", "", "..", "", "xx")
     for number, (name, part) in enumerate(variance.items()):
@@ -211,20 +228,28 @@ def error_sources(errors: Mapping[str, StarLabel], label_names: Sequence[str]) -
             hatch=hatches[number % len(hatches)], edgecolor="white", lw=0.5,
         )  # fmt: skip
         ahead, behind = ahead + np.maximum(share, 0), behind + np.minimum(share, 0)
-    axes.set_yticks(range(len(names)), [label_text(name).split(" (")[0] for name in names])
+    axes.set_yticks(range(len(names)), [field_name(name).text for name in names])
     axes.invert_yaxis()
     axes.axvline(0, color=REFERENCE, lw=0.8)
     axes.set_xlabel("% of the variance, median star")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize="small")
-    return figure
+    if ax is None:
+        columns = {"column": 2, "page": 3}[size]
+        axes.figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize="small")
+    else:
+        axes.legend(frameon=False, fontsize="small")
+    return fit_text(axes.figure)
 
 
-def _grid(n_panels: int, height: float) -> tuple[Any, list[Any]]:
-    """A figure with so many panels, up to three side by side."""
-    n_columns = min(n_panels, _COLUMNS)
+def _panels(n_panels: int, axes: Any, size: Size, height: float) -> list[Any]:
+    """So many panels: those that are given, or of a new figure, some side by side."""
+    given = given_panels(axes, n_panels, "one a label")
+    if given is not None:
+        return given
+    figure = new_figure(size, height)
+    n_columns = min(n_panels, _COLUMNS[size])
     n_rows = -(-n_panels // n_columns)
-    figure = new_figure(max(3.4, 2.6 * n_columns), height * n_rows)
+    figure.set_figheight(height * n_rows)
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for unused in panels[n_panels:]:
         unused.remove()
-    return figure, list(panels[:n_panels])
+    return list(panels[:n_panels])

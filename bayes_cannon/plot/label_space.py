@@ -8,7 +8,17 @@ import numpy as np
 from bayes_cannon.core.field_names import field_name
 from bayes_cannon.core.intake import as_array
 from bayes_cannon.core.labels import all_label_names, label_array, label_units
-from bayes_cannon.plot._matplotlib import COLOURS, label_title, latex_names, new_figure
+from bayes_cannon.plot._matplotlib import (
+    COLOURS,
+    WIDTHS,
+    Size,
+    check_size,
+    fit_text,
+    given_panels,
+    label_title,
+    latex_names,
+    new_figure,
+)
 
 _BINS = 48
 
@@ -19,6 +29,8 @@ def label_space(
     label_names: Sequence[str] | None = None,
     *,
     latex_label_names: Sequence[str] | None = None,
+    axes: Any = None,
+    size: Size = "page",
 ) -> Any:
     """Every pair of labels in a panel: all stars in grey (darker is denser, logarithmic), chosen ones as points.
 
@@ -37,6 +49,10 @@ def label_space(
         Labels to show, by default all columns.
     latex_label_names
         Name of each label in LaTeX, without dollar signs.
+    axes
+        Matplotlib axes to draw into, row by row, those on and below the diagonal; by default those of a new figure.
+    size
+        Width of a new figure: ``"column"`` or ``"page"`` of a journal, 3.5 or 7.1 inches.
 
     Returns
     -------
@@ -64,14 +80,14 @@ def label_space(
     latex = latex_names(latex_label_names, names)
     titles = [label_title(name, units.get(name, ""), latex[k] if latex else None) for k, name in enumerate(names)]
     edges = [_edges(column) for column in values.T]
-    size = max(4.0, 1.9 * len(names))
-    figure = new_figure(size, size)
-    panels = figure.subplots(len(names), len(names), squeeze=False)
-    for row, column in np.ndindex(panels.shape):
-        panel = panels[row, column]
-        if column > row:
-            panel.remove()
-            continue
+    places = [(row, column) for row in range(len(names)) for column in range(row + 1)]
+    panels = given_panels(axes, len(places), "row by row, those on and below the diagonal")
+    if panels is None:
+        check_size(size)
+        figure = new_figure(size, WIDTHS[size] * (1.0 if len(names) > 1 else 0.7))
+        grid = figure.add_gridspec(len(names), len(names))
+        panels = [figure.add_subplot(grid[place]) for place in places]
+    for panel, (row, column) in zip(panels, places, strict=True):
         if column == row:
             _draw_histogram(panel, values[:, row], rows, edges[row])
         else:
@@ -81,8 +97,12 @@ def label_space(
             panel.invert_xaxis()
         if column < row and field_name(names[row]).text == "log g":
             panel.invert_yaxis()
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
-    return figure
+    if axes is None:
+        handles = panels[0].get_legend_handles_labels()
+        panels[0].figure.legend(*handles, loc="upper right", frameon=False)
+    else:
+        panels[0].legend(frameon=False, fontsize="small")
+    return fit_text(panels[0].figure)
 
 
 def _rows(chosen: np.ndarray | None, n_stars: int) -> np.ndarray:
@@ -120,7 +140,7 @@ def _draw_pair(panel: Any, pair: np.ndarray, rows: np.ndarray, x_edges: np.ndarr
     counts, _, _ = np.histogram2d(pair[:, 0], pair[:, 1], bins=(x_edges, y_edges))
     shade = np.where(counts > 0, np.log1p(counts), np.nan).T
     panel.pcolormesh(x_edges, y_edges, shade, cmap="Greys", vmin=-1.0, vmax=1.6 * np.nanmax(shade), rasterized=True)
-    panel.plot(*pair[rows].T, ".", color=COLOURS[0], ms=4.0, mew=0, alpha=0.7, rasterized=True)
+    panel.plot(*pair[rows].T, "o", color=COLOURS[0], ms=3.5, mec="white", mew=0.5, rasterized=len(rows) > 3000)
 
 
 def _label_axes(panel: Any, titles: Sequence[str], row: int, column: int) -> None:

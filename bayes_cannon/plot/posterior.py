@@ -7,14 +7,24 @@ import numpy as np
 
 from bayes_cannon.core.arguments import texts
 from bayes_cannon.core.field_names import term_text
-from bayes_cannon.plot._matplotlib import COLOURS, REFERENCE, limit_pixels, new_figure, pixel_axis, with_gaps
+from bayes_cannon.plot._matplotlib import (
+    COLOURS,
+    REFERENCE,
+    Size,
+    fit_text,
+    given_panels,
+    limit_pixels,
+    new_figure,
+    pixel_axis,
+    with_gaps,
+)
 
 _TERMS_SHOWN = 3
 _MIDDLE = [0.16, 0.5, 0.84]
 _N_BINS = 20
 
 
-def theta_posterior(tree: Any, terms: Sequence[str] | None = None) -> Any:
+def theta_posterior(tree: Any, terms: Sequence[str] | None = None, *, axes: Any = None, size: Size = "page") -> Any:
     """One page: R-hat and ESS of all pixels, s and some coefficients over wavelength, and ranks of the worst pixel.
 
     The R-hat of a pixel is the largest, its bulk effective sample size the smallest, of all its parameters. Bands are
@@ -27,6 +37,11 @@ def theta_posterior(tree: Any, terms: Sequence[str] | None = None) -> Any:
         What `CannonModel.sample` returns, or `io.posterior_tree.read_posterior`.
     terms
         Texts of the coefficients to show; by default those of the first three terms after the constant.
+    axes
+        Matplotlib axes to draw into, those of R-hat, ESS, ranks and s, then one a term; by default those of a new
+        figure.
+    size
+        Width of a new figure: ``"column"`` or ``"page"`` of a journal, 3.5 or 7.1 inches.
 
     Returns
     -------
@@ -55,32 +70,53 @@ def theta_posterior(tree: Any, terms: Sequence[str] | None = None) -> Any:
     for name in shown:
         if name not in names:
             raise ValueError(f"there is no term {name!r}; there are {', '.join(names)}")
-    figure = new_figure(8.0, 5.6 + 1.3 * len(shown))
-    grid = figure.add_gridspec(2 + len(shown), 3, height_ratios=[1.5, 1.3, *[1.0] * len(shown)])
+    panels = _panels(len(shown), axes, size)
     r_hat, ess = (summary[name].to_numpy() for name in ("r_hat", "ess_bulk"))
-    _distribution(figure.add_subplot(grid[0, 0]), _extreme(r_hat, 1), 1.01, "Largest R-hat of a pixel")
+    _distribution(panels[0], _extreme(r_hat, 1), 1.01, "Largest $\\hat{R}$\nof a pixel")
     wanted = 100.0 * float(tree.attrs["sampling_n_chains"])
-    _distribution(figure.add_subplot(grid[0, 1]), _extreme(ess, -1), wanted, "Smallest bulk ESS of a pixel")
-    _last_panel(figure.add_subplot(grid[0, 2]), tree, _extreme(r_hat, 1))
+    _distribution(panels[1], _extreme(ess, -1), wanted, "Smallest bulk ESS\nof a pixel")
+    _last_panel(panels[2], tree, _extreme(r_hat, 1))
     wavelength = summary["wavelength"].to_numpy() if "wavelength" in summary.coords else None
     known = {} if wavelength is None else summary["wavelength"].attrs
-    x, x_title = pixel_axis(wavelength, summary.sizes["pixel"], known.get("units", known.get("unit")))
+    unit = known.get("units")
+    x, x_title = pixel_axis(wavelength, summary.sizes["pixel"], {"unit": unit})
     if wavelength is None:
         x = summary["pixel"].to_numpy().astype(float)
-    s_axes = figure.add_subplot(grid[1, :])
+    s_axes = panels[3]
     _band(s_axes, x, summary["s_quantiles"].sel(quantile=_MIDDLE, method="nearest").to_numpy(), "s", COLOURS[1])
     flagged = ~np.isin(summary["status"].to_numpy(), (0, 1)) & np.isfinite(summary["s_mean"].to_numpy())
     s_axes.plot(x[flagged], summary["s_mean"].to_numpy()[flagged], "x", color=COLOURS[3], label="flagged")
     if flagged.any():
-        s_axes.legend(frameon=False, fontsize=8)
-    axes = s_axes
-    for row, name in enumerate(shown):
-        axes = figure.add_subplot(grid[2 + row, :], sharex=s_axes)
+        s_axes.legend(frameon=False, fontsize="small")
+    for panel, name in zip(panels[4:], shown, strict=True):
         quantiles = summary["theta_quantiles"].isel(term=names.index(name)).sel(quantile=_MIDDLE, method="nearest")
-        axes.axhline(0, color=REFERENCE, linewidth=0.6)
-        _band(axes, x, quantiles.to_numpy(), term_text(name), COLOURS[0])
-    axes.set_xlabel(x_title)
-    return figure
+        _band(panel, x, quantiles.to_numpy(), term_text(name), COLOURS[0])
+        limits = panel.get_ylim()
+        panel.axhline(0, color=REFERENCE, linewidth=0.6)
+        panel.set_ylim(limits)
+    for panel in panels[3:]:
+        panel.locator_params(axis="y", nbins=4)
+        panel.tick_params(labelbottom=panel is panels[-1])
+    panels[-1].set_xlabel(x_title)
+    panels[0].figure.align_ylabels(panels[3:])
+    return fit_text(panels[0].figure)
+
+
+def _panels(n_terms: int, axes: Any, size: Size) -> list[Any]:
+    given = given_panels(axes, 4 + n_terms, "those of R-hat, ESS, ranks and s, then one a term")
+    if given is not None:
+        return given
+    figure = new_figure(size, 4.4 + 1.1 * n_terms)
+    heights = [1.6, 1.2, *[1.0] * n_terms]
+    if size == "column":  # The third of the panels at the top does not fit beside the others.
+        figure.set_figheight(figure.get_figheight() + 1.6)
+        grid = figure.add_gridspec(3 + n_terms, 2, height_ratios=[1.6, *heights])
+        places = [grid[0, 0], grid[0, 1], *(grid[row, :] for row in range(1, 3 + n_terms))]
+    else:
+        grid = figure.add_gridspec(2 + n_terms, 3, height_ratios=heights)
+        places = [*(grid[0, column] for column in range(3)), *(grid[row, :] for row in range(1, 2 + n_terms))]
+    panels = [figure.add_subplot(place) for place in places[:4]]
+    return panels + [figure.add_subplot(place, sharex=panels[3]) for place in places[4:]]
 
 
 def _extreme(values: np.ndarray, sign: int) -> np.ndarray:
@@ -100,13 +136,14 @@ def _distribution(axes: Any, values: np.ndarray, limit: float, title: str) -> No
     axes.axvline(limit, color=REFERENCE, linestyle="--", linewidth=0.8)
     axes.set_ylabel("Share of the pixels")
     axes.set_ylim(0, 1.02)
+    axes.locator_params(axis="x", nbins=3)
 
 
 def _last_panel(axes: Any, tree: Any, r_hat: np.ndarray) -> None:
     """Ranks of s of each chain at the worst pixel, or k-hat where there are no chains."""
     k_hat = tree["summary/k_hat"].to_numpy()
     if not np.isfinite(r_hat).any() and np.isfinite(k_hat).any():
-        _distribution(axes, k_hat, 0.7, "Pareto k-hat of a pixel")
+        _distribution(axes, k_hat, 0.7, r"Pareto $\hat{k}$ of a pixel")
         return
     if "posterior" not in tree.children or not np.isfinite(r_hat).any():
         _write(axes, "no draws")
@@ -118,7 +155,9 @@ def _last_panel(axes: Any, tree: Any, r_hat: np.ndarray) -> None:
         counts, edges = np.histogram(row, _N_BINS, range=(0, draws.size))
         axes.stairs(counts, edges, color=COLOURS[chain % len(COLOURS)], linewidth=0.9)
     axes.axhline(draws.shape[1] / _N_BINS, color=REFERENCE, linestyle="--", linewidth=0.8)
-    axes.set_xlabel(f"Rank of s at pixel {int(tree['summary/pixel'].to_numpy()[worst])}, R-hat {r_hat[worst]:.3f}")
+    pixel = int(tree["summary/pixel"].to_numpy()[worst])
+    axes.set_xlabel(rf"Rank of $s$ at pixel {pixel}," + "\n" + rf"$\hat{{R}}$ = {r_hat[worst]:.3f}")
+    axes.locator_params(axis="x", nbins=3)
     axes.set_ylabel("Draws of a chain")
     axes.set_ylim(0, None)
 

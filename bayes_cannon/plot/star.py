@@ -9,20 +9,27 @@ from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.plot._matplotlib import (
     COLOURS,
     REFERENCE,
+    Size,
     check_model,
+    check_size,
+    chips,
+    ends_of,
+    fit_text,
+    given_panels,
+    known_of,
     label_symbol,
     latex_names,
     limit_pixels,
     new_figure,
     pixel_axis,
-    unit_of,
+    sorted_limits,
     visible,
     with_gaps,
 )
 from bayes_cannon.plot.training import scatter_variance
 from bayes_cannon.validate import label_errors
 
-_CHARACTERS = 92
+_CHARACTERS = {"column": 46, "page": 72}
 """Of a line above the figure."""
 
 
@@ -36,13 +43,16 @@ def spectrum(
     xlim: Sequence[float | None] | None = None,
     latex_label_names: Sequence[str] | None = None,
     title: str | None = None,
+    axes: Any = None,
+    size: Size = "page",
 ) -> Any:
     """Model over data of one star, with the noise ``ivar^(-1/2)`` and the scatter s of the model as bands.
 
     The lower panel shows flux - model with the bands of the noise and of ``(1 / ivar + s^2)^(1/2)``. Where the scatter
     is correlated, s is all of it, with what a pixel shares with others; of a model with a covariance of the whole noise
     (``scatter.Full``, ``scatter.Given``) the second band is the root of that covariance's diagonal. Pixels with
-    ivar = 0, and pixels that are not trained, are left blank.
+    ivar = 0, and pixels that are not trained, are left blank. Where wide gaps keep the chips of a spectrograph apart,
+    each has its own panels, one below the other.
 
     Parameters
     ----------
@@ -61,11 +71,16 @@ def spectrum(
         Name of each label in LaTeX, without dollar signs.
     title
         Text above the figure, by default the labels.
+    axes
+        Matplotlib axes to draw into, one a chip, or two where there is a flux: the spectrum, and beneath it what is
+        left; by default those of a new figure.
+    size
+        Width of a new figure: ``"column"`` or ``"page"`` of a journal, 3.5 or 7.1 inches.
 
     Returns
     -------
     figure
-        A ``matplotlib.figure.Figure`` with one panel, or two where there is a flux.
+        A ``matplotlib.figure.Figure`` with one panel a chip, or two where there is a flux.
 
     Raises
     ------
@@ -85,30 +100,65 @@ def spectrum(
     values = _of_shape("labels", labels, (len(names),), f"one value for each of {', '.join(names)}")
     predicted = np.asarray(model(values), dtype=float).ravel()
     n_pixels = predicted.size
-    x, x_title = pixel_axis(model.dispersion, n_pixels, unit_of({"": model}, None))
+    x, x_title = pixel_axis(model.dispersion, n_pixels, known_of({"": model}, None))
     s2 = scatter_variance(model)
     s2 = np.where(np.isfinite(s2), s2, np.nan)
-    title = _title(model, values, cov, latex_label_names) if title is None else str(title)
-    figure = new_figure(9.0, (3.6 if flux is None else 5.0) + 0.17 * title.count("\n"))
-    if flux is None:
-        axes = bottom = figure.subplots()
-    else:
-        observed, noise = _data(flux, ivar, n_pixels)
-        axes, bottom = figure.subplots(2, sharex=True, height_ratios=[2.2, 1])
-        _draw_data(axes, x, observed, noise)
-        total = np.sqrt(_total_variance(model, noise, s2, values))
-        _draw_residuals(bottom, x, observed - predicted, noise, total, visible(x, xlim))
-    _band(axes, x, predicted, np.sqrt(s2), COLOURS[1], 0.3, "scatter $s$")
-    axes.plot(*with_gaps(x, predicted), color=COLOURS[1], lw=1.0, label="model")
+    check_size(size)
+    title = _title(model, values, cov, latex_label_names, _CHARACTERS[size]) if title is None else str(title)
+    parts = [part for part in chips(x) if visible(x[part], xlim).any()] or [np.arange(n_pixels)]
+    panels = _panels(len(parts), flux is not None, axes, size, title.count("\n"))
     shown = visible(x, xlim)
-    curves = [predicted[shown]] if flux is None else [predicted[shown], observed[shown]]
-    axes.set_ylim(*_limits(np.concatenate(curves)))
-    axes.set_ylabel("Flux")
-    axes.legend(frameon=False, fontsize="small", ncols=4)
-    bottom.set_xlabel(x_title)
-    limit_pixels(bottom, x, xlim)
-    axes.set_title(title, fontsize="medium")
-    return figure
+    curves = [predicted[shown]]
+    if flux is not None:
+        observed, noise = _data(flux, ivar, n_pixels)
+        total, residual = np.sqrt(_total_variance(model, noise, s2, values)), observed - predicted
+        curves.append(observed[shown])
+    limits = _limits(np.concatenate(curves))
+    for part, (panel, *below) in zip(parts, panels, strict=True):
+        if flux is not None:
+            _draw_data(panel, x[part], observed[part], noise[part])
+            _draw_residuals(below[0], x[part], residual[part], noise[part], total[part])
+            below[0].set_ylim(*_residual_limits(residual[shown], total[shown]))
+        _band(panel, x[part], predicted[part], np.sqrt(s2[part]), COLOURS[1], 0.3, "scatter $s$")
+        panel.plot(*with_gaps(x[part], predicted[part]), color=COLOURS[1], lw=1.0, label="model")
+        panel.set_ylim(*limits)
+        panel.set_ylabel("Flux")
+        for one in (panel, *below):
+            limit_pixels(one, x[part], xlim if len(parts) == 1 else _within(x[part], xlim))
+    for one in panels[0]:
+        one.legend(
+            fontsize="x-small", ncols={"column": 2, "page": 4}[size], loc="upper right", framealpha=0.8,
+            edgecolor="none", borderpad=0.1,
+        )  # fmt: skip
+    panels[-1][-1].set_xlabel(x_title)
+    panels[0][0].set_title(title, fontsize="medium")
+    return fit_text(panels[0][0].figure)
+
+
+def _within(x: np.ndarray, xlim: Sequence[float | None] | None) -> tuple[float, float]:
+    """Ends of the pixels within the limits, in the direction of these."""
+    inside = x[visible(x, xlim)]
+    ends = float(inside.min()), float(inside.max())
+    backwards = xlim is not None and None not in xlim and ends_of(xlim) != sorted_limits(xlim)
+    return ends[::-1] if backwards else ends
+
+
+def _panels(n_chips: int, with_flux: bool, axes: Any, size: Size, more_lines: int) -> list[list[Any]]:
+    """The one or two panels of each chip."""
+    n_each = 2 if with_flux else 1
+    what = "one of the spectrum and one of what is left, a chip" if with_flux else "one a chip"
+    given = given_panels(axes, n_chips * n_each, what)
+    if given is None:
+        heights = [2.2, 1.0] if with_flux else [1.0]
+        each = (3.8 if with_flux else 2.8) if n_chips == 1 else (2.6 if with_flux else 1.6)
+        figure = new_figure(size, 0.4 + each * n_chips + 0.17 * more_lines)
+        given = list(figure.subplots(n_chips * n_each, squeeze=False, height_ratios=heights * n_chips)[:, 0])
+        for number in range(0, len(given), n_each):
+            if with_flux:
+                given[number].sharex(given[number + 1])
+                given[number].tick_params(labelbottom=False)
+        figure.align_ylabels(given)
+    return [given[number : number + n_each] for number in range(0, len(given), n_each)]
 
 
 def _data(flux: np.ndarray, ivar: np.ndarray | None, n_pixels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,19 +193,21 @@ def _draw_data(axes: Any, x: np.ndarray, observed: np.ndarray, noise: np.ndarray
 
 
 def _draw_residuals(
-    axes: Any, x: np.ndarray, residual: np.ndarray, noise: np.ndarray, total: np.ndarray, shown: np.ndarray
-) -> None:
+    axes: Any, x: np.ndarray, residual: np.ndarray, noise: np.ndarray, total: np.ndarray
+) -> None:  # fmt: skip
     _band(axes, x, np.zeros_like(x), total, COLOURS[1], 0.3, "noise and scatter")
     if np.isfinite(noise).any():
         _band(axes, x, np.zeros_like(x), noise, "black", 0.25, "noise")
     axes.axhline(0, color=REFERENCE, lw=0.8)
     axes.plot(*with_gaps(x, residual), color="black", lw=0.8)
-    sizes = np.abs(np.concatenate([residual[shown], 2 * total[shown]]))
+    axes.set_ylabel("Flux\n$-$ model")
+
+
+def _residual_limits(residual: np.ndarray, total: np.ndarray) -> tuple[float, float]:
+    sizes = np.abs(np.concatenate([residual, 2 * total]))
     sizes = sizes[np.isfinite(sizes)]
-    half = 1.1 * np.percentile(sizes, 99.5) if sizes.size else 1.0
-    axes.set_ylim(-half or -1.0, half or 1.0)
-    axes.set_ylabel("Flux $-$ model")
-    axes.legend(frameon=False, fontsize="small", ncols=2, loc="upper right")
+    half = float(1.1 * np.percentile(sizes, 99.5)) if sizes.size else 1.0
+    return -half or -1.0, half or 1.0
 
 
 def _band(axes: Any, x: np.ndarray, middle: np.ndarray, half: np.ndarray, colour: str, alpha: float, name: str) -> None:
@@ -170,7 +222,9 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return float(low - margin), float(high + 2 * margin)
 
 
-def _title(model: Any, values: np.ndarray, cov: np.ndarray | None, latex_label_names: Sequence[str] | None) -> str:
+def _title(
+    model: Any, values: np.ndarray, cov: np.ndarray | None, latex_label_names: Sequence[str] | None, characters: int
+) -> str:
     """The labels with their errors, in lines that fit the figure."""
     names = tuple(model.vectorizer.label_names)
     latex = latex_names(latex_label_names, names)
@@ -183,7 +237,7 @@ def _title(model: Any, values: np.ndarray, cov: np.ndarray | None, latex_label_n
         value = with_error(values[k], errors[k])
         after = f"{value} {units.get(name, '')}".rstrip()
         width += len(name) + len(after) + 5
-        if k and width > _CHARACTERS:
+        if k and width > characters:
             lines.append("")
             width = len(name) + len(after) + 5
         part = f"{label_symbol(name, None if latex is None else latex[k])} = {after}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.arguments import shown, texts, whole_numbers
+from bayes_cannon.core.arguments import texts, whole_numbers
 from bayes_cannon.core.field_names import term_text
 from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.terms import Terms
@@ -13,19 +13,27 @@ from bayes_cannon.plot._matplotlib import (
     COLOURS,
     REFERENCE,
     STYLES,
+    Size,
     by_name,
     first_with,
+    fit_text,
+    given_panels,
+    known_of,
     latex_names,
     limit_pixels,
     new_figure,
+    one_panel,
     own_words,
     pixel_axis,
-    unit_of,
     visible,
     with_gaps,
 )
 from bayes_cannon.scatter.common_covariance import CommonCovariance
 from bayes_cannon.training.problem import PixelProblem
+
+_MOST_ROWS = 12
+_TALLEST = 8.5
+"""Inches of all rows together: the page of a journal."""
 
 
 def theta(
@@ -40,6 +48,8 @@ def theta(
     *,
     dispersion: np.ndarray | None = None,
     plot_kwds: Mapping[str, Any] | None = None,
+    axes: Any = None,
+    size: Size = "page",
 ) -> Any:
     """Coefficients theta at every pixel, one panel per term.
 
@@ -68,6 +78,10 @@ def theta(
         Wavelength of each pixel, shape (pixel,), in any unit and order, by default the model's.
     plot_kwds
         For every line, as in ``matplotlib.axes.Axes.plot``.
+    axes
+        Matplotlib axes to draw into, one a term, or a single one for a common axis; by default those of a new figure.
+    size
+        Width of a new figure: ``"column"`` or ``"page"`` of a journal, 3.5 or 7.1 inches.
 
     Returns
     -------
@@ -95,25 +109,56 @@ def theta(
     shown = _chosen_terms(indices, label_terms, n_terms, vectorizer)
     names = _term_names(shown, vectorizer, latex_label_names) if show_label_terms else [""] * len(shown)
     if common_axis:
-        panels = [_one_panel(x, thetas, shown, names, normalize, xlim, plot_kwds)]
-        figure = panels[0].figure
+        panels = lowest = [one_panel(axes, size, 3.4)]
+        _all_terms(panels[0], x, thetas, shown, names, normalize, xlim, plot_kwds)
     else:
-        figure = new_figure(8.0, max(3.6, 0.9 + 0.95 * len(shown)))
-        panels = list(figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0])
-        for axes, term, name in zip(panels, shown, names, strict=True):
+        panels, lowest = _panels(len(shown), axes, size)
+        for panel, term, name in zip(panels, shown, names, strict=True):
             normalized = normalize and term > 0
             curves = {training: values[:, term] for training, values in thetas.items()}
             values, factor = _shown_values(curves, x, xlim, normalized)
-            _draw(axes, x, curves, factor, plot_kwds)
-            _dress_panel(axes, term, name, None if normalized else values)
+            _draw(panel, x, curves, factor, plot_kwds)
+            _dress_panel(panel, term, name, None if normalized else values)
+            limit_pixels(panel, x, xlim)
             if normalized:
                 largest = f"max {1 / factor:.2g}"
-                axes.text(0.995, 0.04, largest, transform=axes.transAxes, ha="right", va="bottom", fontsize="x-small")
-        _legend(figure, panels[0], inside=False)
-        figure.align_ylabels(panels)
-    panels[-1].set_xlabel(x_title)
-    limit_pixels(panels[-1], x, xlim)
-    return figure
+                box = {"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 0.5}
+                panel.text(
+                    0.995,
+                    0.05,
+                    largest,
+                    transform=panel.transAxes,
+                    ha="right",
+                    va="bottom",
+                    fontsize="x-small",
+                    bbox=box,
+                )
+        panels[0].figure.align_ylabels(panels)
+    _legend(panels[0], inside=axes is not None)
+    for panel in lowest:
+        panel.set_xlabel(x_title)
+        limit_pixels(panel, x, xlim)
+    return fit_text(panels[0].figure)
+
+
+def _panels(n_terms: int, axes: Any, size: Size) -> tuple[list[Any], list[Any]]:
+    """A panel a term, one below the other, in two columns where there are many; and the lowest ones."""
+    given = given_panels(axes, n_terms, "one a term")
+    if given is not None:
+        return given, given[-1:]
+    n_columns = 1 if n_terms <= _MOST_ROWS else 2
+    n_rows = -(-n_terms // n_columns)
+    figure = new_figure(size, max(2.4, 0.7 + min(0.85, _TALLEST / n_rows) * n_rows))
+    grid = figure.add_gridspec(n_rows, n_columns)
+    places = [grid[row, column] for column in range(n_columns) for row in range(n_rows)]
+    n_unused = len(places) - n_terms  # At the top of the second column, so that both end at the axis.
+    panels: list[Any] = []
+    for place in places[:n_rows] + places[n_rows + n_unused :]:
+        panels.append(figure.add_subplot(place, sharex=panels[0] if panels else None))
+    lowest = [panels[n_rows - 1], panels[-1]][:n_columns]
+    for panel in panels:
+        panel.tick_params(labelbottom=panel in lowest)
+    return panels, lowest
 
 
 def scatter(
@@ -123,6 +168,7 @@ def scatter(
     dispersion: np.ndarray | None = None,
     xlim: Sequence[float | None] | None = None,
     plot_kwds: Mapping[str, Any] | None = None,
+    size: Size = "page",
 ) -> Any:
     """Intrinsic scatter s at every pixel, in the unit of the flux.
 
@@ -136,6 +182,8 @@ def scatter(
         legend, to these.
     ax
         Matplotlib axes to draw into, by default those of a new figure.
+    size
+        Width of a new figure: ``"column"`` or ``"page"`` of a journal, 3.5 or 7.1 inches.
     dispersion
         Wavelength of each pixel, shape (pixel,), in any unit and order, by default the model's.
     xlim
@@ -167,18 +215,15 @@ def scatter(
     _check_same_shape(variances, ("pixel",))
     n_pixels = next(iter(variances.values())).size
     x, x_title = _pixel_axis(trainings, dispersion, n_pixels)
-    if ax is not None and not hasattr(ax, "figure"):
-        raise TypeError(f"ax must be Matplotlib axes, got {shown(ax)}")
-    figure = new_figure(8.0, 3.6) if ax is None else ax.figure
-    axes = figure.subplots() if ax is None else ax
+    axes = one_panel(ax, size, 2.8)
     s = {name: np.sqrt(np.where(np.isfinite(s2), s2, np.nan)) for name, s2 in variances.items()}
     _draw(axes, x, s, 1.0, plot_kwds)
     limit_pixels(axes, x, xlim)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(x_title)
     axes.set_ylabel("Scatter $s$ (unit of flux)")
-    _legend(figure, axes, inside=True)
-    return figure
+    _legend(axes, inside=True)
+    return fit_text(axes.figure)
 
 
 def scatter_variance(model: Any) -> np.ndarray:
@@ -194,8 +239,8 @@ def scatter_variance(model: Any) -> np.ndarray:
 
 
 def _pixel_axis(trainings: Mapping[str, Any], dispersion: Any, n_pixels: int) -> tuple[np.ndarray, str]:
-    unit = unit_of(trainings, dispersion)
-    return pixel_axis(first_with(trainings, "dispersion") if dispersion is None else dispersion, n_pixels, unit)
+    known = known_of(trainings, dispersion)
+    return pixel_axis(first_with(trainings, "dispersion") if dispersion is None else dispersion, n_pixels, known)
 
 
 def _is_array(training: Any) -> bool:
@@ -257,7 +302,8 @@ def _shown_values(
     return values, 1 / largest if normalized and largest > 0 else 1.0
 
 
-def _one_panel(
+def _all_terms(
+    axes: Any,
     x: np.ndarray,
     thetas: Mapping[str, np.ndarray],
     shown: Sequence[int],
@@ -265,8 +311,8 @@ def _one_panel(
     normalize: bool,
     xlim: Sequence[float | None] | None,
     plot_kwds: Mapping[str, Any] | None,
-) -> Any:
-    """All terms in the panel of a new figure."""
+) -> None:
+    """All terms in one panel."""
     if len(thetas) > 1:
         raise ValueError(f"common_axis=True draws a single training, not {', '.join(thetas)}: leave one of both out")
     (values,) = thetas.values()
@@ -274,12 +320,8 @@ def _one_panel(
     for term, name in zip(shown, names, strict=True):
         _, factor = _shown_values({"": values[:, term]}, x, xlim, normalize and term > 0)
         curves[name or rf"$\theta_{{{term}}}$"] = factor * values[:, term]
-    figure = new_figure(8.0, 3.6)
-    axes = figure.subplots()
     _draw(axes, x, curves, 1.0, plot_kwds)
     axes.set_ylabel(r"$\theta_d / \max|\theta_d|$" if normalize else r"$\theta_d$")
-    _legend(figure, axes, inside=False)
-    return axes
 
 
 def _draw(
@@ -314,11 +356,11 @@ def _dress_panel(axes: Any, term: int, name: str, values: np.ndarray | None) -> 
         axes.text(1.012, 0.5, name, transform=axes.transAxes, va="center", ha="left")
 
 
-def _legend(figure: Any, axes: Any, *, inside: bool) -> None:
+def _legend(axes: Any, *, inside: bool) -> None:
     handles, texts = axes.get_legend_handles_labels()
     if not texts:
         return
     if inside:
         axes.legend(frameon=False, fontsize="small", ncols=min(4, len(texts)))
     else:
-        figure.legend(handles, texts, loc="outside upper center", ncols=min(6, len(texts)), frameon=False)
+        axes.figure.legend(handles, texts, loc="outside upper center", ncols=min(6, len(texts)), frameon=False)

@@ -41,9 +41,9 @@ def report(
     ----------
     subject
         A trained `CannonModel` or `LocalCannonModel`; a label table as ``bayes-cannon infer`` and ``train`` write it;
-        what `CannonModel.fit_labels` returns; a `bayes_cannon.validate.CrossValidation`; or the path of a model or
-        table. Beside a model file NAME.model the table NAME-labels.ecsv is read too, and beside a table its model, if
-        the table names the SHA-256 of that very file.
+        what `CannonModel.fit_labels` returns; a `bayes_cannon.validate.CrossValidation`; a `Subject`; or the path of a
+        model or table. Beside a model file NAME.model the table NAME-labels.ecsv is read too, and beside a table its
+        model, if the table names the SHA-256 of that very file.
     model
         The model, or its path, of a table or fit.
     labels

@@ -91,7 +91,10 @@ def _one_to_one(subject: Subject) -> str:
     assert stars is not None
     first = slice(0, SHOWN_LABELS)
     names = stars.names[first]
-    named = SimpleNamespace(vectorizer=SimpleNamespace(label_names=names), label_units=subject.units)
+    trained_on = None if subject.model is None else subject.model.training_set_labels[:, first]
+    named = SimpleNamespace(
+        vectorizer=SimpleNamespace(label_names=names), label_units=subject.units, training_set_labels=trained_on
+    )
     assert stars.reference is not None
     figure = one_to_one(
         named, stars.labels[:, first], stars.covariance[:, first, first], reference=stars.reference[:, first],
@@ -270,10 +273,10 @@ def coverage(subject: Subject) -> Section | Missing:
         described = f"Maps of the coverage of {100 * level:.0f} % intervals over {names[0]} and {second[1]}"
         parts.append(image(svg(figure, f"coverage-{level}"), described))
     parts.append(note(
-        "Per cent of the stars in each bin whose interval holds the reference label. Orange: too few, errors are too "
-        "small there; blue: too many. A dot marks a bin that honest errors would give by chance in less than one of a "
-        "hundred. Errors can be right on average and wrong for one kind of star; bins have as many stars each along "
-        f"either axis, and those with fewer than {honesty.FEWEST} are blank."
+        "Per cent of the stars in each cell whose interval holds the reference label. Orange: too few, errors are too "
+        "small there; blue: too many. A dot marks a cell that honest errors would give by chance in less than one of a "
+        "hundred. Errors can be right on average and wrong for one kind of star; cells hold about as many stars each, "
+        f"{honesty.FEWEST} at least."
     ))  # fmt: skip
     return Section(title, join(parts))
 

@@ -11,7 +11,7 @@ from bayes_cannon.core.field_names import field_name, term_text
 from bayes_cannon.core.status import PixelStatus
 from bayes_cannon.model.local import LocalCannonModel
 from bayes_cannon.model.stars import term_texts
-from bayes_cannon.plot._matplotlib import pixel_axis, with_gaps
+from bayes_cannon.plot._matplotlib import known_of, pixel_axis, with_gaps
 from bayes_cannon.plot.training import scatter_variance
 from bayes_cannon.report import interactive
 from bayes_cannon.report.interactive import BLUE, GREEN, INK, ORANGE, Change, Choice
@@ -77,7 +77,7 @@ def _root(variance: np.ndarray) -> np.ndarray:
 def axis_of(model: AnyModel) -> tuple[np.ndarray, str]:
     """Position of each pixel, and what it is."""
     assert model.n_pixels is not None
-    return pixel_axis(model.dispersion, model.n_pixels, model.dispersion_unit)
+    return pixel_axis(model.dispersion, model.n_pixels, known_of({"": model}, None))
 
 
 def shared_range(model: AnyModel, ranges: dict[int, Any]) -> Any:

@@ -38,6 +38,7 @@ _PULL_BOUNDS = 0.8, 1.25
 _COMMON_R_HAT, _LEAST_GAP = 1.01, 1e-6
 _PROVENANCE = {
     "recipe": "recipe", "description": "description", "cuts": "cuts", "labels_joined": "labels joined",
+    "wavelength_medium": "wavelengths in", "wavelength_frame": "frame of the wavelengths",
     "preparation": "spectra prepared", "training_set_sha256": "SHA-256 of the training set",
     "bayes_cannon": "bayes_cannon", "python": "Python", "numpy": "NumPy", "jax": "JAX", "created": "written",
 }  # fmt: skip

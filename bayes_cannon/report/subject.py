@@ -214,6 +214,10 @@ def subject_of(what: Any, model: Any, labels: Any, reference: Any) -> Subject:
 
     A file beside is taken only where the SHA-256 of the model in the label table is that of the model's file.
     """
+    if isinstance(what, Subject):
+        if not (model is None and labels is None and reference is None):
+            raise ValueError("a Subject has its model, labels and references: leave the others out")
+        return what
     if isinstance(what, AnyModel) or _is_model_file(what):
         if model is not None:
             raise ValueError("model= goes with a table or a fit of labels; the first argument is a model already")

@@ -217,7 +217,7 @@ def held_out_scores(trials: Trials, held_out: Sequence[np.ndarray], progress: Pr
     n_stars, shape = trials[0][0].n_stars, (sum(len(families) for _, families in trials),)
     scores, labels = (np.full((*shape, n_stars), np.nan) for _ in range(2))
     nu, valid, n_terms = np.full(shape, np.inf), np.ones(shape, bool), np.zeros(shape)
-    with reporter(progress, len(held_out) * len(nu), "training") as report:
+    with reporter(progress, len(held_out) * len(nu), "training", "compare on held-out stars") as report:
         for away in held_out:
             kept, others = _parts([problem for problem, _ in trials], away)
             k = 0
@@ -234,8 +234,7 @@ def held_out_scores(trials: Trials, held_out: Sequence[np.ndarray], progress: Pr
                     scores[k, away] = learned.log_likelihood(other, solution)
                     labels[k, away] = label_scores(other, solution, learned)
                     k += 1
-                    if report is not None:
-                        report(1)
+                    report(1)
     return {"log_likelihood": scores, "nu": nu, "valid": valid, "label_score": labels, "n_terms": n_terms}
 
 
@@ -244,8 +243,10 @@ def _parts(problems: Sequence[PixelProblem], away: np.ndarray) -> tuple[list[Pix
     first, both = problems[0], []
     for stars in (~away, away):
         flux, ivar = first.flux[stars], first.ivar[stars]
+        covariance = None if first.covariance is None else first.covariance[stars]
         terms = {id(problem.terms): problem.terms.of_stars(stars) for problem in problems}
-        both.append([replace(one, terms=terms[id(one.terms)], flux=flux, ivar=ivar) for one in problems])
+        spectra: dict[str, Any] = {"flux": flux, "ivar": ivar, "covariance": covariance}
+        both.append([replace(one, terms=terms[id(one.terms)], **spectra) for one in problems])
     solvable = np.array([one.unsolvable() == PixelStatus.CONVERGED for one in both[0]])
     common = solvable.all(axis=0)
     if (solvable == common).all():

@@ -178,7 +178,7 @@ def test_every_segment_keeps_its_name_and_grid():
     assert [(s.name, s.log_linear) for s in decoded.segments] == [("b", True), ("", False)]
     assert decoded.decisions == {
         "mask_bits": "no mask", "noise": "ivar from ivar, 0 where there is none", "velocity": "of the file",
-        "medium": "not known",
+        "medium": "not known", "frame": "rest",
     }  # fmt: skip
 
 

@@ -19,20 +19,35 @@ def test_pulls_are_counted_and_far_ones_are_in_the_last_bins():
     assert counts[(edges[:-1] <= 0.1) & (edges[1:] > 0.1)] == 2
     assert counts[0] == 1
     assert second.patches[0].get_data()[0].sum() == 2
-    assert first.get_xlabel() == "pull of Teff"
+    assert first.get_xlabel() == "Pull of Teff"
 
 
-def test_coverage_is_the_share_of_each_bin():
+def test_coverage_is_the_share_of_each_cell():
     rng = np.random.default_rng(0)
-    cell = np.repeat(np.indices((5, 5)).reshape(2, 25).T, 10, axis=0)
-    position = cell + 0.9 * rng.random((250, 2))
-    pull = np.full((250, 1), 0.5)
-    pull[:8] = 3.0  # Of the ten of the first bin.
+    quarter = np.repeat(np.indices((2, 2)).reshape(2, 4).T, 10, axis=0)
+    position = quarter + 0.9 * rng.random((40, 2))
+    pull = np.full((40, 1), 0.5)
+    pull[:8] = 3.0  # Of the ten of the first cell.
     figure = tc.plot.coverage(pull, position, ["FE_H"], ["TEFF", "LOGG"], level=0.68)
-    texts = figure.axes[0].texts
-    assert sorted(text.get_text() for text in texts) == sorted(["20•", *["100"] * 24])
+    axes = figure.axes[0]
+    texts = axes.texts
+    assert sorted(text.get_text() for text in texts) == sorted(["20•", "100", "100", "100"])
     (low,) = (text.get_position() for text in texts if text.get_text() == "20•")
     assert max(low) < 1
+    shares = dict(zip([text.get_text() for text in texts], axes.collections[0].get_array(), strict=True))
+    assert shares == {"20•": 0.2, "100": 1.0}
+    found = tc.validate.local_coverage(position, np.abs(pull) < 1, 0.68, size=8)
+    boxes = [path.get_extents().get_points() for path in axes.collections[0].get_paths()]
+    np.testing.assert_allclose(boxes, np.stack([found.low, found.high], axis=1))
+    # As in a Kiel diagram.
+    assert axes.get_xlim()[0] > axes.get_xlim()[1]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+
+
+def test_coverage_of_too_few_stars_is_blank():
+    figure = tc.plot.coverage(np.zeros((7, 1)), np.zeros((7, 2)), ["FE_H"], ["TEFF", "LOGG"])
+    assert not figure.axes[0].texts
+    figure.canvas.draw()
 
 
 def test_sources_add_up():
@@ -54,5 +69,5 @@ def test_wrong_shapes_are_refused():
 def test_svg_is_the_same_each_time_and_its_text_is_text():
     first, second = (svg(tc.plot.pulls(np.zeros((3, 2)), NAMES), "a") for _ in range(2))
     assert first == second
-    assert "pull of Teff" in first
+    assert "Pull of Teff" in first
     assert first.startswith("<svg")

@@ -141,7 +141,7 @@ class TestScatter:
         assert axes.get_xlabel() == "Wavelength"
 
     def test_several_in_given_axes(self, model):
-        axes = _matplotlib.new_figure(3, 3).subplots()
+        axes = _matplotlib.new_figure("column", 3).subplots()
         figure = plot.scatter({"default": model, "array": 4 * model.s2}, ax=axes, xlim=(15000, None))
         assert figure is axes.figure
         np.testing.assert_allclose(finite(curve(axes, 1)), 2 * finite(curve(axes, 0)))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -88,6 +89,22 @@ def test_a_unit_that_is_known_is_stated(unit, shown):
     assert plot.scatter(Known()).axes[0].get_xlabel() == shown
     assert plot.theta(Known()).axes[-1].get_xlabel() == shown
     assert plot.scatter(Known(), dispersion=np.arange(5.0)).axes[0].get_xlabel() == "Wavelength"
+
+
+@pytest.mark.parametrize(
+    ("medium", "frame", "shown"),
+    [
+        ("vacuum", "rest", "Rest wavelength in vacuum (µm)"), ("air", None, "Wavelength in air (µm)"),
+        (None, "rest", "Rest wavelength (µm)"), (None, "barycentric", "Wavelength (µm)"),
+    ],
+)  # fmt: skip
+def test_medium_and_frame_are_stated_where_the_model_knows_them(medium, frame, shown):
+    known = SimpleNamespace(
+        s2=np.ones(5), theta=np.ones((5, 2)), dispersion=np.arange(5.0), dispersion_unit="um",
+        provenance={"wavelength_medium": medium, "wavelength_frame": frame},
+    )  # fmt: skip
+    assert plot.scatter(known).axes[0].get_xlabel() == shown
+    assert plot.scatter(known, dispersion=np.arange(5.0)).axes[0].get_xlabel() == "Wavelength"
 
 
 def test_text_stays_within_the_figure(model):

@@ -25,7 +25,7 @@ from bayes_cannon.core.vectorizer import label_factors
 from bayes_cannon.execution.compiled_programs import make_room
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
-from bayes_cannon.labelling.batches import check_batch, native, padded_batch
+from bayes_cannon.labelling.batches import check_batch, covariance_batch, native, padded_batch, with_covariances
 from bayes_cannon.labelling.compressed import compressed_batch, search, searched_together
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.labels.chains import widened_spectra
@@ -161,8 +161,9 @@ class LabelPosteriorMoments:
 
 
 def label_posterior(
-    regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, *, progress: Progress | None = None
-) -> LabelPosteriorMoments:
+    regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, *, covariance: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> LabelPosteriorMoments:  # fmt: skip
     """Posterior of the labels of each star.
 
     Parameters
@@ -171,6 +172,8 @@ def label_posterior(
         Models of the same pixels and labels, with the same scaling.
     flux, ivar
         Shape (star, pixel). Anything that gives arrays when sliced will do.
+    covariance
+        Of the noise of each star, shape (star, pixel, pixel), where the scatter takes it.
     progress
         Called with the number of stars that were finished since the last call.
 
@@ -183,13 +186,19 @@ def label_posterior(
     check_batch(flux, ivar, regions[0].trained.n_pixels)
     n_stars = len(flux)
     size = batch_size(n_stars)
+    if covariance is not None:
+        size = covariance_batch(size, flux.shape[1])
     make_room()
     for region in regions:  # Once, before several threads ask for them.
         _ = region.trained.tables, region.trained.theta_errors, region.space, region.proposal, region.log_prior
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         for first in range(0, n_stars, size):
-            yield native(flux[first : first + size]), native(ivar[first : first + size])
+            some = slice(first, first + size)
+            one, weight, noise = native(flux[some]), native(ivar[some]), None
+            if covariance is not None:
+                weight, noise = with_covariances(weight, covariance[some])
+            yield one, weight, noise
 
     parts = []
     for part in in_parallel(lambda spectra: _batch(regions, *spectra, size), batches()):
@@ -223,11 +232,17 @@ def _none(regions: Sequence[RegionModel]) -> LabelPosteriorMoments:
     )  # fmt: skip
 
 
-def _batch(regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, size: int) -> LabelPosteriorMoments:
+def _batch(
+    regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, noise: np.ndarray | None, size: int
+) -> LabelPosteriorMoments:
     """Posterior of one batch, in label units."""
     n_stars, n_labels = len(flux), regions[0].trained.n_labels
     with own_jax_settings():
-        padded = padded_batch(flux, size), padded_batch(ivar, size)
+        padded = (
+            padded_batch(flux, size),
+            padded_batch(ivar, size),
+            None if noise is None else padded_batch(noise, size),
+        )
         found = [_compressed(region, *padded, rough=len(regions) > 1) for region in regions]
         bound = np.array([part.bound[:n_stars] for part in found])
         usable = np.isfinite(bound).any(axis=0)
@@ -257,9 +272,11 @@ def _groups(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield part, np.pad(part, (0, GROUP - len(part)), mode="edge")
 
 
-def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray, *, rough: bool = False) -> _Compressed:
+def _compressed(
+    region: RegionModel, flux: np.ndarray, ivar: np.ndarray, noise: np.ndarray | None, *, rough: bool = False
+) -> _Compressed:
     trained = region.trained
-    tables, n_stars = trained.tables, len(flux)
+    tables, n_stars = trained.tables.of_stars(noise), len(flux)
     found = compressed_batch(tables, flux, ivar)
     together = searched_together(tables.starts, n_stars)
     starts = np.zeros((n_stars, 0, trained.n_labels))
