@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,7 @@ def scaling_table(stars: Sequence[Measured], shard_seconds: float) -> str:
     return table(header, rows)
 
 
+@cache
 def truth(survey: Survey) -> tuple:
     """Label names, coefficients and scatter of the simulated spectra."""
     from bayes_cannon.core.vectorizer import PolynomialVectorizer

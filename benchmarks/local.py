@@ -11,7 +11,10 @@ from time import perf_counter, process_time
 import numpy as np
 from calibration import LEVELS, Evaluated, evaluated
 from common import arguments, machine, measured, number, publish, table
+from data import SCRIPT
 from scatter import NAMES, miles
+from scipy.constants import speed_of_light
+from scipy.ndimage import gaussian_filter1d
 from scipy.special import ndtri
 
 import bayes_cannon as tc
@@ -45,6 +48,7 @@ class Stars:
     ivar: np.ndarray
     errors: np.ndarray
     partitions: Sequence[tuple[int, int]]
+    names: Sequence[str] = NAMES
 
     @property
     def fold(self) -> np.ndarray:
@@ -68,11 +72,19 @@ def giants_and_dwarfs() -> Stars:
     return _gaia("Gaia XP, giants and dwarfs", cuts, [(5, 2), (8, 2), (3, 3), (5, 3), (8, 3)])
 
 
-def _gaia(title: str, cuts: dict, partitions: Sequence[tuple[int, int]]) -> Stars:
+def alpha_stars() -> Stars:
+    """The stars of the demo, with a fourth label."""
+    cuts = read_recipe("gaia-xp-giants").data.cuts
+    return _gaia("Gaia XP, demo, with ALPHA_M", cuts, [(3, 2), (5, 2)], (*NAMES, "ALPHA_M"))
+
+
+def _gaia(title: str, cuts: dict, partitions: Sequence[tuple[int, int]], names: Sequence[str] = NAMES) -> Stars:
     stars = read_gaia_xp(cuts=cuts)
-    errors = stars.label_array([f"{name}_ERR" for name in NAMES])
-    title = f"{title}: {stars.n_stars:,}"
-    return Stars(title, stars.label_array(NAMES), stars.flux, stars.ivar, errors, partitions)
+    known = np.isfinite(stars.label_array(names)).all(axis=1)
+    errors = stars.label_array([f"{name}_ERR" for name in names])[known]
+    title = f"{title}: {known.sum():,}"
+    labels = stars.label_array(names)[known]
+    return Stars(title, labels, stars.flux[known], stars.ivar[known], errors, partitions, names)
 
 
 def miles_stars() -> Stars:
@@ -81,7 +93,28 @@ def miles_stars() -> Stars:
     return Stars(row.title, row.labels, row.flux, row.ivar, np.zeros(row.labels.shape), [(1, 2), (3, 2)])
 
 
-ROWS = {"demo": demo_stars, "giants": all_giants, "all": giants_and_dwarfs, "miles": miles_stars}
+def lamost_stars() -> Stars:
+    """LAMOST at rest, flux over itself smoothed with 50 pixels: a large part are dwarfs."""
+    with np.load(SCRIPT.parent / "data/lamost_dr1.npz", allow_pickle=False) as file:
+        wavelength, velocity, labels = file["wave_vacuum_angstrom"], file["rv_kms"], file["labels"].astype(float)
+        flux, ivar = file["flux"].astype(float), file["ivar"].astype(float)
+        errors = file["label_errors"].astype(float)
+    grid = np.exp(np.arange(np.log(4000.0), np.log(8000.0), 4e-4))
+    at_rest = wavelength / (1 + 1e3 * velocity[:, None] / speed_of_light)
+    good = ivar > 0
+    flux = np.array([np.interp(grid, x[k], f[k]) for x, f, k in zip(at_rest, flux, good, strict=True)])
+    ivar = np.array([np.interp(grid, x, i) for x, i in zip(at_rest, ivar, strict=True)])
+    seen = np.array([np.interp(grid, x, k.astype(float)) > 0.99 for x, k in zip(at_rest, good, strict=True)])
+    smooth = gaussian_filter1d(flux * seen, 50, axis=1) / np.maximum(gaussian_filter1d(1.0 * seen, 50, axis=1), 1e-3)
+    # A full covariance is learned from complete spectra: a huge error stands for a missing number.
+    flux, ivar = np.where(seen, flux / smooth, 1.0), np.where(seen, np.maximum(ivar * smooth**2, 1e-6), 1e-6)
+    return Stars(f"LAMOST: {len(labels)}", labels, flux, ivar, errors, [(1, 1), (1, 2)])
+
+
+ROWS = {
+    "demo": demo_stars, "giants": all_giants, "all": giants_and_dwarfs, "miles": miles_stars, "alpha": alpha_stars,
+    "lamost": lamost_stars,
+}  # fmt: skip
 
 
 def held_out(make: Callable[[], Stars]) -> dict:
@@ -94,7 +127,7 @@ def held_out(make: Callable[[], Stars]) -> dict:
     for fold in range(N_FOLDS):
         kept, out = stars.fold != fold, stars.fold == fold
         model = tc.LocalCannonModel(
-            stars.labels[kept], stars.flux[kept], stars.ivar[kept], NAMES, partitions=stars.partitions,
+            stars.labels[kept], stars.flux[kept], stars.ivar[kept], stars.names, partitions=stars.partitions,
             scatter=Full(heavy_tails=True),
         )  # fmt: skip
         start = process_time()
@@ -119,7 +152,7 @@ def held_out(make: Callable[[], Stars]) -> dict:
             [*name, "calibrated", "", "", *_of_pulls(result.pulls, result.inside, result.scores[0])],
             [*name, "half width of 68.27 %", "", "", *_of_pulls(result.one_sigma, result.inside, result.scores[0])],
         ],
-        "bins": [[stars.title, *row] for row in binned(stars.labels, snr, result.inside)],
+        "bins": [[stars.title, *row] for row in binned(stars.names, stars.labels, snr, result.inside)],
         "note": f"{stars.title}: training {number(training / N_FOLDS)} s of processor, labels"
         f" {number(1e3 * labelling / n_stars)} ms of processor a star, {number(n_stars / clock)} stars a second;"
         f" largest R-hat of the calibration {r_hat:.3f}.",
@@ -151,10 +184,10 @@ def _of_pulls(pulls: np.ndarray, inside: Sequence[np.ndarray], scores: np.ndarra
     return [_several(validate.robust_scatter(pulls)), _several(pulls.std(axis=0)), *covered, number(scores.mean(), 4)]
 
 
-def binned(labels: np.ndarray, snr: np.ndarray, inside: Sequence[np.ndarray]) -> list[list[str]]:
+def binned(names: Sequence[str], labels: np.ndarray, snr: np.ndarray, inside: Sequence[np.ndarray]) -> list[list[str]]:
     """Lowest and highest coverage of each label in cells of S/N, of each label and of label space."""
     rows = []
-    for name, place in zip(("S/N", *NAMES, "all labels"), (snr, *labels.T, labels), strict=True):
+    for name, place in zip(("S/N", *names, "all labels"), (snr, *labels.T, labels), strict=True):
         found = [
             validate.local_coverage(place, one, level, size=BIN) for one, level in zip(inside, LEVELS, strict=True)
         ]

@@ -7,6 +7,7 @@ import click
 
 from bayes_cannon.cli.reporting import command, overwrite_option, path_argument, quiet_option
 from bayes_cannon.cli.survey_options import survey_options
+from bayes_cannon.cli.worker_options import check_workers, worker_options
 
 
 @click.command()
@@ -36,8 +37,7 @@ from bayes_cannon.cli.survey_options import survey_options
     is_flag=True,
     help="Add columns for the sources of each label's error. Two seconds per star of 3,000 pixels.",
 )
-@click.option("--workers", type=click.IntRange(1), help="Processes of this computer that fill a .zarr store of labels.")
-@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers fill a .zarr store of labels.")
+@worker_options("fill a .zarr store of labels")
 @overwrite_option
 @quiet_option
 @command
@@ -81,7 +81,7 @@ def infer(
             error_budget=error_budget, overwrite=overwrite, quiet=quiet,
         )  # fmt: skip
         return
-    if workers is not None or scheduler is not None:
+    if check_workers(workers, scheduler):
         raise click.UsageError("--workers and --scheduler fill a store of labels: add -o NAME.zarr")
     stem = Path(files[0].removeprefix("@")).stem if len(files) == 1 else model.stem
     run_inference(
@@ -99,8 +99,7 @@ def _into_store(model: Path, files: tuple[str, ...], output: Path, *, overwrite:
         raise click.UsageError(
             "-o NAME.zarr is for one .zarr store of spectra: write FILES into one by bayes-cannon ingest FILES STORE"
         )
-    if options["workers"] is not None and options["scheduler"] is not None:
-        raise click.UsageError("--workers makes processes here, and --scheduler has its own: give one of them")
+    check_workers(options["workers"], options["scheduler"])
     if overwrite:
         raise click.UsageError("a store of labels is gone on with, not replaced: remove it, or choose another name")
     run_store_inference(model, files[0], output, **options)

@@ -16,6 +16,7 @@ from bayes_cannon.cli.local_run import train_local
 from bayes_cannon.cli.printing import decided, label_summary, print_run, print_statuses
 from bayes_cannon.cli.store_training import large_store, train_from_store
 from bayes_cannon.cli.training_stars import complete_labels, read_stars
+from bayes_cannon.cli.worker_options import check_workers, executor_of
 from bayes_cannon.core.grids import grid_of
 from bayes_cannon.io.atomic import check_output_path
 from bayes_cannon.io.file_lists import list_files
@@ -87,13 +88,14 @@ class TrainingRun:
 def run_recipe(
     recipe: str | Path, folder: Path, files: Sequence[str] = (), *, labels: str | None = None,
     with_spectra: bool = False, by_row: bool = False, memory: str | None = None, scratch: Path | None = None,
-    overwrite: bool, quiet: bool,
+    workers: int | None = None, scheduler: str | None = None, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train according to a recipe, write every file and print a summary.
 
     Spectra and the table of labels are those of the recipe unless they are given. The training spectra are kept in the
     model file if ``with_spectra`` is set. A store that does not fit ``memory`` is trained by blocks of pixels, with
-    what is finished in the folder ``scratch``. Existing files are refused before any work is done.
+    what is finished in the folder ``scratch``, by ``workers`` or those of a ``scheduler``. Existing files are refused
+    before any work is done.
     """
     parsed = read_recipe(recipe).with_files(files, labels)
     check_data(parsed)
@@ -102,13 +104,19 @@ def run_recipe(
     for path in outputs.values():
         check_output_path(path, overwrite=overwrite)
     store = large_store(parsed, memory)
+    if store is None and check_workers(workers, scheduler):
+        raise ValueError(
+            "--workers and --scheduler train a store of spectra that does not fit the memory, and these spectra do: "
+            "leave them out, as one process uses all cores, or allow less with --memory"
+        )
     if store is None:
         run = train_recipe(parsed, by_row=by_row, quiet=quiet)
     elif with_spectra:
         raise ValueError("--with-spectra keeps all training spectra, which do not fit the memory: leave it out")
     else:
         options: dict[str, Any] = {"by_row": by_row, "memory": memory, "scratch": scratch, "quiet": quiet}
-        preparation, model, stars = train_from_store(parsed, store, **options)
+        with executor_of(workers, scheduler) as executor:
+            preparation, model, stars = train_from_store(parsed, store, executor=executor, **options)
         none = np.zeros(stars.n_stars, dtype=bool)
         run = TrainingRun(parsed, preparation, model, stars, ~none, none, None)
     summary = _write_run(run, outputs, with_spectra=with_spectra, overwrite=overwrite)

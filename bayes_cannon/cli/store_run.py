@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bayes_cannon.execution import DaskExecutor, SerialExecutor
+from bayes_cannon.cli.worker_options import executor_of
 from bayes_cannon.io.label_export import export_labels
 from bayes_cannon.io.shipped import find_model
 from bayes_cannon.model import CannonModel
@@ -27,8 +27,7 @@ def run_store_inference(
         trained.use_posterior(posterior)
     with model.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
-    local = workers is None and scheduler is None
-    with SerialExecutor() if local else DaskExecutor(workers=workers, address=scheduler) as executor:
+    with executor_of(workers, scheduler) as executor:
         done = label_store(
             trained, store, output, executor=executor, error_budget=error_budget, prior=prior,
             progress=None if quiet else True, model_file=model, model_file_hash=digest,

@@ -10,6 +10,7 @@ import numpy as np
 from bayes_cannon.cli.building import build_model
 from bayes_cannon.cli.training_stars import chosen_stars, complete_labels
 from bayes_cannon.core.arguments import byte_count
+from bayes_cannon.execution.shards import Executor
 from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.recipe import Recipe
 from bayes_cannon.io.spectra import Spectra
@@ -66,7 +67,8 @@ def first_star(store: SpectraStore, stars: Spectra, preparation: Preparation) ->
 
 
 def train_from_store(
-    recipe: Recipe, store: SpectraStore, *, by_row: bool, memory: str | None, scratch: Path | None, quiet: bool
+    recipe: Recipe, store: SpectraStore, *, by_row: bool, memory: str | None, scratch: Path | None, quiet: bool,
+    executor: Executor | None,
 ) -> tuple[Preparation, CannonModel, Spectra]:  # fmt: skip
     """Train a recipe from a store that does not fit the memory, and say how; the stars have no pixels."""
     stars = complete_labels(chosen_stars(recipe, stars_of(store), by_row), recipe.model.label_names, quiet=quiet)
@@ -75,6 +77,7 @@ def train_from_store(
     options: dict[str, Any] = {
         "stars": _rows(stars), "preparation": preparation, "op_method": recipe.model.op_method,
         "dof_correction": recipe.model.dof_correction, "memory": memory,
+        "executor": executor,
     }  # fmt: skip
     if not quiet:
         click.echo(f"the store is larger than the memory: {model.plan_store(store, **options)}", err=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from bayes_cannon.cli.reporting import command, overwrite_option, quiet_option
+from bayes_cannon.cli.worker_options import worker_options
 
 
 @click.command()
@@ -39,12 +40,13 @@ from bayes_cannon.cli.reporting import command, overwrite_option, quiet_option
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for what is finished of such a training, and for its blocks of pixels. By default beside the store.",
 )
+@worker_options("train such a store")
 @overwrite_option
 @quiet_option
 @command
 def train(
     recipe: str, files: tuple[str, ...], labels: str | None, output: Path, with_spectra: bool, by_row: bool,
-    memory: str | None, scratch: Path | None, overwrite: bool, quiet: bool,
+    memory: str | None, scratch: Path | None, workers: int | None, scheduler: str | None, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train the model that RECIPE describes.
 
@@ -59,5 +61,5 @@ def train(
 
     run_recipe(
         recipe, output, files, labels=labels, with_spectra=with_spectra, by_row=by_row, memory=memory, scratch=scratch,
-        overwrite=overwrite, quiet=quiet,
+        workers=workers, scheduler=scheduler, overwrite=overwrite, quiet=quiet,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,49 @@ def check_spectra(flux: object, ivar: object, what: str = "") -> tuple[np.ndarra
                 "to 0 there, or leave these stars out: good = training_set.usable(flux, ivar)"
             )
     return y, w
+
+
+SAME_VARIANCE = 1e-3
+"""By how much a variance may be off one over ivar, relative."""
+COVARIANCES_AT_ONCE = 64
+
+
+def check_covariances(covariance: Any, ivar: Any, what: str = "") -> np.ndarray:
+    """Covariances of the noise of stars, shape (star, pixel, pixel), which say what ivar (star, pixel) says.
+
+    Where ivar is zero, or a star has numbers that are not finite, anything goes.
+
+    Raises
+    ------
+    ValueError
+        For another shape, and for a star whose matrix is not symmetric or has other variances than one over ivar.
+
+    """
+    name = f"{what}covariance"
+    matrices = covariance if hasattr(covariance, "shape") else real_numbers(covariance, name)
+    wanted = (*np.shape(ivar), np.shape(ivar)[-1])
+    if tuple(matrices.shape) != wanted:
+        raise ValueError(f"{name} must have shape (star, pixel, pixel), here {wanted}; got {tuple(matrices.shape)}")
+    for first in range(0, wanted[0], COVARIANCES_AT_ONCE):
+        some = slice(first, first + COVARIANCES_AT_ONCE)
+        part, weight = np.asarray(matrices[some], float), np.asarray(ivar[some], float)
+        finite = np.isfinite(part).all(axis=(1, 2))[:, None] & np.isfinite(weight) & (weight > 0)
+        variance = np.diagonal(part, axis1=1, axis2=2)
+        off = finite & ~(np.abs(variance * np.where(finite, weight, 1.0) - 1) <= SAME_VARIANCE)
+        if off.any():
+            star, pixel = np.argwhere(off)[0]
+            raise ValueError(
+                f"{name} of star {first + star} has the variance {variance[star, pixel]:.6g} at pixel {pixel}, and "
+                f"ivar {weight[star, pixel]:.6g}, which is that of {1 / weight[star, pixel]:.6g}: both must state the "
+                "same noise, of the flux as it was normalized. Set ivar to 0 where a pixel is bad"
+            )
+        unit = np.sqrt(np.abs(variance))
+        limit = SAME_VARIANCE * unit[:, :, None] * unit[:, None, :]
+        both = finite[:, :, None] & finite[:, None, :]
+        odd = (both & (np.abs(part - part.swapaxes(1, 2)) > limit)).any(axis=(1, 2))
+        if odd.any():
+            raise ValueError(f"{name} of star {first + int(np.argmax(odd))} is not symmetric; is it a Cholesky factor?")
+    return np.asarray(matrices) if isinstance(matrices, np.ndarray) else matrices
 
 
 def unusable(flux: np.ndarray, ivar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

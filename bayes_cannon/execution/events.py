@@ -10,8 +10,8 @@ class ShardDone:
 
     Attributes
     ----------
-    shard, stars
-        Its number, and how many stars it has.
+    shard, size
+        Its number, and how many stars it has; of a training its block of pixels, and how many they are.
     seconds
         From its reading, or where it was read ahead from when it was waited for, to its writing.
     memory
@@ -22,7 +22,7 @@ class ShardDone:
     """
 
     shard: int
-    stars: int
+    size: int
     seconds: float
     memory: int
     worker: str
@@ -57,8 +57,8 @@ class RunFinished:
 
     Attributes
     ----------
-    shards, stars
-        How many were done by this run.
+    shards, size
+        How many were done by this run, and how many stars, or pixels, they have.
     seconds
         How long it took.
     memory
@@ -69,7 +69,7 @@ class RunFinished:
     """
 
     shards: int
-    stars: int
+    size: int
     seconds: float
     memory: int
     failed: Mapping[int, Exception]

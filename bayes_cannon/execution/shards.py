@@ -29,7 +29,7 @@ class Work(Protocol):
         """What `compute` needs of the shard; it may be called from another thread."""
 
     def compute(self, number: int, given: Any) -> int:
-        """Compute and write the shard, and return its number of stars."""
+        """Compute and write the shard, and return its size."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ class Executor(Protocol):
 
 
 def run_shards(
-    work: Work, numbers: Iterable[int], executor: Executor, *, listen: Callable[[Event], object] | None = None
-) -> RunFinished:
+    work: Work, numbers: Iterable[int], executor: Executor, *, listen: Callable[[Event], object] | None = None,
+    report: Callable[[int], object] | None = None,
+) -> RunFinished:  # fmt: skip
     """Work on shards, each until it is done or was tried `TRIES` times.
 
     After an `OSError` that stays, such as that of a full disk, no other shard is begun: it would end likewise. After
@@ -87,6 +88,8 @@ def run_shards(
         Where. Few shards are given to it at a time.
     listen
         Called with every event.
+    report
+        Called with the size of each shard that is done.
 
     """
     start, tried, failed = perf_counter(), Counter[int](), dict[int, Exception]()
@@ -108,6 +111,8 @@ def run_shards(
         if outcome.done is not None:
             done.append(outcome.done)
             tell(outcome.done)
+            if report is not None:
+                report(outcome.done.size)
         elif outcome.error is not None:
             tried[number] += 1
             is_last = tried[number] == TRIES
@@ -119,8 +124,8 @@ def run_shards(
                 waiting.appendleft(number)  # Soon, so that a run that cannot go on ends.
             said = f"{type(outcome.error).__name__}: {outcome.error}"
             tell(ShardFailed(number, said, tried[number], is_last))
-    stars, memory = sum(one.stars for one in done), max((one.memory for one in done), default=0)
-    finished = RunFinished(len(done), stars, perf_counter() - start, memory, failed)
+    size, memory = sum(one.size for one in done), max((one.memory for one in done), default=0)
+    finished = RunFinished(len(done), size, perf_counter() - start, memory, failed)
     tell(finished)
     return finished
 
@@ -128,8 +133,8 @@ def run_shards(
 def finished_shard(work: Work, number: int, given: Callable[[], Any], worker: str) -> ShardDone:
     """Work on one shard in this process."""
     start = perf_counter()
-    stars = work.compute(number, given())
-    return ShardDone(number, stars, perf_counter() - start, peak_memory(), worker)
+    size = work.compute(number, given())
+    return ShardDone(number, size, perf_counter() - start, peak_memory(), worker)
 
 
 class SerialExecutor:

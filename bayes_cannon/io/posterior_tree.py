@@ -51,7 +51,7 @@ class Subject:
     wavelength
         Shape (pixel,), or None.
     flux, ivar
-        Shape (star, pixel).
+        Shape (star, pixel); None where they are too large to be held.
     constant
         Further constant data by name, with their dimensions: labels, design, priors.
     settings, model
@@ -66,8 +66,8 @@ class Subject:
     label_names: tuple[str, ...]
     label_units: Mapping[str, str]
     wavelength: np.ndarray | None
-    flux: np.ndarray
-    ivar: np.ndarray
+    flux: np.ndarray | None
+    ivar: np.ndarray | None
     constant: Mapping[str, tuple[tuple[str, ...], np.ndarray]]
     settings: Mapping[str, str | int | float]
     model: Mapping[str, str]
@@ -131,9 +131,12 @@ def check_model(attributes: Mapping[Any, Any], model: Mapping[str, str], where: 
 
 def frame(subject: Subject, keep_draws: bool) -> xr.DataTree:
     """The tree without what is filled pixel by pixel: coordinates, data and attributes."""
-    observed = _dataset(subject, {"flux": (("star", "pixel"), subject.flux)})
-    constant = _dataset(subject, {"ivar": (("star", "pixel"), subject.ivar), **subject.constant})
-    groups = {"observed_data": observed, "constant_data": constant}
+    groups = {"constant_data": _dataset(subject, subject.constant)}
+    if subject.flux is not None and subject.ivar is not None:
+        groups = {
+            "observed_data": _dataset(subject, {"flux": (("star", "pixel"), subject.flux)}),
+            "constant_data": _dataset(subject, {"ivar": (("star", "pixel"), subject.ivar), **subject.constant}),
+        }
     for group, variables in subject.variables(keep_draws).items():
         dims = {dim for variable in variables.values() for dim in variable.dims}
         groups[group] = xr.Dataset(coords=_coordinates(subject, dims))
@@ -156,7 +159,7 @@ def _coordinates(subject: Subject, dims: set[str]) -> dict[str, Any]:
     known = {
         "chain": np.arange(subject.sizes["chain"]), "draw": np.arange(subject.sizes["draw"]), "pixel": subject.pixels,
         "term": terms, "term_": terms, "parameter": np.array(["s", *subject.terms], dtype=object),
-        "quantile": np.array(QUANTILES), "star": np.arange(len(subject.flux)),
+        "quantile": np.array(QUANTILES), "star": np.arange(len(subject.constant["labels"][1])),
         "label": np.array(subject.label_names, dtype=object),
     }  # fmt: skip
     coordinates: dict[str, Any] = {dim: known[dim] for dim in known if dim in dims}

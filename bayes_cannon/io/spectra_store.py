@@ -58,14 +58,16 @@ class SpectraStore:
     def sha256(self) -> str:
         """What tells its spectra from others: SHA-256 of the checksums of its files.
 
-        Of a store that others wrote, which has none, it is that of the names and sizes of the files of flux and ivar.
+        Of a store that others wrote, which has none, it is that of the names, sizes and times of its files of flux and
+        ivar: a copy of it is another store unless it keeps the times.
         """
         seal = seal_of(self.path)
         if seal is not None:
             files = {name: value for name, value in seal["crc32"].items() if name.split("/")[0] in _ARRAYS}
         else:
             paths = [path for array in _ARRAYS for path in (self.path / array).rglob("*") if path.is_file()]
-            files = {path.relative_to(self.path).as_posix(): path.stat().st_size for path in paths}
+            stamps = [(path.relative_to(self.path).as_posix(), path.stat()) for path in paths]
+            files = {name: [about.st_size, about.st_mtime_ns] for name, about in stamps}
         return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     @property

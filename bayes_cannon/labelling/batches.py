@@ -70,6 +70,22 @@ def check_batch(flux: np.ndarray, ivar: np.ndarray, n_pixels: int) -> None:
         )
 
 
+COVARIANCES_PER_BATCH = 20_000_000
+"""Numbers of the covariances of a batch, where each star brings one: 160 MB."""
+
+
+def covariance_batch(size: int, n_pixels: int) -> int:
+    """Stars of a batch where each brings the covariance of its noise: no more than this size."""
+    return min(size, max(1, COVARIANCES_PER_BATCH // n_pixels**2))
+
+
+def with_covariances(ivar: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ivar (star, pixel) and covariances of a batch; ivar is NaN for a star with numbers that are not finite."""
+    noise = native(covariance)
+    ivar = np.where(np.isfinite(noise).all(axis=(1, 2))[:, None], ivar, np.nan)
+    return ivar, np.nan_to_num(noise, posinf=0.0, neginf=0.0)
+
+
 def padded_batch(array: np.ndarray, size: int) -> np.ndarray:
     """The array with rows of zeros up to the size; ValueError if it has more."""
     if len(array) == size:

@@ -87,6 +87,10 @@ class ModelTables:
     term_labels: Array
     label_scale: Array | None = None
 
+    def of_stars(self, covariance: np.ndarray | None) -> "ModelTables":
+        """Tables of a batch whose noise has these covariances, shape (star, pixel, pixel), if there are any."""
+        return self if covariance is None else replace(self, scatter=self.scatter.of_stars(covariance))
+
     def scale_of(self, n_tail: PerStar) -> LabelScale | None:
         """How the covariance of stars of this n depends on their labels."""
         if self.label_scale is None:

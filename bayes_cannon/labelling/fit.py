@@ -23,14 +23,15 @@ from bayes_cannon.execution.compiled_programs import make_room
 from bayes_cannon.execution.devices import BLOCKS_ON_GPU, NUMBERS_ON_GPU, by_device
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import at_most
-from bayes_cannon.labelling.batches import check_batch, native, padded_batch
+from bayes_cannon.labelling.batches import check_batch, covariance_batch, native, padded_batch, with_covariances
 from bayes_cannon.labelling.compressed import BatchFit, fit_batch
 from bayes_cannon.labelling.marginalized import fit_integrated
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.training.problem import Progress
 
-Spectra = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Flux and ivar, shape (star, pixel), and further starts in scaled labels, shape (star, start, label)."""
+Spectra = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+"""Flux and ivar, shape (star, pixel), further starts in scaled labels, shape (star, start, label), and covariances of
+the noise, shape (star, pixel, pixel), or None."""
 
 ELEMENTS_PER_BATCH = 500_000
 """Stars times pixels of a batch: 4 MB for each array of that shape, which stays in the cache.
@@ -127,6 +128,7 @@ def fit_labels(
     *,
     initial_labels: np.ndarray | None = None,
     batch_size: int | None = None,
+    covariance: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> LabelFit:
     r"""Labels that minimize chi^2 of each star, the lowest of several local minima, and their covariance.
@@ -143,6 +145,9 @@ def fit_labels(
         (star, label), or several per star (star, start, label).
     batch_size
         Stars in a batch. By default a power of two near `ELEMENTS_PER_BATCH` over the pixels, or enough for all stars.
+    covariance
+        Of the noise of each star, shape (star, pixel, pixel), for scatter that takes it (`scatter.star_noise`). A star
+        with numbers that are not finite counts as a bad spectrum.
     progress
         Called with the number of stars that were finished since the last call.
 
@@ -166,11 +171,13 @@ def fit_labels(
     n_stars = flux.shape[0]
     starts = _scaled_starts(initial_labels, n_stars, trained)
     size = _batch_size(batch_size, n_stars, trained)
+    if covariance is not None:
+        size = covariance_batch(size, trained.n_pixels)
 
     def batches() -> Iterator[Spectra]:
         for first in range(0, n_stars, size):
             stars = slice(first, first + size)
-            yield flux[stars], ivar[stars], starts[stars]
+            yield flux[stars], ivar[stars], starts[stars], None if covariance is None else covariance[stars]
 
     parts = [_no_stars(trained.n_labels)]
     for part in fit_batches(trained, batches(), size):
@@ -221,7 +228,7 @@ def fit_label_stream(
         waiting.append(len(flux))
         for first in range(0, max(len(flux), 1), size):
             part = flux[first : first + size]
-            yield part, ivar[first : first + size], np.broadcast_to(starts, (len(part), *starts.shape[1:]))
+            yield part, ivar[first : first + size], np.broadcast_to(starts, (len(part), *starts.shape[1:])), None
 
     def fits() -> Iterator[LabelFit]:
         source = iter(batches)
@@ -242,8 +249,8 @@ def fit_label_stream(
 def fit_batches(trained: TrainedModel, batches: Iterable[Spectra], batch_size: int) -> Iterator[LabelFit]:
     """Fit of each batch of at most ``batch_size`` stars, in order; `WORKERS` of them are computed at a time.
 
-    A batch is flux (star, pixel), ivar (star, pixel) and further starts (star, start, label) in *scaled* labels; the
-    number of starts, which may be zero, is the same for all. Errors are those of `fit_labels`.
+    A batch is flux (star, pixel), ivar (star, pixel), further starts (star, start, label) in *scaled* labels, and
+    covariances or None; the number of starts, which may be zero, is the same for all. Errors are those of `fit_labels`.
     """
     make_room()
     _ = trained.tables, trained.theta_errors  # Once, before several threads ask for them.
@@ -265,6 +272,9 @@ def _fitted(trained: TrainedModel, batch: Spectra, batch_size: int) -> LabelFit:
     """Results of the stars of a batch, without the padding, in label units."""
     flux, ivar, starts = native(batch[0]), native(batch[1]), np.asarray(batch[2], float)
     tables, errors, scaling = trained.tables, trained.theta_errors, trained.scaling
+    if batch[3] is not None:
+        ivar, noise = with_covariances(ivar, batch[3])
+        tables = tables.of_stars(padded_batch(noise, batch_size))
     with own_jax_settings():
         padded = (padded_batch(array, batch_size) for array in (flux, ivar, starts))
         found = fit_batch(tables, *padded) if errors is None else fit_integrated(tables, errors, *padded)

@@ -1,6 +1,7 @@
 """How well the training spectra fit at their own labels, for the comparison with others (`labelling.goodness`)."""
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
@@ -14,24 +15,45 @@ from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.leverage import leverage, leverage_root
 from bayes_cannon.labelling.trained import TrainedModel
 
+
+class TrainingSpectra(Protocol):
+    """What has the spectra of training stars."""
+
+    @property
+    def flux(self) -> StarPixel | None:
+        """Shape (star, pixel)."""
+
+    @property
+    def ivar(self) -> StarPixel | None:
+        """Shape (star, pixel)."""
+
+    @property
+    def covariance(self) -> np.ndarray | None:
+        """Of the noise of each star, shape (star, pixel, pixel), if it has one."""
+
+
 MAX_STARS = 500
 """Training stars that are compared with, evenly spread over the table."""
 STARS_AT_ONCE = 16
 
 
-def training_goodness(trained: TrainedModel, flux: StarPixel, ivar: StarPixel) -> GoodnessOfFit:
+def training_goodness(trained: TrainedModel, spectra: TrainingSpectra) -> GoodnessOfFit:
     """Reduced chi^2 of some of the training stars at their labels, as if held out.
 
     Parameters
     ----------
     trained
         The model, which takes theta as known.
-    flux, ivar
-        Training spectra, shape (star, pixel).
+    spectra
+        What has the training spectra, such as a problem or a training set.
 
     """
     chosen = compared_stars(trained.terms.n_stars)
-    return goodness_in_parts(trained, [(chosen, flux[chosen], ivar[chosen])])
+    flux, ivar, covariance = spectra.flux, spectra.ivar, spectra.covariance
+    assert flux is not None
+    assert ivar is not None
+    own = None if covariance is None else covariance[chosen]
+    return goodness_in_parts(trained, [(chosen, flux[chosen], ivar[chosen])], own)
 
 
 def compared_stars(n_stars: int) -> np.ndarray:
@@ -40,19 +62,23 @@ def compared_stars(n_stars: int) -> np.ndarray:
 
 
 def goodness_in_parts(
-    trained: TrainedModel, parts: Iterable[tuple[np.ndarray, StarPixel, StarPixel]]
+    trained: TrainedModel, parts: Iterable[tuple[np.ndarray, StarPixel, StarPixel]],
+    covariance: np.ndarray | None = None,
 ) -> GoodnessOfFit:  # fmt: skip
-    """As `training_goodness`, of `compared_stars`, flux and ivar of some after the other, in order."""
+    """As `training_goodness`, of `compared_stars`, flux and ivar of some after the other, in order.
+
+    With ``covariance``, that of the noise of each star, they are in one part.
+    """
     n_stars, n_terms = trained.terms.design.shape
     chosen, chi_squared, counted, snr = (
-        np.concatenate(found) for found in zip(*(_of_stars(trained, *part) for part in parts), strict=True)
+        np.concatenate(found) for found in zip(*(_of_stars(trained, *part, covariance) for part in parts), strict=True)
     )
     reach = leverage(leverage_root(trained.terms.design), trained.terms.design[chosen])
     return GoodnessOfFit.of_training(chi_squared, counted, snr, reach, n_terms, n_stars)
 
 
 def _of_stars(
-    trained: TrainedModel, chosen: np.ndarray, flux: StarPixel, ivar: StarPixel
+    trained: TrainedModel, chosen: np.ndarray, flux: StarPixel, ivar: StarPixel, covariance: np.ndarray | None
 ) -> tuple[np.ndarray, PerStar, PerStar, PerStar]:
     """The stars, their chi^2, number of pixels and S/N."""
     y, known = np.asarray(flux, float), np.asarray(ivar, float)
@@ -60,10 +86,11 @@ def _of_stars(
     counted = used.sum(axis=1)
     if trained.scatter.is_correlated:
         with own_jax_settings():
-            found = compressed_batch(trained.tables, y, known)
+            tables = trained.tables.of_stars(covariance)
+            found = compressed_batch(tables, y, known)
             counted = np.asarray(found.n_tail)
             chi_squared = np.asarray(
-                compare(trained.tables, found.root, found.w, found.y, trained.terms.x[chosen][:, None])[0]
+                compare(tables, found.root, found.w, found.y, trained.terms.x[chosen][:, None])[0]
             ) / trained.scatter.label_factor(trained.terms.x[chosen])
     else:
         chi_squared = np.asarray(_chi_squared(trained, trained.terms.design[chosen], y, np.where(used, known, 0.0)))

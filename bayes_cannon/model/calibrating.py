@@ -33,7 +33,7 @@ class CalibratedFit(LabelFit):
 class FoldModel(Protocol):
     """A model trained without a fold."""
 
-    def fit_labels(self, flux: Any, ivar: Any) -> CalibratedFit:
+    def fit_labels(self, flux: Any, ivar: Any, *, covariance: Any = None) -> CalibratedFit:
         """Labels of other stars."""
 
 
@@ -98,7 +98,8 @@ def learn_calibration(
     covariance = np.full((*inferred.shape, inferred.shape[1]), np.nan)
     for out in np.unique(fold):
         away = fold == out
-        fit = train_fold(~away).fit_labels(flux[away], ivar[away])
+        own = {} if stars.covariance is None else {"covariance": stars.covariance[away]}
+        fit = train_fold(~away).fit_labels(flux[away], ivar[away], **own)
         inferred[away], covariance[away], snr[away] = fit.labels, fit.formal_covariance, fit.snr
         # A leverage is relative to the mean of the stars that trained; fewer of them determine a model less well.
         leverage[away] = stars.of_stars(~away).leverage(fit.labels) * len(fold) / (~away).sum()

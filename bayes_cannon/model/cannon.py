@@ -15,7 +15,12 @@ import numpy as np
 from bayes_cannon.calibration.calibrated_errors import Calibration
 from bayes_cannon.core.arguments import check_kind, flag, mapping
 from bayes_cannon.core.censoring import Censors
-from bayes_cannon.core.checks import CORRELATION_WARNING, check_regularization, check_same_dispersion, check_spectra
+from bayes_cannon.core.checks import (
+    CORRELATION_WARNING,
+    check_regularization,
+    check_same_dispersion,
+    check_spectra,
+)
 from bayes_cannon.core.intake import is_plain, real_numbers
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.records import equal
@@ -33,7 +38,7 @@ from bayes_cannon.model.calibrating import CalibratedFit, calibrated_fit, learn_
 from bayes_cannon.model.order_selection import OrderPath, Polynomial, order_path, with_terms
 from bayes_cannon.model.record import ModelFlux, star_records
 from bayes_cannon.model.result import Certificates, TrainingResult
-from bayes_cannon.model.settings import Bound, Settings, checked_theta_bounds
+from bayes_cannon.model.settings import Bound, Settings, checked_noise, checked_theta_bounds
 from bayes_cannon.model.stars import TrainingSet
 from bayes_cannon.posterior.settings import LABEL_CHAINS, THETA_CHAINS
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
@@ -62,7 +67,7 @@ if TYPE_CHECKING:
     from bayes_cannon.model.label_plan import LabelPlan
     from bayes_cannon.model.store_labelling import Labelled
     from bayes_cannon.model.store_plan import TrainingPlan
-    from bayes_cannon.model.store_training import StoreTraining, TaskMap
+    from bayes_cannon.model.store_training import StoreTraining
 
 _LEASTSQ_KEYWORDS = ("ftol", "xtol", "gtol", "maxfev", "epsfcn", "factor", "Dfun", "col_deriv")
 
@@ -123,6 +128,9 @@ class CannonModel:
         Accepted for old scripts, without effect: all cores are used.
     rho_warning
         Absolute correlation of two labels above which a `CorrelatedLabelsWarning` is given.
+    covariance
+        Of the noise of each training spectrum, in squared flux, shape (star, pixel, pixel), for ``scatter.Given()``;
+        its diagonal is one over ivar. A memory map that is read-only is not copied.
 
     Raises
     ------
@@ -165,11 +173,12 @@ class CannonModel:
         scatter: Scatter | str | None = None,
         threads: int | None = None,
         rho_warning: float = CORRELATION_WARNING,
+        covariance: Any = None,
     ):
         self._stars = TrainingSet.from_user(
             training_set_labels, training_set_flux, training_set_ivar, vectorizer, dispersion=dispersion,
             scale_factor=scale_factor, label_units=label_units, dispersion_unit=dispersion_unit,
-            rho_warning=rho_warning,
+            rho_warning=rho_warning, covariance=covariance,
         )  # fmt: skip
         self._settings = Settings()
         self._result: TrainingResult | None = None
@@ -264,7 +273,7 @@ class CannonModel:
             self._stars, solution.theta, solution.s2, learned, "" if family is None else repr(family),
             Certificates.of(solution), self._settings.snapshot(), op_method, dof_correction,
         )  # fmt: skip
-        self._result = replace(result, goodness=training_goodness(result.plug_in, problem.flux, problem.ivar))
+        self._result = replace(result, goodness=training_goodness(result.plug_in, problem))
         return solution.theta, solution.s2, metadata
 
     def train_store(
@@ -277,9 +286,10 @@ class CannonModel:
         op_kwds: Mapping[str, Any] | None = None,
         dof_correction: bool = False,
         memory: float | str | None = None,
-        executor: "TaskMap | None" = None,
+        executor: "Executor | None" = None,
         scratch: str | os.PathLike[str] | None = None,
         progress: ProgressOption = None,
+        listen: "Callable[[Event], object] | None" = None,
     ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
         """Train from a store of spectra that need not fit the memory; the model holds none of them afterwards.
 
@@ -300,17 +310,20 @@ class CannonModel:
         op_method, op_kwds, dof_correction
             As for `train`.
         memory
-            Limit for a process, in bytes or as text such as ``"2 GB"``; by default half of what the computer has.
+            Limit for a process, in bytes or as text such as ``"2 GB"``; by default half of what the computer has, or
+            what a worker has if that is less.
         executor
-            How blocks are worked on: like ``map``, it is called with a function that can be pickled and a list of
-            numbers, and gives what the function returns for each, in any order. By default they are worked on here, one
-            after the other, while the next is read.
+            Where the work is done, as for `label_store`: by default in this process (`execution.SerialExecutor`), one
+            block after the other, while a thread reads ahead. `execution.DaskExecutor` has it done by other processes.
         scratch
             Folder for finished blocks and the scratch store, created if needed; all workers need it. The scratch store
             stays there, for another training of the same spectra. By default it is beside the store, with the name of
             the store and ``.training``, and is removed at the end.
         progress
             True for a bar on the standard error, or a function that is called with the number of pixels finished.
+        listen
+            Called with every event, as for `label_store`: first of batches of stars, where all spectra are written to
+            a scratch store, then of blocks of pixels.
 
         Returns
         -------
@@ -319,10 +332,19 @@ class CannonModel:
 
         Raises
         ------
+        ConnectionError
+            If a scheduler is lost.
+        FileNotFoundError
+            If the store is removed meanwhile, or a worker does not see it or the scratch folder.
+        ImportError
+            If a worker has another version of this package.
+        OSError
+            If a block cannot be written, as on a full disk. What was written stays.
         ValueError
             If the memory or the disk is too small, with the numbers; for scatter that is not independent; if the store
             has another number of stars or pixels, or other wavelengths, or holds what no training set may; for a
-            scratch folder that belongs to another training; and as `train` does.
+            scratch folder that belongs to another training; for blocks that failed three times, after all others were
+            trained; and as `train` does.
         TypeError
             For a keyword that the method does not know.
 
@@ -340,10 +362,10 @@ class CannonModel:
 
         """
         work, prepared = self._store_work(
-            store, stars, preparation, memory, scratch, op_method=op_method, op_kwds=op_kwds,
+            store, stars, preparation, memory, scratch, executor, op_method=op_method, op_kwds=op_kwds,
             dof_correction=dof_correction,
         )  # fmt: skip
-        solution, spectra_hash = work.run(executor, progress)
+        solution, spectra_hash = work.run(executor, progress=progress, listen=listen)
         warn_of_failures(solution)
         family = self.scatter
         result = TrainingResult(
@@ -365,13 +387,14 @@ class CannonModel:
         op_method: str | None = None,
         dof_correction: bool = False,
         memory: float | str | None = None,
+        executor: "Executor | None" = None,
     ) -> "TrainingPlan":
         """How `train_store` would go: blocks of pixels, bytes read and written, peak memory, and whether it transposes.
 
         Parameters and errors are those of `train_store`; nothing is written.
         """
         work, _ = self._store_work(
-            store, stars, preparation, memory, None, op_method=op_method, dof_correction=dof_correction
+            store, stars, preparation, memory, None, executor, op_method=op_method, dof_correction=dof_correction
         )
         return work.plan
 
@@ -601,6 +624,7 @@ class CannonModel:
         *,
         prior: Any = None,
         dispersion: Any = None,
+        covariance: Any = None,
         progress: ProgressOption = None,
     ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
         """Labels of spectra, by minimizing chi^2 with the scatter included (Casey et al. 2016, equation 3).
@@ -621,6 +645,9 @@ class CannonModel:
             As for `fit_labels`.
         dispersion
             Wavelengths of these spectra. If given they must be the model's.
+        covariance
+            Of the noise of each spectrum, shape (star, pixel, pixel), where the model has ``scatter.Given()``. A star
+            with numbers that are not finite has no labels.
         progress
             True for a bar on the standard error, or a function that is called with the number of stars finished.
 
@@ -644,7 +671,9 @@ class CannonModel:
         if unknown:
             raise ValueError(f"unknown op_kwds {', '.join(unknown)}; known are {', '.join(_LEASTSQ_KEYWORDS)}")
         flux, ivar = self._spectra(flux, ivar, dispersion)
-        fit = self.fit_labels(flux, ivar, initial_labels=initial_labels, prior=prior, progress=progress)
+        fit = self.fit_labels(
+            flux, ivar, initial_labels=initial_labels, prior=prior, covariance=covariance, progress=progress
+        )
         trained = self._label_model()
         s2 = None if trained.scatter.is_correlated or trained.theta_covariance is not None else trained.s2
         model = ModelFlux(self.vectorizer.exponents, self.scaling, trained.theta)
@@ -658,13 +687,14 @@ class CannonModel:
         initial_labels: Any = None,
         prior: Any = None,
         dispersion: Any = None,
+        covariance: Any = None,
         progress: ProgressOption = None,
     ) -> CalibratedFit:
         """As `test`, with the results as arrays over stars.
 
         Parameters
         ----------
-        flux, ivar, initial_labels, dispersion, progress
+        flux, ivar, initial_labels, dispersion, covariance, progress
             As for `test`.
         prior
             None: the labels of highest likelihood. Otherwise a prior as for `sample_labels`, such as ``"population"``,
@@ -686,15 +716,19 @@ class CannonModel:
         """
         result = self._trained()
         flux, ivar = self._spectra(flux, ivar, dispersion)
+        noise = checked_noise(covariance, ivar, result.scatter)
         with reporter(progress, flux.shape[0], "star", "label") as report:
             fit = fit_labels(
-                self._label_model(), flux, ivar, initial_labels=self._starts(initial_labels), progress=report
+                self._label_model(), flux, ivar, initial_labels=self._starts(initial_labels), covariance=noise,
+                progress=report,
             )  # fmt: skip
         if prior is None:
             return calibrated_fit(fit, result.calibration, self._stars)
-        return self._with_prior(fit, flux, ivar, prior)
+        return self._with_prior(fit, flux, ivar, prior, noise)
 
-    def _with_prior(self, fit: LabelFit, flux: Any, ivar: Any, prior: Any) -> CalibratedFit:
+    def _with_prior(
+        self, fit: LabelFit, flux: Any, ivar: Any, prior: Any, covariance: np.ndarray | None
+    ) -> CalibratedFit:
         """The fit with posterior means under a prior."""
         from bayes_cannon.model.posterior_fit import posterior_fit  # NumPyro takes half a second to import.
         from bayes_cannon.posterior.labels.label_posterior import RegionModel, label_posterior
@@ -706,7 +740,7 @@ class CannonModel:
         trained = self._label_model()
         inside = trained.theta_covariance is None and self.integrate_theta
         closed = self._trained().shared_theta_covariance if inside else None
-        found = label_posterior([RegionModel(trained, label_prior, closed)], flux, ivar)
+        found = label_posterior([RegionModel(trained, label_prior, closed)], flux, ivar, covariance=covariance)
         return posterior_fit(
             fit, found.labels, found.covariance, log_evidence=found.log_evidence, efficiency=found.efficiency,
             region_weights=found.weights, calibration=None, stars=self._stars,
@@ -1104,6 +1138,72 @@ class CannonModel:
         tree, posterior = sample_theta(
             run, self._hashes(), store=store, keep_draws=keep_draws, overwrite=overwrite, progress=progress
         )
+        self._keep_posterior(posterior)
+        return tree
+
+    def sample_store(
+        self,
+        store: "SpectraStore",
+        *,
+        stars: Any = None,
+        preparation: "Preparation | None" = None,
+        memory: float | str | None = None,
+        scratch: str | os.PathLike[str] | None = None,
+        out: str | os.PathLike[str] | None = None,
+        key: Any = 0,
+        method: str = "nuts",
+        pixels: Any = None,
+        n_chains: int = THETA_CHAINS.n_chains,
+        n_warmup: int = THETA_CHAINS.n_warmup,
+        n_draws: int = THETA_CHAINS.n_draws,
+        theta_0: tuple[float, float] | None = None,
+        s_scale: float | np.ndarray | None = None,
+        keep_draws: bool | None = None,
+        overwrite: bool = False,
+        progress: ProgressOption = None,
+    ) -> "xr.DataTree":
+        """Draws as `sample` makes them, of a model that `train_store` trained, from the store that it was trained on.
+
+        A block of pixels is in memory at a time, beside the draws that are kept. The draws of a pixel come from the
+        key and its number, and are those of `sample`, but for pixels whose chains run a second time: these are
+        together with other pixels, which changes how they are rounded. The tree is the same without the spectra.
+
+        Parameters
+        ----------
+        store, stars, preparation, memory, scratch
+            As for `train_store`, and the same: with the ``scratch`` of the training its store of blocks is used again.
+        out
+            Zarr store to write to, as ``store`` of `sample`.
+        key, method, pixels, n_chains, n_warmup, n_draws, theta_0, s_scale, keep_draws, overwrite, progress
+            As for `sample`.
+
+        Returns
+        -------
+        tree
+            As of `sample`.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model is not trained.
+        ValueError
+            If the spectra are not those that the model was trained on, if its scatter is not independent, and as
+            `train_store` and `sample` do.
+
+        """
+        from bayes_cannon.model.store_sampling import sample_from_store  # NumPyro and xarray take a second to import.
+
+        result = self._trained()
+        work, _ = self._store_work(
+            store, stars, preparation, memory, scratch, None, op_method=result.op_method,
+            dof_correction=result.dof_correction,
+        )  # fmt: skip
+        tree, posterior = sample_from_store(
+            work, result, self._hashes(), self._provenance.get("training_set_sha256"), out=out, key=key, method=method,
+            pixels=pixels, n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws, theta_0=theta_0, s_scale=s_scale,
+            keep_draws=keep_draws, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+        work.tidy_blocks(keep=scratch is not None)
         self._keep_posterior(posterior)
         return tree
 
@@ -1533,7 +1633,7 @@ class CannonModel:
 
     def _store_work(self, *given: Any, **options: Any) -> "tuple[StoreTraining, TrainingSet]":
         """The training from a store, and the training set without its spectra."""
-        from bayes_cannon.model.store_training import store_training  # HDF5 and xarray take half a second to import.
+        from bayes_cannon.model.store_problem import store_training  # HDF5 and xarray take half a second to import.
 
         return store_training(self._stars, self._settings, self._result, *given, **options)
 

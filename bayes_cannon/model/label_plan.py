@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayes_cannon.execution.memory import PROCESS
 from bayes_cannon.labelling.fit import ELEMENTS_PER_BATCH, TABLE_PER_BATCH
 from bayes_cannon.model.any_model import AnyModel, tables_size, trained_models
 
-PROCESS = 700_000_000
-"""Bytes of the interpreter, the libraries and the compiled programs."""
 READING, HELD, PREPARING = 44, 16, 32
 """Bytes a pixel and star: while a shard is read (what is stored, float64, and the copies that unpacking makes), of the
 flux and ivar of one that was read, and more while the spectra of one are prepared."""

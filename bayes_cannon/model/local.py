@@ -30,7 +30,7 @@ from bayes_cannon.model.local_training import (
 )
 from bayes_cannon.model.posterior_fit import PosteriorFit, posterior_fit, with_rows
 from bayes_cannon.model.record import ModelFlux, star_records
-from bayes_cannon.model.settings import Settings
+from bayes_cannon.model.settings import Settings, checked_noise
 from bayes_cannon.model.stars import TrainingSet
 from bayes_cannon.posterior.labels.label_posterior import batch_size, label_posterior
 from bayes_cannon.scatter.base import FAMILIES, Scatter
@@ -115,6 +115,8 @@ class LocalCannonModel:
         where they are not known.
     seed
         Of the partitions and folds.
+    covariance
+        Of the noise of each training spectrum, as for `CannonModel`.
 
     Raises
     ------
@@ -153,12 +155,13 @@ class LocalCannonModel:
         dispersion_unit: str | None = None,
         rho_warning: float = CORRELATION_WARNING,
         seed: int = 0,
+        covariance: Any = None,
     ):
         names = texts(label_names, "label_names")
         self._stars = TrainingSet.from_user(
             training_set_labels, training_set_flux, training_set_ivar, PolynomialVectorizer(names, 1),
             dispersion=dispersion, scale_factor=scale_factor, label_units=label_units,
-            dispersion_unit=dispersion_unit, rho_warning=rho_warning,
+            dispersion_unit=dispersion_unit, rho_warning=rho_warning, covariance=covariance,
         )  # fmt: skip
         if scatter is not None and not isinstance(scatter, Scatter):
             raise TypeError(f"scatter must be None, scatter.LowRank, Full or Given, got {scatter!r}")
@@ -273,13 +276,13 @@ class LocalCannonModel:
     # Labels.
 
     def test(
-        self, flux: Any, ivar: Any, *, dispersion: Any = None, progress: ProgressOption = None
+        self, flux: Any, ivar: Any, *, dispersion: Any = None, covariance: Any = None, progress: ProgressOption = None
     ) -> tuple[np.ndarray, np.ndarray, list[Record]]:
         """Labels of spectra as posterior means.
 
         Parameters
         ----------
-        flux, ivar, dispersion, progress
+        flux, ivar, dispersion, covariance, progress
             As for `CannonModel.test`.
 
         Returns
@@ -290,7 +293,7 @@ class LocalCannonModel:
 
         """
         flux, ivar = self._spectra(flux, ivar, dispersion)
-        fit = self.fit_labels(flux, ivar, progress=progress)
+        fit = self.fit_labels(flux, ivar, covariance=covariance, progress=progress)
         result = self._trained()
         first = result.models[0][0].trained
         model = ModelFlux(first.terms.exponents, first.scaling, first.theta)
@@ -303,22 +306,25 @@ class LocalCannonModel:
         return fit.labels, fit.covariance, records
 
     def fit_labels(
-        self, flux: Any, ivar: Any, *, dispersion: Any = None, progress: ProgressOption = None
+        self, flux: Any, ivar: Any, *, dispersion: Any = None, covariance: Any = None, progress: ProgressOption = None
     ) -> PosteriorFit:  # fmt: skip
         """As `test`, with the results as arrays over stars."""
         result = self._trained()
         flux, ivar = self._spectra(flux, ivar, dispersion)
+        first = result.models[0][0].trained
+        noise = checked_noise(covariance, ivar, first.scatter)
         with reporter(progress, len(flux) * len(result.models), "star", "label with local models") as report:
-            parts = [label_posterior(models, flux, ivar, progress=report) for models in result.models]
+            parts = [label_posterior(models, flux, ivar, covariance=noise, progress=report) for models in result.models]
         labels, covariance = averaged(parts, result.weights)
         main, size = int(np.argmax(result.weights)), batch_size(len(flux))
         fits = []
         for number, region in enumerate(result.models[main]):
             rows = np.flatnonzero(parts[main].region == number)
             if len(rows):
-                one = fit_labels(region.trained, flux[rows], ivar[rows], batch_size=size)
+                own = None if noise is None else noise[rows]
+                one = fit_labels(region.trained, flux[rows], ivar[rows], batch_size=size, covariance=own)
                 fits.append((rows, one))
-        published = with_rows(fits, len(labels)) if fits else fit_labels(result.models[main][0].trained, flux, ivar)
+        published = with_rows(fits, len(labels)) if fits else fit_labels(first, flux, ivar)
         weights = np.concatenate([w * part.weights for w, part in zip(result.weights, parts, strict=True)], axis=1)
         return posterior_fit(
             published, labels, covariance, log_evidence=parts[main].log_evidence,

@@ -89,10 +89,8 @@ def train_partition(
 
 
 def _goodness(trained: TrainedModel, stars: TrainingSet, counted: np.ndarray) -> GoodnessOfFit:
-    assert stars.flux is not None
-    assert stars.ivar is not None
     own = replace(trained, terms=trained.terms.of_stars(np.arange(len(counted))))
-    return training_goodness(own, stars.flux[counted], stars.ivar[counted])
+    return training_goodness(own, stars.of_stars(counted))
 
 
 def _shares(labels: np.ndarray, n_regions: int, seed: int, errors: np.ndarray | None) -> np.ndarray:
@@ -212,7 +210,10 @@ def held_out_labels(
     for out in np.unique(fold):
         away = fold == out
         result = train_fold(stars.of_stars(~away), ~away)
-        parts = [label_posterior(models, stars.flux[away], stars.ivar[away]) for models in result.models]
+        noise = None if stars.covariance is None else stars.covariance[away]
+        parts = [
+            label_posterior(models, stars.flux[away], stars.ivar[away], covariance=noise) for models in result.models
+        ]
         if not found:
             found = [np.full(stars.labels.shape, np.nan) for _ in parts]
             covariances = [np.full((*stars.labels.shape, stars.labels.shape[1]), np.nan) for _ in parts]

@@ -124,7 +124,7 @@ class TrainingResult:
         trained = result.plug_in  # Its checks.
         if stars.flux is None or stars.ivar is None:
             return result
-        return replace(result, goodness=training_goodness(trained, stars.flux, stars.ivar))
+        return replace(result, goodness=training_goodness(trained, stars))
 
     @cached_property
     def plug_in(self) -> TrainedModel:

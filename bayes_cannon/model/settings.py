@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from bayes_cannon.core.arguments import listed, number
 from bayes_cannon.core.censoring import Censors, design_matrix_mask
+from bayes_cannon.core.checks import check_covariances
 from bayes_cannon.core.records import dims, encoded, equal, one_of
 from bayes_cannon.core.vectorizer import BaseVectorizer, PolynomialVectorizer
 from bayes_cannon.model.stars import TrainingSet
-from bayes_cannon.scatter.base import FAMILIES, Scatter
+from bayes_cannon.scatter.base import FAMILIES, LearnedScatter, Scatter
+from bayes_cannon.scatter.star_noise import NoiseAndScatter
 from bayes_cannon.training.problem import PixelProblem
 
 Bound = tuple[float | None, float | None]
@@ -97,12 +100,30 @@ class Settings:
                 "the model holds no training spectra. They are kept in a file only by "
                 "write(..., include_training_set_spectra=True)"
             )
-        return PixelProblem(stars.terms, stars.flux, stars.ivar, self.penalty(stars.flux.shape[1]), *self.bounds(stars))
+        penalty = self.penalty(stars.flux.shape[1])
+        return PixelProblem(
+            stars.terms, stars.flux, stars.ivar, penalty, *self.bounds(stars), covariance=stars.covariance
+        )
 
     def penalty(self, n_pixels: int) -> np.ndarray:
         """Lambda of every pixel, shape (pixel,)."""
         lam = 0.0 if self.regularization is None else self.regularization
         return np.broadcast_to(np.asarray(lam, dtype=float), (n_pixels,))
+
+
+def checked_noise(covariance: Any, ivar: Any, learned: LearnedScatter) -> np.ndarray | None:
+    """The covariances of the noise of spectra, shape (star, pixel, pixel), checked, or None.
+
+    ValueError where they do not fit the spectra, or the scatter of the model has no place for them.
+    """
+    if covariance is None:
+        return None
+    if not isinstance(learned, NoiseAndScatter) or not learned.needs_covariance:
+        raise ValueError(
+            "covariance= is for models with scatter.Given() that were trained with the covariance of each star; the "
+            f"scatter of this one is of another kind, {type(learned).__name__}"
+        )
+    return check_covariances(covariance, ivar)
 
 
 def polynomial(vectorizer: BaseVectorizer) -> PolynomialVectorizer:

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.arguments import units as units_as_texts
-from bayes_cannon.core.checks import CORRELATION_WARNING, check_correlation, check_dispersion, check_spectra
+from bayes_cannon.core.checks import (
+    CORRELATION_WARNING,
+    check_correlation,
+    check_covariances,
+    check_dispersion,
+    check_spectra,
+)
 from bayes_cannon.core.intake import flux_and_ivar, in_unit
 from bayes_cannon.core.labels import label_array, label_rows, label_units
 from bayes_cannon.core.records import dims, encoded
@@ -66,6 +72,8 @@ class TrainingSet:
         Wavelength of each pixel, shape (pixel,), or None.
     flux_unit, dispersion_unit
         Units as text, None where they are not known; that of a flux without dimension is empty.
+    covariance
+        Of the noise of each star, shape (star, pixel, pixel), or None.
 
     """
 
@@ -78,6 +86,9 @@ class TrainingSet:
     dispersion: np.ndarray | None = field(metadata=dims("pixel", about="wavelength"), default=None)
     flux_unit: str | None = None
     dispersion_unit: str | None = None
+    covariance: np.ndarray | None = field(
+        metadata=dims("star", "pixel", "other_pixel", about="covariance of the noise of the flux"), default=None
+    )
 
     @classmethod
     def from_user(
@@ -92,6 +103,7 @@ class TrainingSet:
         label_units: Mapping[str, str] | None = None,
         dispersion_unit: str | None = None,
         rho_warning: float = CORRELATION_WARNING,
+        covariance: Any = None,
     ) -> "TrainingSet":
         """Check what a user hands over; the parameters and errors are those of `CannonModel`."""
         _check_vectorizer(vectorizer)
@@ -111,9 +123,16 @@ class TrainingSet:
                     f"training_set_labels has {len(values)} stars but training_set_flux {len(flux)}: "
                     "both need one row a star, in the same order"
                 )
+        if covariance is not None:
+            if ivar is None:
+                raise ValueError(
+                    "the covariance of the noise of training stars goes with their spectra: give these, too"
+                )
+            covariance = _own(check_covariances(covariance, ivar, "training_set_"), covariance)
+            _check_finite(covariance)
         if dispersion_unit is not None:
             dispersion_unit = units_as_texts({"dispersion": dispersion_unit}, "dispersion_unit")["dispersion"]
-        stars = cls(vectorizer, values, scaling, units, flux, ivar, None, flux_unit, dispersion_unit)
+        stars = cls(vectorizer, values, scaling, units, flux, ivar, None, flux_unit, dispersion_unit, covariance)
         return stars.with_dispersion(dispersion)
 
     def with_dispersion(self, dispersion: Any) -> "TrainingSet":
@@ -126,12 +145,13 @@ class TrainingSet:
 
     def of_stars(self, stars: np.ndarray) -> "TrainingSet":
         """Some of the stars, by mask or index; the scaling of the labels stays that of all."""
-        flux, ivar = (None if array is None else array[stars] for array in (self.flux, self.ivar))
-        return replace(self, labels=self.labels[stars], flux=flux, ivar=ivar)
+        given = self.flux, self.ivar, self.covariance
+        flux, ivar, covariance = (None if array is None else array[stars] for array in given)
+        return replace(self, labels=self.labels[stars], flux=flux, ivar=ivar, covariance=covariance)
 
     def without_spectra(self) -> "TrainingSet":
         """The labels alone."""
-        return replace(self, flux=None, ivar=None)
+        return replace(self, flux=None, ivar=None, covariance=None)
 
     def check_values(self) -> None:
         """Raise ValueError where a file holds numbers that `from_user` would not let in, naming them."""
@@ -213,6 +233,16 @@ def _check_monomials(vectorizer: BaseVectorizer, x: np.ndarray) -> None:
                     "such terms can be trained: give functions of the labels as labels of their own, and name them in "
                     "a PolynomialVectorizer"
                 )
+
+
+def _check_finite(covariance: np.ndarray) -> None:
+    bad = ~np.isfinite(covariance)
+    if bad.any():
+        star, row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"training_set_covariance is {covariance[star, row, column]} at pixels {row} and {column} of star {star}: "
+            "leave the star out, or set ivar to 0 and the numbers to 0 there"
+        )
 
 
 def _units(labels: Any, names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:

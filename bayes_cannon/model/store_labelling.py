@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.core.progress import ProgressOption, reporter
-from bayes_cannon.execution.events import Event, ShardDone
+from bayes_cannon.execution.events import Event
 from bayes_cannon.execution.shards import Executor, SerialExecutor, run_shards
 from bayes_cannon.io.label_store import LabelStore, check_label_path, make_label_store, open_labels
 from bayes_cannon.io.label_tables import STAR_ID
@@ -216,14 +216,7 @@ def _run(
     if plan.missing:
         executor.check([str(work.spectra.path), str(work.labels.path)], version("bayes-cannon"))
     with reporter(progress, left, "star", "label") as report:
-
-        def heard(event: Event) -> None:
-            if isinstance(event, ShardDone):
-                report(event.stars)
-            if listen is not None:
-                listen(event)
-
-        finished = run_shards(work, plan.missing, executor, listen=heard)
+        finished = run_shards(work, plan.missing, executor, listen=listen, report=report)
     for number, error in finished.failed.items():
         if isinstance(error, OSError):
             raise error
@@ -232,7 +225,7 @@ def _run(
             f"Shard {number}: {error}. What is written stays in {work.labels.path}; the same call tries the rest again"
         ) from error
     return Labelled(
-        work.labels.path, plan.n_stars, finished.stars, finished.seconds, finished.memory, plan,
+        work.labels.path, plan.n_stars, finished.size, finished.seconds, finished.memory, plan,
     )  # fmt: skip
 
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_cannon.core.terms import Terms
-from bayes_cannon.execution.memory import memory_limit
+from bayes_cannon.execution.memory import PROCESS, memory_limit
 from bayes_cannon.io.spectra_store import SpectraStore
 from bayes_cannon.training.profile.blocks import block_size
 from bayes_cannon.training.profile.solver import working_memory
 
-PROCESS_BYTES = 600_000_000
-"""Python, the libraries and the compiled programs."""
 WINDOW_BYTES, PREPARED_BYTES = 64, 160
 """For each number of a window while it is read, and while it is prepared too."""
 _SHARE_OF_WINDOW, _SHARE_OF_BATCH = 16, 8
@@ -126,18 +124,18 @@ def plan_training(
     at_once = block_size(n_stars, terms.n_terms, n_pixels)  # Pixels that the solver works on, some of them repeated.
     inner = min(at_once, n_pixels)
     solver, mask = shared + at_once * each, n_stars  # Which stars have a pixel takes a byte for each.
-    fixed = PROCESS_BYTES + window * of_row + solver
+    fixed = PROCESS + window * of_row + solver
     together = memory - fixed >= n_pixels * (of_pixel + mask)
     held = 1 if together else 2  # One is read while the other is trained.
     most = min((memory - fixed) // (held * of_pixel + mask), n_pixels)
     batch = _multiple(memory // _SHARE_OF_BATCH // (2 * width * item), window, max(window, store.shard_size))
     batch = min(batch, n_stars)
-    copying = PROCESS_BYTES + window * of_row + 2 * batch * 2 * width * item
+    copying = PROCESS + window * of_row + 2 * batch * 2 * width * item
     if most < inner or (copying > memory and not together):
         raise ValueError(
             f"a memory of {_size(memory)} is too small for {n_stars} stars of {width} pixels: at least "
             f"{_size(max(copying, fixed + inner * (held * of_pixel + mask)))} are needed, of which the process takes "
-            f"{_size(PROCESS_BYTES)}, the solver {_size(solver)}, {window} spectra that are read at once "
+            f"{_size(PROCESS)}, the solver {_size(solver)}, {window} spectra that are read at once "
             f"{_size(window * of_row)} and {held} x {inner} pixels "
             f"{_size(held * inner * of_pixel)}. Allow more, or train on fewer stars"
         )

@@ -8,46 +8,35 @@ compared with and the hash of the training set, comes from a second pass over th
 
 import json
 import logging
-import os
+import pickle
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bayes_cannon.core.arguments import byte_count, check_kind, file_path, flag
-from bayes_cannon.core.checks import check_regularization, check_same_dispersion
-from bayes_cannon.core.intake import chosen_rows, flux_and_ivar
 from bayes_cannon.core.progress import ProgressOption, reporter
 from bayes_cannon.core.terms import Terms
+from bayes_cannon.execution.events import Event
+from bayes_cannon.execution.shards import Executor, SerialExecutor, Work, run_shards
 from bayes_cannon.io.damage import UNREADABLE
 from bayes_cannon.io.model_file import array_hash, hash_of_parts, training_set_hash
 from bayes_cannon.io.npz import put_npz, read_npz
 from bayes_cannon.io.pixel_blocks import PixelBlocks, StarRows
-from bayes_cannon.io.preparation import Preparation
-from bayes_cannon.io.quantities import with_units
-from bayes_cannon.io.spectra_store import SpectraStore
-from bayes_cannon.io.zarr_files import seal_of
 from bayes_cannon.labelling.goodness import GoodnessOfFit
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.labelling.training_fit import compared_stars, goodness_in_parts
-from bayes_cannon.model.result import TrainingResult
-from bayes_cannon.model.settings import Settings
-from bayes_cannon.model.stars import TrainingSet
-from bayes_cannon.model.store_plan import TrainingPlan, plan_training, usable_memory
-from bayes_cannon.scatter.independent import Independent
+from bayes_cannon.model.store_plan import TrainingPlan
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
-from bayes_cannon.training.train import OP_METHODS, check_op_method, correct_scatter, train
+from bayes_cannon.training.train import correct_scatter, train
 
-TaskMap = Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]
-"""Like `map`: results of a function, which can be pickled, of the numbers of tasks, in any order."""
-
+Listener = Callable[[Event], object] | None
 _BLOCKS, _SHA = "pixels.zarr", "training_set_sha256"
 _STARS_AT_ONCE = 48
 """Stars whose fit is compared: a multiple of `labelling.training_fit.STARS_AT_ONCE`, so that sums are the same."""
@@ -90,35 +79,45 @@ class StoreTraining:
     dof_correction: bool
     start: Mapping[str, np.ndarray]
 
-    def run(self, executor: TaskMap | None = None, progress: ProgressOption = None) -> tuple[PixelSolution, str]:
+    def run(
+        self,
+        executor: Executor | None = None,
+        *,
+        progress: ProgressOption = None,
+        listen: Listener = None,
+    ) -> tuple[PixelSolution, str]:
         """The solution of all pixels, and the hash of the training set.
 
-        Raises ValueError if the scratch folder has what belongs to another training, or is too small.
+        Raises ValueError if the scratch folder has what belongs to another training, or is too small, or for a block
+        that stays undone, and the error of such a block if it is one of the spectra or of the disk.
         """
         _log.info("training from %s: %s", self.rows.store.path, self.plan)
-        if self.plan.transposes:
-            self._make_blocks(executor, progress)
         self._solutions.mkdir(parents=True, exist_ok=True)
-        unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
-        with reporter(progress, self.plan.n_pixels, "pixel", "train") as report:
-            report(self.plan.n_pixels - sum(self._size(number) for number in unfinished))
-            for number in _done(partial(solve_block, self), self.read, self.solve, unfinished, executor):
-                report(self._size(number))
+        with SerialExecutor() if executor is None else nullcontext(executor) as where:
+            where.check([str(self.rows.store.path), str(self._solutions)], version("bayes-cannon"))
+            self.make_blocks(where, listen, progress=progress)
+            unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
+            with reporter(progress, self.plan.n_pixels, "pixel", "train") as report:
+                report(self.plan.n_pixels - sum(self._size(number) for number in unfinished))
+                self._finish(_Blocks(self), unfinished, where, report, listen)
         found = [read_npz(self._path(number)) for number in range(self.plan.n_blocks)]
         names = [field.name for field in fields(PixelSolution)]
         solution = {name: np.concatenate([arrays[name] for arrays, _ in found]) for name in names}
         solution["messages"] = solution["messages"].astype(object)
-        return PixelSolution(**solution), found[0][1]["training_set"].get(_SHA) or self._hash()
+        return PixelSolution(**solution), found[0][1]["training_set"].get(_SHA) or self.hash()
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Flux and ivar of a block of pixels."""
-        pixels = self.plan.pixels(number)
+        return self.read_pixels(self.plan.pixels(number))
+
+    def read_pixels(self, pixels: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Flux and ivar of some of the pixels."""
         if self.plan.transposes:
             return self._blocks.read(pixels)
-        return self.rows.filled(slice(None), pixels, np.dtype(self.plan.dtype), checked=number == 0)
+        return self.rows.filled(slice(None), pixels, np.dtype(self.plan.dtype), checked=pixels.start == 0)
 
     def solve(self, number: int, spectra: tuple[np.ndarray, np.ndarray]) -> int:
-        """Train a block of pixels and write its solution; returns the number."""
+        """Train a block of pixels and write its solution; returns how many they are."""
         pixels = self.plan.pixels(number)
         flux, ivar = spectra
         problem = PixelProblem(
@@ -136,12 +135,28 @@ class StoreTraining:
         arrays["messages"] = arrays["messages"].astype(str)
         of_all = {_SHA: training_set_hash(self.labels, flux, ivar)} if self.plan.n_blocks == 1 else {}
         put_npz(self._path(number), arrays, {"training_set": of_all})
-        return number
+        return self._size(number)
+
+    def make_blocks(
+        self, executor: Executor | None = None, listen: Listener = None, *, progress: ProgressOption = None
+    ) -> None:
+        """Write what is missing of the scratch store, if the plan has one."""
+        if not self.plan.transposes:
+            return
+        missing = self._missing_batches()
+        stars = [self._blocks.stars(batch) for batch in missing]
+        left = sum(some.stop - some.start for some in stars)
+        bar = progress is True  # A function of the caller's counts pixels.
+        with (
+            SerialExecutor() if executor is None else nullcontext(executor) as where,
+            reporter(bar, left, "star", "put the pixels of all stars together") as report,
+        ):
+            self._finish(_Batches(self), missing, where, report, listen)
 
     def copy(self, batch: int, spectra: tuple[np.ndarray, np.ndarray]) -> int:
-        """Write a batch of stars into the scratch store; returns its number."""
+        """Write a batch of stars into the scratch store; returns how many they are."""
         self._blocks.write(batch, *spectra)
-        return batch
+        return len(spectra[0])
 
     def read_batch(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Flux and ivar of a batch of stars."""
@@ -158,7 +173,11 @@ class StoreTraining:
     def tidy(self, *, keep_blocks: bool) -> None:
         """Remove what is finished, and, unless it is to be kept, the scratch store with its folder."""
         shutil.rmtree(self._solutions)
-        if not keep_blocks:
+        self.tidy_blocks(keep=keep_blocks)
+
+    def tidy_blocks(self, *, keep: bool) -> None:
+        """Remove the scratch store with its folder, unless it is to be kept."""
+        if not keep:
             self._blocks.remove()
         with suppress(OSError):  # Something else is in it.
             self.scratch.rmdir()
@@ -174,7 +193,7 @@ class StoreTraining:
         store, preparation = self.rows.store, self.rows.preparation
         return {
             "store": str(store.path.resolve()),
-            "files": _digest(seal_of(store.path) or _stamps(store.path)),
+            "files": store.sha256,
             "stars": array_hash(self.rows.stars),
             "preparation": "" if preparation is None else preparation.to_text(),
         }
@@ -203,8 +222,18 @@ class StoreTraining:
             return False
         return True
 
-    def _make_blocks(self, executor: TaskMap | None, progress: ProgressOption) -> None:
-        """Write what is missing of the scratch store."""
+    @cached_property
+    def file(self) -> Path:
+        """A file in the scratch folder that has all of this, from which the processes that do a part of it read it."""
+        content = pickle.dumps(self)
+        path = self._solutions / f"training-{sha256(content).hexdigest()[:16]}.pickle"
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(content)
+        partial.replace(path)
+        return path
+
+    def _missing_batches(self) -> list[int]:
+        """What is missing of the scratch store, for which there is room."""
         blocks = self._blocks
         blocks.make(self._made_of)
         missing = blocks.missing()
@@ -215,12 +244,33 @@ class StoreTraining:
                 f"the scratch store {blocks.path} needs {needed / 1e9:.3g} GB more, and its disk has "
                 f"{free / 1e9:.3g} GB: choose another folder with scratch=, or allow more memory"
             )
-        bar = progress is True  # A function of the caller's counts pixels.
-        with reporter(bar, len(missing), "block", "put the pixels of all stars together") as report:
-            for _ in _done(partial(copy_batch, self), self.read_batch, self.copy, missing, executor):
-                report(1)
+        return missing
 
-    def _hash(self) -> str:
+    def _finish(
+        self,
+        work: Work,
+        numbers: Sequence[int],
+        where: Executor,
+        report: Callable[[int], object],
+        listen: Listener,
+    ) -> None:
+        """Do these, and raise the first error that stayed."""
+        if not numbers:
+            return
+        for number, error in run_shards(work, numbers, where, listen=listen, report=report).failed.items():
+            if isinstance(error, OSError) and error.errno and error.filename is None:  # Of writing, as on a full disk.
+                raise OSError(
+                    error.errno, f"cannot write part {number} of the training: {error.strerror}; what is finished "
+                    "stays, and the same call goes on", str(self.scratch),
+                ) from error  # fmt: skip
+            if isinstance(error, OSError | ValueError | TypeError):
+                raise error
+            raise ValueError(
+                f"part {number} of the training from {self.rows.store.path} could not be done: {error}. What is "
+                f"finished stays in {self.scratch}; the same call tries the rest again"
+            ) from error
+
+    def hash(self) -> str:
         """SHA-256 of the training set, from passes over the stars: all flux stands before all ivar."""
         shape = self.plan.n_stars, self.plan.n_pixels
 
@@ -232,111 +282,48 @@ class StoreTraining:
         return hash_of_parts([(self.labels.shape, [self.labels]), (shape, parts("flux")), (shape, parts("ivar"))])
 
 
-def solve_block(work: StoreTraining, number: int) -> int:
-    """Train a block of pixels, whose solution is then in the scratch folder; returns the number."""
-    return work.solve(number, work.read(number))
+@dataclass(frozen=True)
+class _Blocks:
+    """The work on blocks of pixels, one of which is what `execution.shards` calls a shard.
 
-
-def copy_batch(work: StoreTraining, number: int) -> int:
-    """Write a batch of stars into the scratch store; returns the number."""
-    return work.copy(number, work.read_batch(number))
-
-
-def store_training(
-    training_set: TrainingSet, settings: Settings, before: TrainingResult | None, store: SpectraStore, stars: Any,
-    preparation: Preparation | None, memory: float | str | None, scratch: str | os.PathLike[str] | None, *,
-    op_method: str | None, op_kwds: Mapping[str, Any] | None = None, dof_correction: bool,
-) -> tuple[StoreTraining, TrainingSet]:  # fmt: skip
-    """A training from a store, and its training set without spectra but with the wavelengths and the unit of the flux.
-
-    The parameters and errors are those of `CannonModel.train_store`.
+    Another process gets the name of the file of the training, which it reads once.
     """
-    certified = check_op_method(op_method) == OP_METHODS[0]
-    _check_family(settings, dof_correction)
-    check_kind(store, SpectraStore, "store", "what bayes_cannon.io.open_store returns")
-    rows = _rows_of(store, stars, len(training_set.labels))
-    raw = next(store.parts(rows[:1], size=1))
-    steps = (preparation or Preparation()).after(raw)
-    first = steps.apply(raw)
-    flux, ivar, wavelength = with_units(first)
-    flux, _, unit = flux_and_ivar(flux, ivar)
-    if training_set.dispersion is None:
-        training_set = training_set.without_spectra().with_dispersion(wavelength)
-    check_same_dispersion(wavelength, training_set.dispersion, training_set.dispersion_unit)
-    training_set = replace(training_set.without_spectra(), flux_unit=unit)
-    if training_set.n_pixels not in (None, first.n_pixels):
-        raise ValueError(
-            f"the spectra in {store.path} have {first.n_pixels} pixels, and the model {training_set.n_pixels}"
-        )
-    prepares = first is not raw
-    single = store.single and not prepares and certified and not dof_correction
-    single = single and np.array_equal(flux, raw.flux, equal_nan=True)  # Its unit may ask for a factor.
-    limit = usable_memory() if memory is None else byte_count(memory, "memory")
-    plan = plan_training(
-        store, rows, training_set.terms, n_pixels=first.n_pixels, prepares=prepares, single=single, memory=limit
-    )
-    folder = store.path.with_name(f"{store.path.name}.training") if scratch is None else file_path(scratch, "scratch")
-    start = {} if before is None else {"theta": before.theta, "s2": before.s2}
-    if before is not None and len(before.theta) != plan.n_pixels:
-        raise ValueError(f"the model has theta of {len(before.theta)} pixels, and the store {plan.n_pixels}")
-    lower, upper = settings.bounds(training_set, plan.n_pixels)
-    check_regularization(settings.regularization, plan.n_pixels)
-    work = StoreTraining(
-        StarRows(store, rows, steps if prepares else None, plan.window), training_set.labels, plan, folder,
-        training_set.terms, settings.penalty(plan.n_pixels), lower, upper, op_method, op_kwds, dof_correction, start,
-    )  # fmt: skip
-    return work, training_set
+
+    training: StoreTraining
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Flux and ivar of a block."""
+        return self.training.read(number)
+
+    def compute(self, number: int, given: tuple[np.ndarray, np.ndarray]) -> int:
+        """Train it."""
+        return self.training.solve(number, given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (type(self), self.training.file)
 
 
-def _check_family(settings: Settings, dof_correction: bool) -> None:
-    if flag(dof_correction, "dof_correction") and settings.scatter is not None:
-        raise ValueError("dof_correction is for independent scatter; set scatter=None or leave it out")
-    if settings.scatter is not None and not isinstance(settings.scatter, Independent):
-        raise ValueError(
-            f"scatter={settings.scatter!r} is correlated between pixels and needs all pixels of all training stars in "
-            "memory at once, and a store is trained a block of pixels after the other: set scatter=None, or read fewer "
-            "stars or pixels with bayes_cannon.io.read_spectra and call train"
-        )
+class _Batches(_Blocks):
+    """The work on batches of stars that are written to the scratch store."""
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Flux and ivar of a batch."""
+        return self.training.read_batch(number)
+
+    def compute(self, number: int, given: tuple[np.ndarray, np.ndarray]) -> int:
+        """Write it."""
+        return self.training.copy(number, given)
 
 
-def _rows_of(store: SpectraStore, stars: Any, n_labels: int) -> np.ndarray:
-    """Rows of the store, checked."""
-    every = np.arange(store.n_stars)
-    rows = every if stars is None else every[chosen_rows(stars, store.n_stars)]
-    if (np.diff(rows) <= 0).any():
-        raise ValueError("stars must be ascending rows of the store, each once: sort them, and the labels with them")
-    if len(rows) != n_labels:
-        raise ValueError(
-            f"the model has labels of {n_labels} stars, and {len(rows)} of the {store.n_stars} stars in {store.path} "
-            "are to train: both need one row a star, in the same order; choose with stars="
-        )
-    return rows
+def _opened(kind: type[_Blocks], file: Path) -> _Blocks:
+    return kind(_training_of(file))
 
 
-def _done[T](
-    task: Callable[[int], int], read: Callable[[int], T], work: Callable[[int, T], int], numbers: Sequence[int],
-    executor: TaskMap | None,
-) -> Iterator[int]:  # fmt: skip
-    """Numbers of the tasks as they are done: by the executor, or here, the next being read meanwhile."""
-    if not numbers:
-        return
-    if executor is not None:
-        yield from executor(task, numbers)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        coming: Future[T] | None = pool.submit(read, numbers[0])
-        for number, following in zip(numbers, [*numbers[1:], None], strict=True):
-            assert coming is not None
-            spectra = coming.result()
-            coming = None if following is None else pool.submit(read, following)
-            yield work(number, spectra)
+@lru_cache(maxsize=1)
+def _training_of(file: Path) -> StoreTraining:
+    training: StoreTraining = pickle.loads(file.read_bytes())  # noqa: S301 - the process that sent the work wrote it
+    return training
 
 
 def _digest(content: object) -> str:
     return sha256(json.dumps(content, sort_keys=True, default=dict).encode()).hexdigest()[:16]
-
-
-def _stamps(store: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of the files of a store without checksums."""
-    files = sorted(path for name in ("flux", "ivar") for path in (store / name).rglob("*") if path.is_file())
-    return [(path.relative_to(store).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]

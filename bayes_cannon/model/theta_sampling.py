@@ -1,6 +1,7 @@
 """Posterior draws of theta and s of a model: what is sampled, where the draws are kept, and what is remembered."""
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,8 +31,8 @@ from bayes_cannon.model.settings import Settings
 from bayes_cannon.model.stars import TrainingSet, term_texts
 from bayes_cannon.posterior.settings import ChainSettings
 from bayes_cannon.posterior.theta.density import ThetaRun
-from bayes_cannon.posterior.theta.priors import ThetaPriors
-from bayes_cannon.posterior.theta.sample import PIXELS_AT_ONCE, competing_modes, sample_pixels
+from bayes_cannon.posterior.theta.priors import ThetaPriors, flux_moments
+from bayes_cannon.posterior.theta.sample import PIXELS_AT_ONCE, ThetaBlock, competing_modes, sample_pixels
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.training.problem import PixelProblem
 
@@ -68,8 +69,12 @@ class ThetaSampling:
         n_draws: int,
         theta_0: tuple[float, float] | None,
         s_scale: float | np.ndarray | None,
+        moments: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
     ) -> "ThetaSampling":
-        """Check what a user asks for; the parameters and errors are those of `CannonModel.sample`."""
+        """Check what a user asks for; the parameters and errors are those of `CannonModel.sample`.
+
+        Where the problem has no flux, ``moments`` is what `posterior.theta.priors.flux_moments` returns of it.
+        """
         _check_counts(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws)
         n_chains, n_warmup, n_draws = int(n_chains), int(n_warmup), int(n_draws)
         if method in ("psis", _LAPLACE) and n_chains * n_draws < LEAST_WEIGHTED:
@@ -80,7 +85,8 @@ class ThetaSampling:
         _check_unbounded(problem, result.stars)
         setup = ThetaRun.from_problem(
             problem, theta=result.theta, s2=result.scatter.marginal_variance(problem, result.s2),
-            priors=ThetaPriors.weak(problem, theta_0, s_scale), method="psis" if method == _LAPLACE else method,
+            priors=ThetaPriors.of_moments(*(moments or flux_moments(problem)), theta_0=theta_0, s_scale=s_scale),
+            method="psis" if method == _LAPLACE else method,
             settings=ChainSettings(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws),
             precision=result.scatter.star_precisions(problem, result), key=check_key(key),
             several=_several_modes(problem, result),
@@ -117,8 +123,8 @@ class ThetaSampling:
         wavelength = None if stars.dispersion is None else stars.dispersion[self.pixels]
         return Subject(
             self.pixels, term_texts(stars.vectorizer), stars.label_names, stars.label_units, wavelength,
-            problem.flux[:, self.pixels], problem.ivar[:, self.pixels], self.constant_data, settings, hashes,
-            stars.dispersion_unit,
+            *((problem.flux[:, self.pixels], problem.ivar[:, self.pixels]) if problem.n_stars else (None, None)),
+            self.constant_data, settings, hashes, stars.dispersion_unit,
         )  # fmt: skip
 
 
@@ -138,6 +144,7 @@ def sample_theta(
     keep_draws: bool | None,
     overwrite: bool,
     progress: ProgressOption,
+    blocks: Callable[[np.ndarray], Iterable[ThetaBlock]] | None = None,
 ) -> tuple[xr.DataTree, ThetaPosterior]:
     """Sample the run, in memory or in a store that holds a part of it already.
 
@@ -149,6 +156,8 @@ def sample_theta(
         Those of the model (`hashes_of`).
     store, keep_draws, overwrite, progress
         As for `CannonModel.sample`.
+    blocks
+        Gives the finished blocks, from the mask of those that need not be sampled; by default `sample_pixels` of all.
 
     Returns
     -------
@@ -170,7 +179,7 @@ def sample_theta(
     finished = np.zeros(n_pixels, dtype=bool)
     finished[run.pixels] = kept.resumable
     with reporter(progress, int((~finished[run.pixels]).sum()), "pixel", "sample theta") as report:
-        for block in sample_pixels(run.setup, run.pixels, finished):
+        for block in blocks(finished) if blocks else sample_pixels(run.setup, run.pixels, finished):
             kept.write(block)
             report(len(block.pixels))
     tree = kept.tree()

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayes_cannon.core.arguments import number
 from bayes_cannon.core.typing import PerStar
 from bayes_cannon.scatter.base import LearnedScatter, PartSolution, Scatter, joint_solution
 from bayes_cannon.scatter.common_design import is_free
 from bayes_cannon.scatter.conjugate_training import Directions, leading_directions, train_part
-from bayes_cannon.scatter.full_training import check_stars, train_full
+from bayes_cannon.scatter.full_training import check_shrinkage_and_share, check_stars, train_full
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
 
 LEAST_WEIGHT = 0.02
@@ -64,10 +63,7 @@ class Full(Scatter):
         return f"Full(shrinkage={self.shrinkage}, heavy_tails={self.heavy_tails}, share={self.share}{label_scale})"
 
     def __post_init__(self) -> None:
-        if self.shrinkage is not None and not 0 <= number(self.shrinkage) <= 1:
-            raise ValueError(f"shrinkage must be from 0 to 1, or None to choose it; got {self.shrinkage!r}")
-        if not 0 <= number(self.share) < np.inf:
-            raise ValueError(f"share must be finite and not negative, got {self.share!r}")
+        check_shrinkage_and_share(self.shrinkage, self.share)
 
     def check(self, problem: PixelProblem) -> None:
         """Raise ValueError if there are too few stars."""

@@ -35,6 +35,7 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg import eigh
 
+from bayes_cannon.core.arguments import number
 from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
 from bayes_cannon.scatter.common_design import is_free, largest_gain, shared_weight_theta
 from bayes_cannon.scatter.held_out_labels import HeldOutLabels
@@ -231,6 +232,14 @@ def train_full(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatter
         label_scale=fit.growth.beta,
     )  # fmt: skip
     return FullSolution(theta, s2, learned, gradient, fit.weight, shrinkage, scale, fit.rounds, fit.converged)
+
+
+def check_shrinkage_and_share(shrinkage: float | None, share: float) -> None:
+    """Raise ValueError where one is out of its range."""
+    if shrinkage is not None and not 0 <= number(shrinkage) <= 1:
+        raise ValueError(f"shrinkage must be from 0 to 1, or None to choose it; got {shrinkage!r}")
+    if not 0 <= number(share) < np.inf:
+        raise ValueError(f"share must be finite and not negative, got {share!r}")
 
 
 def fewest_stars(n_terms: int) -> int:

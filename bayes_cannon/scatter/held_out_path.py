@@ -243,8 +243,10 @@ def _parts(problems: Sequence[PixelProblem], away: np.ndarray) -> tuple[list[Pix
     first, both = problems[0], []
     for stars in (~away, away):
         flux, ivar = first.flux[stars], first.ivar[stars]
+        covariance = None if first.covariance is None else first.covariance[stars]
         terms = {id(problem.terms): problem.terms.of_stars(stars) for problem in problems}
-        both.append([replace(one, terms=terms[id(one.terms)], flux=flux, ivar=ivar) for one in problems])
+        spectra: dict[str, Any] = {"flux": flux, "ivar": ivar, "covariance": covariance}
+        both.append([replace(one, terms=terms[id(one.terms)], **spectra) for one in problems])
     solvable = np.array([one.unsolvable() == PixelStatus.CONVERGED for one in both[0]])
     common = solvable.all(axis=0)
     if (solvable == common).all():

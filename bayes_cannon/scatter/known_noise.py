@@ -20,6 +20,7 @@ u; with one, see `scatter.common_design`. Numbers with a huge error take no part
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, eigh, solve_triangular
@@ -27,90 +28,187 @@ from scipy.optimize import minimize
 
 from bayes_cannon.core.intake import real_numbers
 from bayes_cannon.core.student_t import fitted_nu, log_density
-from bayes_cannon.scatter.base import LearnedScatter, Scatter, joint_solution
+from bayes_cannon.core.typing import PerStar
+from bayes_cannon.scatter.base import FEWEST_SHARE, LearnedScatter, PartSolution, Scatter, joint_solution
 from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
-from bayes_cannon.scatter.common_design import largest_gain, shared_weight_theta
+from bayes_cannon.scatter.common_design import is_free, largest_gain, shared_weight_theta
+from bayes_cannon.scatter.conjugate_training import Directions, leading_directions
+from bayes_cannon.scatter.full_training import check_shrinkage_and_share, check_stars
 from bayes_cannon.scatter.pca_start import with_positive_peaks
+from bayes_cannon.scatter.star_noise import NoiseAndScatter
+from bayes_cannon.scatter.star_noise_training import train_star_noise
 from bayes_cannon.scatter.usable_pixels import completed, solved_pixels, usual_noise
 from bayes_cannon.training.problem import PixelProblem, PixelSolution
+from bayes_cannon.training.train import train
 
 MAX_ROUNDS, TOLERANCE = 100, 1e-3
 """Rounds at most, and the gain of the log likelihood a star at which they end."""
 GRADIENT_TOLERANCE = 1e-6
 """On the derivative by the logarithm of each pixel's s2, a star."""
+OFF_ONE = 1e-6
+"""By how much a correlation of a pixel with itself may be off one."""
 SMALLEST_SHARE = 1e-6
 """Of the variance of pixels, what there is at least in any direction: a thousandth of their noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Given(Scatter):
-    r"""Covariance of the noise that the survey gives, the same for all stars, plus fitted scatter.
+    r"""Covariance of the noise that the survey gives, plus fitted scatter.
 
-    The covariance is ``G + diag(s^2) + U U'``, with as many factors U as the model's misfit needs, mostly none.
-    Training spectra must be complete; spectra to be labelled need not be. Of ``ivar`` it only matters where it is zero
-    or far below what is usual at that pixel.
+    ``Given(covariance)`` is the same for all stars: ``G + diag(s^2) + U U'``, with as many factors U as the model's
+    misfit needs, mostly none. Of ``ivar`` it only matters where it is zero or far below what is usual at that pixel.
+
+    ``Given(correlation=R)`` has one of each star, ``kappa D R D + L`` with the errors ``D = ivar^-1/2`` of its pixels,
+    and ``Given()`` the one that each star brings, ``kappa G + L``: those of the training stars are part of the
+    training set, ``CannonModel(..., covariance=G)``, and those of others go with their spectra, ``test(flux, ivar,
+    covariance=G)``. The factor kappa, by which the survey is off, and the covariance L of the scatter are fitted
+    (`scatter.star_noise_training`), and there is neither a penalty nor a bound on theta.
+
+    Training spectra must be complete; spectra to be labelled need not be.
 
     Attributes
     ----------
     covariance
-        G in squared flux, shape (pixel, pixel).
+        G in squared flux, shape (pixel, pixel), the same for all stars.
     heavy_tails
         Whether spectra follow a multivariate Student-t distribution, whose degrees of freedom are fitted.
+    correlation
+        R, shape (pixel, pixel), such as `io.Spectra.noise_correlation`; not together with a covariance.
+    shrinkage
+        With one covariance a star: what is taken from the scatter along each direction, in units of the mean noise
+        there, from 0 to 1; None to choose it by the likelihood of held-out training stars.
+    share
+        With one covariance a star: directions in which residuals have less than this share of the quoted noise
+        variance do not count.
 
     Raises
     ------
     ValueError
-        If the covariance is not a finite, symmetric, positive semi-definite matrix.
+        If a matrix is not finite, symmetric and positive semi-definite, if both are given, or for a shrinkage or share
+        out of range.
 
     Examples
     --------
     >>> tc.scatter.Given(np.eye(3))
     Given(3 pixels, heavy_tails=False)
+    >>> tc.scatter.Given(correlation=np.eye(3), heavy_tails=True)
+    Given(correlation of 3 pixels, heavy_tails=True, shrinkage=None, share=0.05)
+    >>> tc.scatter.Given()
+    Given(one a star, heavy_tails=False, shrinkage=None, share=0.05)
 
     """
 
-    covariance: np.ndarray = field(metadata={"dims": ("pixel", "other_pixel")})
+    covariance: np.ndarray | None = field(default=None, metadata={"dims": ("pixel", "other_pixel")})
     heavy_tails: bool = False
+    correlation: np.ndarray | None = field(default=None, metadata={"dims": ("pixel", "other_pixel")})
+    shrinkage: float | None = None
+    share: float = 0.05
 
     def __post_init__(self) -> None:
-        covariance = real_numbers(self.covariance, "the given covariance")
-        if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
-            raise ValueError(f"the given covariance must have shape (pixel, pixel), got {covariance.shape}")
-        if not np.isfinite(covariance).all():
-            row, column = np.argwhere(~np.isfinite(covariance))[0]
-            raise ValueError(f"the given covariance is {covariance[row, column]} at pixels {row} and {column}")
-        unit = np.sqrt(np.abs(np.diag(covariance)))
-        if (np.abs(covariance - covariance.T) > 1e-8 * np.outer(unit, unit)).any():
-            raise ValueError("the given covariance is not symmetric; is it a Cholesky factor?")
-        smallest = np.linalg.eigvalsh(covariance / np.where(np.outer(unit, unit) > 0, np.outer(unit, unit), 1.0))[0]
-        if smallest < -1e-8 or (np.diag(covariance) <= 0).any():
+        if self.covariance is not None and self.correlation is not None:
             raise ValueError(
-                f"the given covariance is not positive definite: the smallest eigenvalue of its correlations is "
-                f"{smallest:.3g}, the smallest variance {np.diag(covariance).min():.3g}"
+                "give either a covariance, the same for all stars, or a correlation, which makes one of each star with "
+                "the errors of its pixels"
             )
-        covariance.flags.writeable = False
-        object.__setattr__(self, "covariance", covariance)
+        for name in ("covariance", "correlation"):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, _checked_matrix(given, name))
+        if self.correlation is not None and (np.abs(np.diag(self.correlation) - 1) > OFF_ONE).any():
+            pixel = int(np.argmax(np.abs(np.diag(self.correlation) - 1)))
+            raise ValueError(
+                f"the given correlation is {self.correlation[pixel, pixel]:.6g} of pixel {pixel} with itself, where it "
+                "must be one: is it a covariance?"
+            )
+        check_shrinkage_and_share(self.shrinkage, self.share)
 
     def __repr__(self) -> str:
-        return f"Given({len(self.covariance)} pixels, heavy_tails={self.heavy_tails})"
+        if self.covariance is not None:
+            return f"Given({len(self.covariance)} pixels, heavy_tails={self.heavy_tails})"
+        which = "one a star" if self.correlation is None else f"correlation of {len(self.correlation)} pixels"
+        return f"Given({which}, heavy_tails={self.heavy_tails}, shrinkage={self.shrinkage}, share={self.share})"
 
     def check(self, problem: PixelProblem) -> None:
-        """Raise ValueError if the covariance has another number of pixels."""
-        if len(self.covariance) != problem.n_pixels:
+        """Raise ValueError if the matrix has another number of pixels, or what each star needs is not there."""
+        matrix = self.correlation if self.covariance is None else self.covariance
+        if matrix is not None and len(matrix) != problem.n_pixels:
+            name = "covariance" if self.correlation is None else "correlation"
+            raise ValueError(f"the given {name} is of {len(matrix)} pixels, the spectra have {problem.n_pixels}")
+        if self.covariance is not None:
+            return
+        if matrix is None and problem.covariance is None:
             raise ValueError(
-                f"the given covariance is of {len(self.covariance)} pixels, the spectra have {problem.n_pixels}"
+                "scatter.Given() takes the covariance of the noise of each star from the training set, which has none: "
+                "make the model with covariance=, shape (star, pixel, pixel), or give one covariance or correlation"
             )
+        if not is_free(problem):
+            raise ValueError(
+                "scatter.Given with one covariance a star knows no regularization, censoring or bounds: leave these "
+                "out, or give one covariance for all stars"
+            )
+        check_stars(*problem.design.shape)
 
     def fit(
         self, problem: PixelProblem, start: PixelSolution, previous: LearnedScatter | None = None
     ) -> tuple[PixelSolution, LearnedScatter]:
         """As `Scatter.fit`; nothing is taken from ``previous``."""
+        self.check(problem)
+        if self.covariance is None:
+            return self._fit_star_noise(problem, start, None)
         fit = train_given(problem, start.theta, start.s2, self)
         rounds = len(fit.log_likelihood)
         solution = joint_solution(
             start, fit.theta, fit.s2, gain=fit.gradient, rounds=rounds, converged=fit.converged
         )  # fmt: skip
         return solution, fit.learned
+
+    def _fit_star_noise(
+        self, problem: PixelProblem, start: PixelSolution, directions: Directions | None
+    ) -> tuple[PixelSolution, LearnedScatter]:
+        fit = train_star_noise(problem, self, directions)
+        learned = NoiseAndScatter.of(fit, self.correlation, problem.n_pixels)
+        # Theta is that of least squares at its weights and covariances, so that no coefficient alone gains.
+        gain = np.where(np.isfinite(learned.quoted), 0.0, np.nan)
+        solution = joint_solution(
+            start, fit.theta, learned.scatter_variance(), gain=gain, rounds=len(fit.log_likelihood),
+            converged=fit.converged,
+        )  # fmt: skip
+        return solution, learned
+
+    def common_ground(self, problem: PixelProblem) -> Directions | None:
+        """As `Scatter.common_ground`: the directions of all stars, where each has a covariance of its own."""
+        return None if self.covariance is not None else leading_directions(problem, self.share)
+
+    def fit_part(self, problem: PixelProblem, share: PerStar, ground: Directions | None) -> PartSolution:
+        """As `Scatter.fit_part`."""
+        if self.covariance is not None:
+            return super().fit_part(problem, share, ground)
+        part = problem.of_stars(np.asarray(share) >= FEWEST_SHARE)
+        self.check(part)
+        solution, learned = self._fit_star_noise(part, train(part), ground)
+        return PartSolution(solution.theta, solution.s2, learned, None)
+
+
+def _checked_matrix(given: Any, name: str) -> np.ndarray:
+    """The matrix, which must not be changed any more; ValueError if it can be no covariance."""
+    covariance = real_numbers(given, f"the given {name}")
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        more = ": that of each star goes with its spectrum" if covariance.ndim == 3 else ""
+        raise ValueError(f"the given {name} must have shape (pixel, pixel), got {covariance.shape}{more}")
+    if not np.isfinite(covariance).all():
+        row, column = np.argwhere(~np.isfinite(covariance))[0]
+        raise ValueError(f"the given {name} is {covariance[row, column]} at pixels {row} and {column}")
+    unit = np.sqrt(np.abs(np.diag(covariance)))
+    if (np.abs(covariance - covariance.T) > 1e-8 * np.outer(unit, unit)).any():
+        raise ValueError(f"the given {name} is not symmetric; is it a Cholesky factor?")
+    smallest = np.linalg.eigvalsh(covariance / np.where(np.outer(unit, unit) > 0, np.outer(unit, unit), 1.0))[0]
+    if smallest < -1e-8 or (np.diag(covariance) <= 0).any():
+        raise ValueError(
+            f"the given {name} is not positive definite: the smallest eigenvalue of its correlations is "
+            f"{smallest:.3g}, the smallest variance {np.diag(covariance).min():.3g}"
+        )
+    covariance.flags.writeable = False
+    return np.asarray(covariance)
 
 
 KnownNoise = Given
@@ -166,6 +264,7 @@ def train_given(problem: PixelProblem, theta: np.ndarray, s2: np.ndarray, scatte
 
     """
     scatter.check(problem)
+    assert scatter.covariance is not None
     solved = solved_pixels(problem, theta, s2)
     part = problem.at(solved)
     check_complete(part.ivar, solved)

@@ -100,6 +100,10 @@ class LabelTables(ABC):
 
         """
 
+    def of_stars(self, covariance: np.ndarray) -> "LabelTables":
+        """Tables for a batch of stars whose noise has these covariances, shape (star, pixel, pixel)."""
+        raise TypeError(f"{type(self).__name__} has no place for a covariance of each star")
+
     def grown(self, response: Response, before: Chi2, w: StarPixel, y: StarPixel, growth: PerStar) -> Chi2:
         """As `chi_squared`, for spectra of which it is known ``before`` for other weights and no growth."""
         return self.chi_squared(response, w, y, growth)

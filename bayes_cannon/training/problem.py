@@ -34,6 +34,9 @@ class PixelProblem:
         Lambda of each pixel, shape (pixel,).
     lower, upper
         Bounds on theta, shape (pixel, term), infinite where there are none.
+    covariance
+        Of the noise of each star, shape (star, pixel, pixel), whose diagonal is one over ivar; None where the survey
+        gives none. Only scatter that is made for it looks at it (`scatter.Given`).
 
     """
 
@@ -43,6 +46,7 @@ class PixelProblem:
     regularization: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+    covariance: np.ndarray | None = None
 
     @classmethod
     def unbounded(
@@ -75,7 +79,7 @@ class PixelProblem:
         return self.lower < self.upper
 
     def at(self, pixels: slice | np.ndarray) -> "PixelProblem":
-        """The problem of some of the pixels."""
+        """The problem of some of the pixels, without covariances, which are of all."""
         return replace(
             self,
             flux=self.flux[:, pixels],
@@ -83,11 +87,14 @@ class PixelProblem:
             regularization=self.regularization[pixels],
             lower=self.lower[pixels],
             upper=self.upper[pixels],
+            covariance=None,
         )
 
     def of_stars(self, stars: np.ndarray) -> "PixelProblem":
         """The problem with some of the stars."""
-        return replace(self, terms=self.terms.of_stars(stars), flux=self.flux[stars], ivar=self.ivar[stars])
+        covariance = None if self.covariance is None else self.covariance[stars]
+        terms, flux, ivar = self.terms.of_stars(stars), self.flux[stars], self.ivar[stars]
+        return replace(self, terms=terms, flux=flux, ivar=ivar, covariance=covariance)
 
     def unsolvable(self, regularization: np.ndarray | None = None) -> np.ndarray:
         """Status of pixels that have no solution, and ``CONVERGED`` for the others, shape (pixel,).

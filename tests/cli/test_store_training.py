@@ -30,7 +30,7 @@ MEMORY = "300kB"
 @pytest.fixture
 def recipe(tmp_path, training, monkeypatch):
     """A folder with a recipe, a store without labels, and a table of them in another order."""
-    monkeypatch.setattr(store_plan, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(store_plan, "PROCESS", 0)
     for module in (store_plan, solver):
         monkeypatch.setattr(module, "block_size", lambda *_: 8)
         monkeypatch.setattr(module, "working_memory", lambda *_: (0, 50))
@@ -83,3 +83,26 @@ def test_what_needs_all_spectra_at_once_is_refused(recipe):
     assert said.exit_code == 1
     assert "0.000768 GB of memory, more than 0.0003 GB" in said.stderr
     assert "does not go with [scatter], [validation]: leave it out" in said.stderr
+
+
+def test_workers_are_for_a_store_that_does_not_fit(recipe):
+    said = run(recipe, "--workers", "2")
+    assert said.exit_code == 1
+    assert "--workers and --scheduler train a store of spectra that does not fit the memory, and these" in said.stderr
+    said = run(recipe, "--workers", "2", "--scheduler", "tcp://nowhere:1")
+    assert said.exit_code == 2
+    assert "give one of them" in said.stderr
+    said = run(recipe, "--memory", MEMORY, "--scheduler", "tcp://127.0.0.1:1")
+    assert said.exit_code == 1
+    assert "no Dask scheduler answers at tcp://127.0.0.1:1" in said.stderr
+
+
+@pytest.mark.slow
+def test_workers_train_a_large_store(recipe):
+    pytest.importorskip("distributed")
+    for folder, options in (("one", ()), ("two", ("--workers", "2"))):
+        said = run(recipe, "--output", str(recipe / folder), "--memory", MEMORY, *options)
+        assert said.exit_code == 0, said.output
+    one, other = (tc.load_model(recipe / folder / "sim.model") for folder in ("one", "two"))
+    np.testing.assert_allclose(other.theta, one.theta, rtol=0, atol=1e-8)  # Sums in another order on one core.
+    np.testing.assert_allclose(other.s2, one.s2, rtol=0, atol=1e-8)

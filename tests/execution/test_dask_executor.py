@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def _work(folder: Path, **more: Any) -> Any:
 def test_shards_are_done_by_workers(executor: DaskExecutor, tmp_path: Path) -> None:
     events: list = []
     finished = run_shards(_work(tmp_path), range(10), executor, listen=events.append)
-    assert (finished.shards, finished.stars) == (10, 20)
+    assert (finished.shards, finished.size) == (10, 20)
     assert {int(path.name) for path in tmp_path.iterdir()} == set(range(10))
     assert {event.worker for event in events[:-1]} <= set(executor.workers)
     assert executor.capacity == 4
@@ -108,6 +108,19 @@ def test_workers_are_asked_for_their_version_and_files(executor: DaskExecutor, t
     with pytest.raises(FileNotFoundError, match=r"the worker tcp://.* does not see /nowhere"):
         executor.check(["/nowhere"], version("bayes-cannon"))
     assert address.startswith("tcp://")
+
+
+def test_a_worker_without_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        def run(self, function: Any, *_: Any, on_error: str) -> dict[str, Any]:
+            return {"tcp://node:1": PackageNotFoundError("bayes-cannon")}
+
+    executor = object.__new__(DaskExecutor)  # Without its processes, which have the package.
+    monkeypatch.setattr(executor, "_client", Client(), raising=False)
+    with pytest.raises(
+        ImportError, match=r"the worker tcp://node:1 has not the package bayes-cannon .* install the sa"
+    ):
+        executor.check([], "1.0")
 
 
 @pytest.mark.slow

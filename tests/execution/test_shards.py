@@ -43,10 +43,10 @@ def test_every_shard_is_done_once_and_told_of() -> None:
     work = Work()
     finished, events = _run(work, range(5))
     assert work.done == [0, 1, 2, 3, 4]
-    assert [(event.shard, event.stars) for event in events[:-1]] == [(k, k + 1) for k in range(5)]
+    assert [(event.shard, event.size) for event in events[:-1]] == [(k, k + 1) for k in range(5)]
     assert all(isinstance(event, ShardDone) and event.memory > 1e6 and event.seconds >= 0 for event in events[:-1])
     assert events[-1] is finished
-    assert (finished.shards, finished.stars, dict(finished.failed)) == (5, 15, {})
+    assert (finished.shards, finished.size, dict(finished.failed)) == (5, 15, {})
     assert threading.current_thread().name not in work.readers
 
 

@@ -15,11 +15,12 @@ import pytest
 
 import bayes_cannon as tc
 from bayes_cannon.execution import RunFinished, SerialExecutor, ShardDone, ShardFailed
+from bayes_cannon.execution.memory import PROCESS
 from bayes_cannon.io import label_store as label_store_module
 from bayes_cannon.io.label_store import LabelStore, open_labels
 from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model.any_model import tables_size
-from bayes_cannon.model.label_plan import PROCESS, LabelPlan
+from bayes_cannon.model.label_plan import LabelPlan
 
 SHARD, TOLERANCE = 64, 1e-10
 
@@ -78,7 +79,7 @@ def test_labels_are_those_in_memory(trained: tc.CannonModel, spectra: Path, tmp_
     assert (labelled.n_stars, labelled.n_new) == (200, 200)
     assert labels.missing() == []
     assert [event.shard for event in done[:-1]] == [0, 1, 2, 3]
-    assert [event.stars for event in done[:-1]] == stars == [64, 64, 64, 8]
+    assert [event.size for event in done[:-1]] == stars == [64, 64, 64, 8]
     assert isinstance(done[-1], RunFinished)
 
 

@@ -1,7 +1,9 @@
 """Training from a store: the same numbers as in memory, the plan, what a killed training leaves, and refusals."""
 
+import errno
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +64,7 @@ def small(monkeypatch):
 
     Limits are then those of their arrays.
     """
-    monkeypatch.setattr(store_plan, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(store_plan, "PROCESS", 0)
     for module in (store_plan, solver):
         monkeypatch.setattr(module, "block_size", lambda *_: AT_ONCE)
 
@@ -209,7 +211,7 @@ def test_the_plan_by_hand(tmp_path, training, spectra, small):
 
 
 def test_too_little_memory_is_refused_with_the_numbers(training, store):
-    with pytest.raises(ValueError, match=r"100 MB is too small for 200 stars of 60 pixels: at least 6.* the process"):
+    with pytest.raises(ValueError, match=r"100 MB is too small for 200 stars of 60 pixels: at least 8.* the process"):
         model_of(training).train_store(store, memory="100 MB")
     with pytest.raises(ValueError, match="memory must be bytes, such as"):
         model_of(training).train_store(store, memory="2 apples")
@@ -244,22 +246,109 @@ def test_a_damaged_shard_is_named(training, store, small):
         model_of(training).train_store(store, memory=memory_for(model_of(training), 16))
 
 
-def test_an_executor_works_on_pickled_tasks(tmp_path, training, spectra, store, small):
+class Elsewhere(tc.execution.SerialExecutor):
+    """An executor whose work is pickled, as that of other processes is, and which says what memory there is."""
+
+    memory = 1e9
+
+    def submit(self, work, number):
+        content = pickle.dumps(work)
+        assert len(content) < 1000  # The name of a file, not the labels.
+        super().submit(pickle.loads(content), number)
+
+
+def test_an_executor_works_on_blocks_and_tells_of_them(tmp_path, training, spectra, store, small, monkeypatch):
     memory = tc.CannonModel(training.labels, *spectra, training.vectorizer, dispersion=training.dispersion)
     memory.train()
-    asked = []
+    solve, tried, events = StoreTraining.solve, [], []
 
-    def elsewhere(function, numbers):
-        asked.append(list(numbers))
-        return [pickle.loads(pickle.dumps(function))(number) for number in reversed(numbers)]
+    def failing_once(work, number, spectra):
+        tried.append(number)
+        if tried.count(number) == 1 and number == 2:
+            raise RuntimeError("struck by lightning")
+        return solve(work, number, spectra)
 
-    model = model_of(training)
-    model.train_store(
-        store, memory=memory_for(model_of(training), 16), executor=elsewhere, scratch=tmp_path / "scratch"
-    )
+    monkeypatch.setattr(StoreTraining, "solve", failing_once)
+    model, options = model_of(training), {"memory": memory_for(model_of(training), 16), "scratch": tmp_path / "scratch"}
+    with Elsewhere() as executor:
+        model.train_store(store, executor=executor, listen=events.append, **options)
     check_same(model, memory)
-    assert asked == [list(range(len(asked[0]))), [0, 1, 2, 3]]
+    ended = [(event.shards, event.size) for event in events if isinstance(event, tc.execution.RunFinished)]
+    assert ended == [(4, N_STARS), (4, N_PIXELS)]  # Batches of stars into the scratch store, then blocks of pixels.
+    failed = [event for event in events if isinstance(event, tc.execution.ShardFailed)]
+    assert [(event.shard, event.attempt, event.is_last) for event in failed] == [(2, 1, False)]
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["pixels.zarr"]
+
+
+def test_a_block_that_fails_is_named_and_the_rest_is_kept(tmp_path, training, store, small, monkeypatch):
+    solve = StoreTraining.solve
+
+    def failing(work, number, spectra):
+        if number == 1:
+            raise RuntimeError("struck by lightning")
+        return solve(work, number, spectra)
+
+    monkeypatch.setattr(StoreTraining, "solve", failing)
+    options = {"memory": memory_for(model_of(training), 16), "scratch": tmp_path / "scratch"}
+    with pytest.raises(
+        ValueError, match=r"part 1 of the training from .*s\.zarr .* struck by lightning\. What is finis"
+    ):
+        model_of(training).train_store(store, **options)
+    (folder,) = (tmp_path / "scratch").glob("solution-*")
+    assert sorted(path.name for path in folder.glob("*.npz")) == ["000000.npz", "000002.npz", "000003.npz"]
+
+
+def test_a_limit_above_that_of_the_workers_is_refused(training, store):
+    with Elsewhere() as executor:
+        assert model_of(training).plan_store(store, executor=executor).memory == 1e9
+        with pytest.raises(ValueError, match=r"memory='2 GB' is more than the 1 GB that a worker has"):
+            model_of(training).train_store(store, memory="2 GB", executor=executor)
+
+
+@pytest.mark.parametrize("what", ["io.pixel_blocks.PixelBlocks.write", "model.store_training.put_npz"])
+def test_a_full_disk_ends_it_with_its_error(tmp_path, training, store, small, monkeypatch, what):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"bayes_cannon.{what}", full)
+    said = r"cannot write part \d of the training: No space left on device; what is finished stays.*s\.zarr\.training"
+    with pytest.raises(OSError, match=said) as raised:
+        model_of(training).train_store(store, memory=memory_for(model_of(training), 16))
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_a_store_that_is_removed_under_way_is_named(training, store, small, monkeypatch):
+    copy = StoreTraining.copy
+
+    def removing(work, batch, spectra):
+        shutil.rmtree(store.path, ignore_errors=True)
+        return copy(work, batch, spectra)
+
+    monkeypatch.setattr(StoreTraining, "copy", removing)
+    with pytest.raises(FileNotFoundError, match=r"s\.zarr"):
+        model_of(training).train_store(store, memory=memory_for(model_of(training), 16))
+
+
+@pytest.mark.slow
+def test_workers_of_dask_train_as_memory_does_though_one_is_killed(tmp_path, training, spectra, store, small):
+    pytest.importorskip("distributed")
+    memory = tc.CannonModel(training.labels, *spectra, training.vectorizer, dispersion=training.dispersion)
+    memory.train()
+    model, killed = model_of(training), []
+    with tc.execution.DaskExecutor(workers=2, memory_limit="3 GB") as executor:
+
+        def kill(event):
+            if not killed and isinstance(event, tc.execution.ShardDone):
+                killed.append(event.worker)
+                os.kill(executor._client.run(os.getpid, workers=[event.worker])[event.worker], signal.SIGKILL)
+
+        model.train_store(store, memory=memory_for(model_of(training), 16), executor=executor, listen=kill)
+    assert killed
+    # The same optimum. On one core sums have another order, which may end the iteration a step sooner or later.
+    np.testing.assert_allclose(model.theta, memory.theta, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(model.certificates["objective"], memory.certificates["objective"], rtol=1e-10)
+    np.testing.assert_array_equal(model.certificates["status"], memory.certificates["status"])
+    assert model.provenance == memory.provenance
 
 
 def test_the_scratch_store_is_kept_and_used_again(tmp_path, training, store, small, monkeypatch):
@@ -304,7 +393,7 @@ import bayes_cannon as tc
 from bayes_cannon.model import store_plan
 from bayes_cannon.model.store_training import StoreTraining
 from bayes_cannon.training.profile import solver
-store_plan.PROCESS_BYTES, solver.block_size, store_plan.block_size = 0, lambda *_: 8, lambda *_: 8
+store_plan.PROCESS, solver.block_size, store_plan.block_size = 0, lambda *_: 8, lambda *_: 8
 solve = StoreTraining.solve
 def slow(work, number, spectra):
     if number == 2:

@@ -3,7 +3,8 @@
 Each region of label space has a model of its own, a prior, and a share of all stars. The posterior of a star is the
 mixture of those by the regions, with the evidence of its spectrum in each, the share included, as weights. A region
 whose highest likelihood is too low to matter is left out for that star: its evidence is at most that times its share.
-Where theta is integrated out, the likelihood of a chi^2 is highest where its errors make n of it, if that is more.
+Where theta is integrated out, the likelihood of a chi^2 is highest where its errors make n of it, if that is more. So
+is one whose evidence by Laplace's method is far too low, which tells more where regions overlap.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from bayes_cannon.execution.compiled_programs import make_room
 from bayes_cannon.execution.devices import by_device
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
-from bayes_cannon.labelling.batches import check_batch, native, padded_batch
+from bayes_cannon.labelling.batches import check_batch, covariance_batch, native, padded_batch, with_covariances
 from bayes_cannon.labelling.compressed import STARS_IN_CACHE, compressed_batch, search
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.labels.chains import widened_spectra
@@ -38,6 +39,7 @@ from bayes_cannon.posterior.labels.moments import (
     StarLikelihood,
     label_moments,
     points,
+    rough_log_evidence,
 )
 from bayes_cannon.posterior.labels.priors import LabelPrior
 from bayes_cannon.training.problem import Progress
@@ -45,10 +47,14 @@ from bayes_cannon.training.problem import Progress
 BATCH = 256
 """Stars that are compressed together."""
 TOGETHER = 64
+"""Stars of a batch where there are few."""
+GROUP = 32
 """Stars whose moments are computed together."""
 NEGLIGIBLE = 7.0
 """Minus the logarithm of the largest weight, relative to the best region, at which a region does not matter to a star:
 a thousandth, where the integration is right to some hundredths."""
+MARGIN = 4.0
+"""How far the evidence may exceed `moments.rough_log_evidence`, in its logarithm."""
 WIDER = 4.0
 """Covariance of the training labels times this stands for a prior that is no Gaussian mixture, in proposals only."""
 
@@ -156,8 +162,9 @@ class LabelPosteriorMoments:
 
 
 def label_posterior(
-    regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, *, progress: Progress | None = None
-) -> LabelPosteriorMoments:
+    regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, *, covariance: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> LabelPosteriorMoments:  # fmt: skip
     """Posterior of the labels of each star.
 
     Parameters
@@ -166,6 +173,8 @@ def label_posterior(
         Models of the same pixels and labels, with the same scaling.
     flux, ivar
         Shape (star, pixel). Anything that gives arrays when sliced will do.
+    covariance
+        Of the noise of each star, shape (star, pixel, pixel), where the scatter takes it.
     progress
         Called with the number of stars that were finished since the last call.
 
@@ -178,13 +187,19 @@ def label_posterior(
     check_batch(flux, ivar, regions[0].trained.n_pixels)
     n_stars = len(flux)
     size = batch_size(n_stars)
+    if covariance is not None:
+        size = covariance_batch(size, flux.shape[1])
     make_room()
     for region in regions:  # Once, before several threads ask for them.
         _ = region.trained.tables, region.trained.theta_errors, region.space, region.proposal, region.log_prior
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         for first in range(0, n_stars, size):
-            yield native(flux[first : first + size]), native(ivar[first : first + size])
+            some = slice(first, first + size)
+            one, weight, noise = native(flux[some]), native(ivar[some]), None
+            if covariance is not None:
+                weight, noise = with_covariances(weight, covariance[some])
+            yield one, weight, noise
 
     parts = []
     for part in in_parallel(lambda spectra: _batch(regions, *spectra, size), batches()):
@@ -218,12 +233,18 @@ def _none(regions: Sequence[RegionModel]) -> LabelPosteriorMoments:
     )  # fmt: skip
 
 
-def _batch(regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, size: int) -> LabelPosteriorMoments:
+def _batch(
+    regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, noise: np.ndarray | None, size: int
+) -> LabelPosteriorMoments:
     """Posterior of one batch, in label units."""
     n_stars, n_labels = len(flux), regions[0].trained.n_labels
     with own_jax_settings():
-        padded = padded_batch(flux, size), padded_batch(ivar, size)
-        found = [_compressed(region, *padded) for region in regions]
+        padded = (
+            padded_batch(flux, size),
+            padded_batch(ivar, size),
+            None if noise is None else padded_batch(noise, size),
+        )
+        found = [_compressed(region, *padded, rough=len(regions) > 1) for region in regions]
         bound = np.array([part.bound[:n_stars] for part in found])
         usable = np.isfinite(bound).any(axis=0)
         bound = np.where(np.isfinite(bound), bound, -np.inf)
@@ -247,14 +268,16 @@ def _batch(regions: Sequence[RegionModel], flux: np.ndarray, ivar: np.ndarray, s
 
 def _groups(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """A fixed number of rows at a time, and the same filled up with the last."""
-    for start in range(0, len(rows), TOGETHER):
-        part = rows[start : start + TOGETHER]
-        yield part, np.pad(part, (0, TOGETHER - len(part)), mode="edge")
+    for start in range(0, len(rows), GROUP):
+        part = rows[start : start + GROUP]
+        yield part, np.pad(part, (0, GROUP - len(part)), mode="edge")
 
 
-def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray) -> _Compressed:
+def _compressed(
+    region: RegionModel, flux: np.ndarray, ivar: np.ndarray, noise: np.ndarray | None = None, *, rough: bool = False
+) -> _Compressed:
     trained = region.trained
-    tables, n_stars = trained.tables, len(flux)
+    tables, n_stars = trained.tables.of_stars(noise), len(flux)
     found = compressed_batch(tables, flux, ivar)
     together = by_device(STARS_IN_CACHE, n_stars)
     starts = np.zeros((n_stars, 0, trained.n_labels))
@@ -293,9 +316,12 @@ def _compressed(region: RegionModel, flux: np.ndarray, ivar: np.ndarray) -> _Com
             value = np.maximum(np.asarray(by_labels.chi_squared(value, exponent)), 0.0) * lift
         least = lift + np.maximum((1 / included - 1) / np.asarray(scale), LEAST_GROWTH * lift)
         k = np.maximum(np.maximum(value / np.maximum(count, 1.0), least), np.finfo(float).tiny)
-    height = student_t.log_density(value / k, log_det + count * np.log(k), count, nu)
+    bound = np.asarray(student_t.log_density(value / k, log_det + count * np.log(k), count, nu))
+    if rough and region.log_prior is None:
+        evidence = rough_log_evidence(tables.starts.moment_tables, likelihood, region.proposal, region.space)
+        bound = np.minimum(bound, np.asarray(evidence) + base + MARGIN)
     good = (np.asarray(found.used) > 0) & ~np.asarray(found.faulty)
-    return _Compressed(likelihood, base, np.where(good, np.asarray(height) + region.log_share, np.nan))
+    return _Compressed(likelihood, base, np.where(good, bound + region.log_share, np.nan))
 
 
 def _moments(region: RegionModel, part: _Compressed, rows: np.ndarray) -> Any:

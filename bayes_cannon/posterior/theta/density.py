@@ -81,6 +81,8 @@ class ThetaRun:
         Integer or JAX key.
     several
         Pixels whose posterior has another mode that may be as probable, boolean, shape (pixel,); None: it is not known.
+    first
+        Number of the first pixel in the model, of which its key is made.
 
     """
 
@@ -95,6 +97,15 @@ class ThetaRun:
     method: str
     seed: Any
     several: np.ndarray | None = None
+    first: int = 0
+
+    def part(self, problem: PixelProblem, first: int) -> "ThetaRun":
+        """The run of these pixels, the first of which has this number."""
+        pixels = slice(first, first + problem.n_pixels)
+        return replace(
+            self, problem=problem, priors=self.priors.at(pixels), theta=self.theta[pixels], s2=self.s2[pixels],
+            several=None if self.several is None else self.several[pixels], first=first,
+        )  # fmt: skip
 
     @classmethod
     def from_problem(
@@ -290,4 +301,4 @@ def density_of(run: ThetaRun, pixels: np.ndarray) -> Callable[[PixelDensity, Arr
 def pixel_keys(run: ThetaRun, pixels: np.ndarray, attempt: int) -> jax.Array:
     """A key for each pixel, which depends on its number, and on what it is used for."""
     base = jax.random.key(run.seed) if isinstance(run.seed, int | np.integer) else run.seed
-    return jax.vmap(lambda pixel: jax.random.fold_in(jax.random.fold_in(base, pixel), attempt))(pixels)
+    return jax.vmap(lambda pixel: jax.random.fold_in(jax.random.fold_in(base, pixel), attempt))(pixels + run.first)

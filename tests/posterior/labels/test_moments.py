@@ -18,6 +18,7 @@ from bayes_cannon.posterior.labels.moments import (
     StarLikelihood,
     label_moments,
     points,
+    rough_log_evidence,
 )
 from bayes_cannon.scatter.label_tables import Response
 
@@ -52,6 +53,15 @@ class Spectra:
         return StarLikelihood(
             coefficients, maximum, np.array(nu), np.full(N_STARS, float(N_PIXELS)), scale, inside, **more
         )
+
+    def rough_log_evidence(self, stars: StarLikelihood, prior: MixturePrior) -> np.ndarray:
+        """By Laplace's method."""
+        moments = self.terms.moments
+        space = LabelSpace(label_factors(self.exponents), moments.pairs, -UNBOUNDED, UNBOUNDED)
+        with own_jax_settings():
+            return np.asarray(
+                rough_log_evidence(PolynomialTables.from_exponents(moments.exponents), stars, prior, space)
+            )
 
     def moments(self, stars: StarLikelihood, prior: MixturePrior, low=-UNBOUNDED, high=UNBOUNDED, log_prior=None):
         """What the package finds."""
@@ -113,7 +123,8 @@ def linear():
 
 @pytest.mark.parametrize("prior", [one_normal(), two_normals()], ids=["normal", "mixture"])
 def test_linear_model_has_its_closed_form(linear, prior):
-    found = linear.moments(linear.likelihood(linear.linear_maximum()), prior)
+    stars = linear.likelihood(linear.linear_maximum())
+    found, rough = linear.moments(stars, prior), linear.rough_log_evidence(stars, prior)
     slopes, constant = linear.theta[:, 1:], linear.theta[:, 0]
     for star in range(N_STARS):
         parts = []
@@ -130,6 +141,7 @@ def test_linear_model_has_its_closed_form(linear, prior):
         )
         evidence = logsumexp([part[0] for part in parts]) + 0.5 * N_PIXELS * np.log(2 * np.pi)
         assert_moments(found, star, (mean, covariance, evidence), sigma=0.07, width=0.15, evidence=0.05)
+        assert_allclose(rough[star], evidence, rtol=0, atol=1e-6)
     assert found.efficiency.min() > 0.5
 
 
@@ -267,6 +279,24 @@ def test_integral_of_few_points_says_so():
     proposal = one_normal(3.0)
     ring = spectra.moments(spectra.likelihood(np.tile([2.0, 0.0], (N_STARS, 1))), proposal)
     assert ring.efficiency.max() < 0.1
+
+
+def test_covariance_of_one_point_that_counts_has_an_inverse():
+    """The points are far from where the likelihood is, which is narrow: the nearest has all of the weight."""
+    narrow = Spectra(1, 300.0)
+    found = narrow.moments(narrow.likelihood(narrow.linear_maximum() + 1.0), one_normal())
+    assert (found.efficiency < 2 / SECOND).any()
+    error = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
+    correlation = found.covariance / (error[:, :, None] * error[:, None])
+    assert np.linalg.eigvalsh(correlation)[:, 0].min() > 1e-6
+
+
+def test_rough_evidence_of_curved_likelihoods_is_right_to_about_one():
+    curved, prior = Spectra(2, 0.5, seed=2), two_normals()
+    stars = curved.likelihood(np.array([quadratic_maximum(curved, star) for star in range(N_STARS)]), 4.0)
+    exact, rough = curved.moments(stars, prior).log_evidence, curved.rough_log_evidence(stars, prior)
+    assert np.abs(rough - exact).max() < 3
+    assert np.median(np.abs(rough - exact)) < 1
 
 
 def test_the_same_numbers_come_out_again_whatever_the_other_stars(linear):
