@@ -37,11 +37,8 @@ from bayes_cannon.labelling.starts import LabelStarts, search_starts
 from bayes_cannon.scatter.base import LearnedScatter
 from bayes_cannon.scatter.label_tables import LabelTables, Response
 
-NUMBERS_IN_CACHE, STARS_TOGETHER = 210_000, 64
-"""Numbers of the Hessians of stars that are searched together on a CPU, which stay in its cache, and stars at most.
-
-Few wait for the slowest, and the operations on few labels are not so small that their start is what takes time.
-"""
+STARS_IN_CACHE = 8
+"""Number of stars searched together on a CPU: their Hessians stay in the cache, and few wait for the slowest."""
 
 CERTIFIED = 1e-9
 """A star whose decrement exceeds this times ``1 + chi^2`` is not called converged."""
@@ -190,7 +187,7 @@ def fit_batch(tables: ModelTables, flux: np.ndarray, ivar: np.ndarray, starts: n
     touch pixels are separate, so that another number of pixels does not compile the search again.
     """
     found = compressed_batch(tables, flux, ivar)
-    together = searched_together(tables.starts, len(flux))
+    together = by_device(STARS_IN_CACHE, len(flux))
     by_labels = tables.scale_of(found.n_tail)
     best, start, iterations, converged, second = search(tables.starts, found.coefficients, starts, together, by_labels)
     chi_squared, score = compare(tables, found.root, found.w, found.y, best.x)
@@ -228,12 +225,6 @@ def _weighted(constant: Array, s2: Array, solved: Array, flux: Array, ivar: Arra
 def _count(mask: Array) -> Array:
     """How often each row of the mask is true, below 2^24: a product takes half the time of a sum, or of ``any``."""
     return (mask.astype(jnp.float32) @ jnp.ones(mask.shape[1], jnp.float32)).astype(jnp.int32)
-
-
-def searched_together(tables: LabelStarts, n_stars: int) -> int:
-    """How many stars the search advances at a time."""
-    in_cache = NUMBERS_IN_CACHE // tables.moment_tables.sources.size
-    return by_device(max(1, min(STARS_TOGETHER, n_stars, in_cache)), n_stars)
 
 
 @partial(jax.jit, static_argnames="together")

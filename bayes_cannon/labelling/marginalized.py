@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_cannon.core.typing import Array, PerStar, StarLabel, StarMoment, StarPixel
+from bayes_cannon.execution.devices import by_device
 from bayes_cannon.labelling.compressed import (
+    STARS_IN_CACHE,
     BatchFit,
     Compressed,
     ModelTables,
@@ -16,7 +18,6 @@ from bayes_cannon.labelling.compressed import (
     compressed_batch,
     information_inverse,
     search,
-    searched_together,
     status_of,
     tail_scale,
 )
@@ -84,7 +85,7 @@ def fit_integrated(
 ) -> BatchFit:
     """As `labelling.compressed.fit_batch`, with theta integrated out; chi^2 is that of the widened errors."""
     found = compressed_batch(tables, flux, ivar)
-    together = searched_together(tables.starts, len(flux))
+    together = by_device(STARS_IN_CACHE, len(flux))
     by_labels = tables.scale_of(found.n_tail)
     best, start, iterations, _, second = search(tables.starts, found.coefficients, starts, together, by_labels)
     x, pilot, converged, steps = settled(tables, errors, found, best.x[:, 0])

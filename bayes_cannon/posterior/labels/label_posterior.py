@@ -23,10 +23,11 @@ from bayes_cannon.core.scaling import LabelScaling
 from bayes_cannon.core.typing import Array
 from bayes_cannon.core.vectorizer import label_factors
 from bayes_cannon.execution.compiled_programs import make_room
+from bayes_cannon.execution.devices import by_device
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
 from bayes_cannon.labelling.batches import check_batch, covariance_batch, native, padded_batch, with_covariances
-from bayes_cannon.labelling.compressed import compressed_batch, search, searched_together
+from bayes_cannon.labelling.compressed import STARS_IN_CACHE, compressed_batch, search
 from bayes_cannon.labelling.trained import TrainedModel
 from bayes_cannon.posterior.labels.chains import widened_spectra
 from bayes_cannon.posterior.labels.moments import (
@@ -278,7 +279,7 @@ def _compressed(
     trained = region.trained
     tables, n_stars = trained.tables.of_stars(noise), len(flux)
     found = compressed_batch(tables, flux, ivar)
-    together = searched_together(tables.starts, n_stars)
+    together = by_device(STARS_IN_CACHE, n_stars)
     starts = np.zeros((n_stars, 0, trained.n_labels))
     by_labels = tables.scale_of(found.n_tail)
     best, *_ = search(tables.starts, found.coefficients, starts, together, by_labels)
