@@ -124,6 +124,15 @@ def test_spectra_at_rest_are_left():
     assert decode(at_rest).decisions["velocity"] == "at rest in the file"
 
 
+def test_the_frame_is_rest_where_a_velocity_was_used():
+    of_star = spectra(frame="barycentric", velocity=np.array([30.0]))
+    assert decode(of_star).decisions["frame"] == "rest"
+    assert decode(of_star, velocity=np.array([0.0])).decisions["frame"] == "rest"
+    assert decode(of_star, velocity="none").decisions["frame"] == "barycentric"
+    assert decode(spectra(frame=None, velocity=np.array([30.0])), velocity="none").decisions["frame"] == "not known"
+    assert decode(spectra(frame="rest", velocity=np.array([0.0])), velocity="none").decisions["frame"] == "rest"
+
+
 def test_a_velocity_that_is_not_known_is_the_outcome_of_that_spectrum_alone():
     decoded = decode(spectra(n_spectra=3, velocity=np.array([0.0, np.nan, -30])))
     assert np.isnan(decoded.doppler).tolist() == [False, True, False]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -118,6 +120,13 @@ def test_medium(spectra_in, grid_in, result, said):
     assert depth @ grid.wavelength / depth.sum() == pytest.approx(wanted, abs=1e-3)
     assert spectra.attrs.get("wavelength_medium") == result
     assert said in spectra.attrs["medium_of_grid"]
+
+
+@pytest.mark.parametrize(("said", "kept"), [("rest", "rest"), ("barycentric", "barycentric"), ("not known", None)])
+def test_frame_of_the_wavelengths(said, kept):
+    one = arm()
+    given = replace(decoded(one), decisions={"frame": said})
+    assert on_grid(given, grid_of(one.wavelength)).attrs.get("wavelength_frame") == kept
 
 
 def given_covariance(n_pixels=60, n_stars=3, seed=5):

@@ -274,7 +274,7 @@ def _groups(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _compressed(
-    region: RegionModel, flux: np.ndarray, ivar: np.ndarray, noise: np.ndarray | None, *, rough: bool = False
+    region: RegionModel, flux: np.ndarray, ivar: np.ndarray, noise: np.ndarray | None = None, *, rough: bool = False
 ) -> _Compressed:
     trained = region.trained
     tables, n_stars = trained.tables.of_stars(noise), len(flux)
