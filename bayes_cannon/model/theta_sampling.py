@@ -121,9 +121,10 @@ class ThetaSampling:
             ),
         }  # fmt: skip
         wavelength = None if stars.dispersion is None else stars.dispersion[self.pixels]
+        flux, ivar = (array[:, self.pixels] if problem.n_stars else None for array in (problem.flux, problem.ivar))
         return Subject(
             self.pixels, term_texts(stars.vectorizer), stars.label_names, stars.label_units, wavelength,
-            *((problem.flux[:, self.pixels], problem.ivar[:, self.pixels]) if problem.n_stars else (None, None)),
+            flux, ivar,
             self.constant_data, settings, hashes, stars.dispersion_unit,
         )  # fmt: skip
 
