@@ -124,8 +124,7 @@ class ThetaSampling:
         flux, ivar = (array[:, self.pixels] if problem.n_stars else None for array in (problem.flux, problem.ivar))
         return Subject(
             self.pixels, term_texts(stars.vectorizer), stars.label_names, stars.label_units, wavelength,
-            flux, ivar,
-            self.constant_data, settings, hashes, stars.dispersion_unit,
+            flux, ivar, self.constant_data, settings, hashes, stars.dispersion_unit,
         )  # fmt: skip
 
 

@@ -31,10 +31,10 @@ from scipy.stats import f as f_law
 
 from bayes_cannon.core.terms import Terms
 from bayes_cannon.core.typing import PerStar, StarLabel
-from bayes_cannon.core.vectorizer import monomials
 from bayes_cannon.scatter.base import PartSolution
 from bayes_cannon.scatter.common_covariance import CommonCovariance, check_complete
 from bayes_cannon.scatter.full_training import N_FOLDS, SHRINKAGES, FullSettings, leading
+from bayes_cannon.scatter.held_out_labels import term_gradients
 from bayes_cannon.scatter.pca_start import with_positive_peaks
 from bayes_cannon.scatter.star_scale import ScaleFit, StarScale, Unseen, fitted_scale
 from bayes_cannon.scatter.usable_pixels import completed, noise_levels, solved_pixels, usual_noise
@@ -306,7 +306,7 @@ def label_variance(
     counts, design = share * state.weight, terms.design
     gain, inverse, residual = left_out(design, flux, counts / c, c)
     root = np.sqrt(_of_left_out(design, inverse, counts / c, c)[1])
-    slopes = _derivatives(terms) @ (gain @ flux) / root[:, None, None]
+    slopes = term_gradients(terms) @ (gain @ flux) / root[:, None, None]
     n_stars, n_labels, _ = slopes.shape
     spread = flux - design @ np.linalg.lstsq(design, flux, rcond=None)[0]
     fold, pull = np.random.default_rng(1).permutation(n_stars) % LABEL_FOLDS, np.zeros(n_stars)
@@ -330,12 +330,6 @@ def label_variance(
     freedom = state.nu + basis.shape[1] - n_labels
     expected = n_labels * f_law.median(n_labels, freedom) if np.isfinite(freedom) else chi2.median(n_labels)
     return max(1.0, _weighted_median(pull, share) / expected)
-
-
-def _derivatives(terms: Terms) -> np.ndarray:
-    """Of the terms by the scaled labels, shape (star, label, term)."""
-    lowered = np.maximum(terms.exponents[None] - np.eye(terms.x.shape[1], dtype=int)[:, None], 0)
-    return np.stack([terms.exponents[:, k] * monomials(terms.x, powers) for k, powers in enumerate(lowered)], axis=1)
 
 
 def _covariance(residual: np.ndarray, counts: PerStar, shrinkage: float) -> np.ndarray:

@@ -106,16 +106,18 @@ def _roots(tables: StarNoiseTables, w: StarPixel, growth: PerStar) -> StarRoots:
     # Weights are 1 / (1 / ivar + own).
     variance = jnp.where(used, 1 / jnp.where(used, w, 1.0) - tables.own, 0.0)
     error = jnp.sqrt(jnp.maximum(variance, 0.0))
-    ridge = SMALLEST * jnp.eye(tables.projection.shape[1])
+    ridge, correlation = SMALLEST * jnp.eye(tables.projection.shape[1]), tables.correlation
 
     def one(star: tuple[Array, ...]) -> StarRoots:
         used, error, growth, *given = star
         seen = jnp.where(used[:, None], tables.projection, 0.0)
+        noise: Array
         if given:
             noise = seen.T @ (jnp.where(used[:, None] & used[None, :], given[0], 0.0) @ seen)
         else:
+            assert correlation is not None
             scaled = error[:, None] * seen
-            noise = scaled.T @ (tables.correlation @ scaled)
+            noise = scaled.T @ (correlation @ scaled)
         s = jnp.where(used[:, None], tables.basis, 0.0).T @ tables.basis
         common = tables.scatter + (growth - 1) * tables.usual
         lower = jnp.linalg.cholesky(tables.noise_scale * (noise + ridge) + s @ common @ s)
