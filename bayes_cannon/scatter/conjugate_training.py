@@ -303,7 +303,8 @@ def label_variance(
     directions, shape (pixel, direction), and the share of the noise that these have more of: where stars are few they
     are looked for without those that are left out, because directions of few stars are not those of others.
     """
-    counts, design = share * state.weight, terms.design
+    share, design = np.asarray(share), terms.design
+    counts = share * state.weight
     gain, inverse, residual = left_out(design, flux, counts / c, c)
     root = np.sqrt(_of_left_out(design, inverse, counts / c, c)[1])
     slopes = term_gradients(terms) @ (gain @ flux) / root[:, None, None]
@@ -373,7 +374,7 @@ def _solution(
     own[pixels] = np.maximum(np.sum(factors[pixels] ** 2, axis=1) + outside - unit**2, 0.0)
     learned = CommonCovariance(
         factors, noise, state.nu, across / level, 1.0, quoted, own, state.growth.constant, state.growth.slope,
-        label_variance=label_variance(problem.terms, flux, np.asarray(share), c, state, basis, least),
+        label_variance=label_variance(problem.terms, flux, share, c, state, basis, least),
         label_scale=state.growth.beta,
     )  # fmt: skip
     return PartSolution(theta, np.where(np.isfinite(own), own, np.inf), learned, state.inverse)
