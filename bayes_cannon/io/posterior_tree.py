@@ -156,10 +156,11 @@ def _dataset(subject: Subject, variables: Mapping[str, tuple[tuple[str, ...], np
 
 def _coordinates(subject: Subject, dims: set[str]) -> dict[str, Any]:
     terms = np.array(subject.terms, dtype=object)
+    of_stars = subject.constant["labels"][1] if subject.flux is None and "star" in dims else subject.flux
     known = {
         "chain": np.arange(subject.sizes["chain"]), "draw": np.arange(subject.sizes["draw"]), "pixel": subject.pixels,
         "term": terms, "term_": terms, "parameter": np.array(["s", *subject.terms], dtype=object),
-        "quantile": np.array(QUANTILES), "star": np.arange(len(subject.constant["labels"][1])),
+        "quantile": np.array(QUANTILES), "star": np.arange(0 if of_stars is None else len(of_stars)),
         "label": np.array(subject.label_names, dtype=object),
     }  # fmt: skip
     coordinates: dict[str, Any] = {dim: known[dim] for dim in known if dim in dims}

@@ -161,7 +161,7 @@ class TrainingSet:
         }
         others: dict[str, Any] = {
             "the fiducial labels": self.scaling.fiducial, "training_set_labels": self.labels,
-            "training_set_ivar": self.ivar, "dispersion": self.dispersion,
+            "training_set_ivar": self.ivar, "training_set_covariance": self.covariance, "dispersion": self.dispersion,
         }  # fmt: skip
         for name, values in (positive | others).items():
             if values is not None and not np.isfinite(values).all():

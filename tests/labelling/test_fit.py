@@ -305,7 +305,8 @@ def test_no_star_at_all(data: dict) -> None:
 
 
 def test_batches_from_an_iterator(data: dict, fit: LabelFit) -> None:
-    pieces = ((data["flux"][part], data["ivar"][part], np.zeros((len(part), 0, 3))) for part in ([0, 1, 2], [3, 4]))
+    none = np.zeros((5, 0, 3))
+    pieces = ((data["flux"][part], data["ivar"][part], none[part], None) for part in ([0, 1, 2], [3, 4]))
     parts = list(fit_batches(trained(data["model"]), pieces, BATCH))
     assert [len(part.status) for part in parts] == [3, 2]
     np.testing.assert_allclose(LabelFit.concatenated(parts).labels, fit.labels[:5], rtol=1e-10)

@@ -44,7 +44,7 @@ def _stars() -> TrainingSet:
         VECTORIZER, RNG.normal(size=(N_STARS, 2)), LabelScaling(np.array([5000.1, -0.2]), np.array([1e3, 0.7]), 2.0),
         # A unit that time decoding would swallow, and one that is empty.
         {"TEFF": "s", "[Fe/H]": ""}, flux, RNG.random(flux.shape), np.linspace(15000, 17000, N_PIXELS),
-        "Jy", "Angstrom",
+        "Jy", "Angstrom", RNG.normal(size=(N_STARS, N_PIXELS, N_PIXELS)),
     )  # fmt: skip
 
 

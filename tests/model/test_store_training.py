@@ -211,7 +211,7 @@ def test_the_plan_by_hand(tmp_path, training, spectra, small):
 
 
 def test_too_little_memory_is_refused_with_the_numbers(training, store):
-    with pytest.raises(ValueError, match=r"100 MB is too small for 200 stars of 60 pixels: at least 8.* the process"):
+    with pytest.raises(ValueError, match=r"100 MB is too small for 200 stars of 60 pixels: at least 9.* the process"):
         model_of(training).train_store(store, memory="100 MB")
     with pytest.raises(ValueError, match="memory must be bytes, such as"):
         model_of(training).train_store(store, memory="2 apples")
