@@ -311,7 +311,8 @@ def _step(stars: _Stars, now: _Evaluated, shrinkage: float) -> _State:
         both += float(np.einsum("nij,nji->", one, other))
     # The information on the length of the change and on kappa.
     information = np.array([[relative, both], [both, of_kappa]])
-    score = np.array([n_stars * float(np.sum(gradient * change)), by_kappa])
+    uphill = gradient - shrinkage * mean @ noise @ mean  # Zero where nothing is left to be taken.
+    score = np.array([n_stars * float(np.sum(uphill * change)), by_kappa])
     length, of_scale = np.linalg.lstsq(information, score, rcond=None)[0]
     kappa = state.kappa * float(np.clip(1 + of_scale / state.kappa, *KAPPA_CHANGES))
     scatter = state.scatter + np.clip(length, 0.0, 1.0) * change

@@ -86,7 +86,7 @@ def test_parameters_are_those_of_the_simulation():
     *_, truth = stars(1, 0)
     model = model_of(tc.scatter.Given(correlation=CORRELATION, heavy_tails=True), 1500, nu=6.0)
     learned = model.correlation
-    assert_allclose(learned.noise_scale, KAPPA, rtol=0.12)  # The scatter takes some of it.
+    assert_allclose(learned.noise_scale, KAPPA, rtol=0.06)
     assert 4.5 < learned.nu < 8
     assert_allclose(np.linalg.norm(learned.factors @ learned.factors.T - truth) / np.linalg.norm(truth), 0, atol=0.12)
     assert_allclose(model.s2, np.diag(truth), atol=0.15 * np.diag(truth).max())
