@@ -63,7 +63,7 @@ SAME_VARIANCE = 1e-3
 COVARIANCES_AT_ONCE = 64
 
 
-def check_covariances(covariance: Any, ivar: Any, what: str = "") -> np.ndarray:
+def check_covariances(covariance: Any, ivar: Any, what: str = "") -> Any:
     """Covariances of the noise of stars, shape (star, pixel, pixel), which say what ivar (star, pixel) says.
 
     Where ivar is zero, or a star has numbers that are not finite, anything goes.
@@ -98,7 +98,7 @@ def check_covariances(covariance: Any, ivar: Any, what: str = "") -> np.ndarray:
         odd = (both & (np.abs(part - part.swapaxes(1, 2)) > limit)).any(axis=(1, 2))
         if odd.any():
             raise ValueError(f"{name} of star {first + int(np.argmax(odd))} is not symmetric; is it a Cholesky factor?")
-    return np.asarray(matrices) if isinstance(matrices, np.ndarray) else matrices
+    return matrices
 
 
 def unusable(flux: np.ndarray, ivar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

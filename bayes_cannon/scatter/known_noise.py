@@ -152,7 +152,6 @@ class Given(Scatter):
         self, problem: PixelProblem, start: PixelSolution, previous: LearnedScatter | None = None
     ) -> tuple[PixelSolution, LearnedScatter]:
         """As `Scatter.fit`; nothing is taken from ``previous``."""
-        self.check(problem)
         if self.covariance is None:
             return self._fit_star_noise(problem, start, None)
         fit = train_given(problem, start.theta, start.s2, self)
@@ -165,6 +164,7 @@ class Given(Scatter):
     def _fit_star_noise(
         self, problem: PixelProblem, start: PixelSolution, directions: Directions | None
     ) -> tuple[PixelSolution, LearnedScatter]:
+        self.check(problem)
         fit = train_star_noise(problem, self, directions)
         learned = NoiseAndScatter.of(fit, self.correlation, problem.n_pixels)
         # Theta is that of least squares at its weights and covariances, so that no coefficient alone gains.
@@ -184,7 +184,6 @@ class Given(Scatter):
         if self.covariance is not None:
             return super().fit_part(problem, share, ground)
         part = problem.of_stars(np.asarray(share) >= FEWEST_SHARE)
-        self.check(part)
         solution, learned = self._fit_star_noise(part, train(part), ground)
         return PartSolution(solution.theta, solution.s2, learned, None)
 

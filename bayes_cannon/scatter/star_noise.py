@@ -12,7 +12,7 @@ from bayes_cannon.scatter.common_covariance import DenseParts, check_complete, l
 from bayes_cannon.scatter.label_tables import Response
 from bayes_cannon.scatter.pca_start import with_positive_peaks
 from bayes_cannon.scatter.star_noise_tables import NO_COVARIANCE, StarNoiseTables
-from bayes_cannon.scatter.star_noise_training import StarNoiseSolution, projected_noise
+from bayes_cannon.scatter.star_noise_training import SMALLEST, StarNoiseSolution, projected_noise
 from bayes_cannon.training.problem import PixelProblem
 
 
@@ -86,8 +86,10 @@ class NoiseAndScatter(LearnedScatter):
         variance = np.einsum("pi,ij,pj->p", self.basis, self.scatter, self.basis) * np.nan_to_num(self.quoted) ** 2
         return np.where(np.isfinite(self.quoted), variance, np.inf)
 
-    def _along(self, problem: PixelProblem, solution: Coefficients) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Residuals at the solved pixels over the usual noise, coordinates, and covariance of these for each star."""
+    def _along(
+        self, problem: PixelProblem, solution: Coefficients
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Residuals r at the solved pixels over the usual noise, ``C^-1 z``, chi^2, and ``ln det C`` of each star."""
         at = np.flatnonzero(np.isfinite(self.quoted))
         ivar = problem.ivar[:, at]
         check_complete(ivar, at)
@@ -95,34 +97,31 @@ class NoiseAndScatter(LearnedScatter):
             raise ValueError(NO_COVARIANCE)
         residual = (problem.flux[:, at] - problem.design @ solution.theta[at].T) / self.quoted[at]
         noise = projected_noise(self._projection[at], ivar, at, self.correlation, problem.covariance)
-        return residual, residual @ self.basis[at], self.noise_scale * noise + self.scatter
+        z, covariance = residual @ self.basis[at], self.noise_scale * noise + self.scatter
+        pulled = np.linalg.solve(covariance, z[..., None])[..., 0]
+        return residual, pulled, np.sum(z * pulled, axis=1), np.linalg.slogdet(covariance)[1]
 
     def log_likelihood(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray:
         """As `LearnedScatter.log_likelihood`: across the directions the noise is the usual quoted one.
 
         ValueError if a star misses a pixel that has a solution.
         """
-        residual, z, covariance = self._along(problem, solution)
-        chi_squared = np.sum(z * np.linalg.solve(covariance, z[..., None])[..., 0], axis=1)
-        log_det = np.linalg.slogdet(covariance)[1]
+        residual, pulled, chi_squared, log_det = self._along(problem, solution)
         at = np.isfinite(self.quoted)
-        along = log_density(chi_squared, log_det, np.full(len(z), z.shape[1]), self.nu)
+        along = log_density(chi_squared, log_det, pulled.shape[1], self.nu)
         return np.asarray(along + log_density_across(residual, self.basis[at]) - np.log(self.quoted[at]).sum())
 
     def star_precisions(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray | None:
         """``(nu + q) / (nu + chi^2)``, over the mean of the stars."""
         if not np.isfinite(self.nu):
             return None
-        _, z, covariance = self._along(problem, solution)
-        chi_squared = np.sum(z * np.linalg.solve(covariance, z[..., None])[..., 0], axis=1)
-        weight = (self.nu + z.shape[1]) / (self.nu + chi_squared)
+        _, pulled, chi_squared, _ = self._along(problem, solution)
+        weight = (self.nu + pulled.shape[1]) / (self.nu + chi_squared)
         return np.asarray(weight / weight.mean())
 
     def latent_factors(self, problem: PixelProblem, solution: Coefficients) -> np.ndarray:
         """Coordinates of the scatter along its factors, each of unit variance: ``U' C^-1 r``."""
-        _, z, covariance = self._along(problem, solution)
-        scaled = self._projection.T @ self.factors
-        return np.asarray(np.linalg.solve(covariance, z[..., None])[..., 0] @ scaled)
+        return np.asarray(self._along(problem, solution)[1] @ (self._projection.T @ self.factors))
 
     def typical_square(self, n_pixels: int) -> float:
         """As `LearnedScatter.typical_square`: coordinates count, not pixels."""
@@ -171,8 +170,8 @@ class NoiseAndScatter(LearnedScatter):
         def parts(used: np.ndarray, ivar: np.ndarray, of_theta: np.ndarray, h: float) -> NoiseParts:
             error, seen = 1 / np.sqrt(ivar), self.basis[used].T @ self.basis[used]
             photon = self.noise_scale * correlation[np.ix_(used, used)] * np.outer(error, error)
-            noise = projected_noise(projection[used], ivar[None], used, correlation, None)[0]
-            inner = self.noise_scale * noise + seen @ self.scatter @ seen
+            inner = projection[used].T @ photon @ projection[used] + seen @ self.scatter @ seen
+            inner[np.diag_indices_from(inner)] += self.noise_scale * SMALLEST
             return ProjectedParts(
                 used, photon, beyond[np.ix_(used, used)], cho_factor(inner), self.typical_square(len(used)), 1.0, h,
                 projection[used],
