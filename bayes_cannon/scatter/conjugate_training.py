@@ -9,7 +9,8 @@ spectrum, and with a flat prior the spectrum of another star with terms v is
 of training star n by all others is :math:`e_n / (1 - w_n h_n)`, of covariance
 :math:`(c_n + h_n / (1 - w_n h_n))\, T`, so that T is learned from stars that had no part in their
 own theta, without training again. Its shrinkage, its scale, nu and c are those of the highest likelihood of stars that
-had no part in T either.
+had no part in T either. It is shrunk towards a T whose pixels have the same variances and no correlations: with few
+stars the directions of little variance have too little, and those are what labels are read from.
 
 A T that is learned from few stars, n for q directions, is the more certain of labels the less it should be: it weights
 pixels for the stars that it was learned from, so that labels of others scatter by up to :math:`n / (n - q)` times the
@@ -37,7 +38,7 @@ from bayes_cannon.scatter.full_training import N_FOLDS, SHRINKAGES, FullSettings
 from bayes_cannon.scatter.held_out_labels import term_gradients
 from bayes_cannon.scatter.pca_start import with_positive_peaks
 from bayes_cannon.scatter.star_scale import ScaleFit, StarScale, Unseen, fitted_scale
-from bayes_cannon.scatter.usable_pixels import completed, noise_levels, solved_pixels, usual_noise
+from bayes_cannon.scatter.usable_pixels import noise_levels, solved_pixels, usual_noise
 from bayes_cannon.training.problem import PixelProblem
 
 ROUNDS = 8
@@ -80,14 +81,39 @@ class Directions:
     def filled(
         self, flux: np.ndarray, bad: np.ndarray, model: np.ndarray, covariance: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Flux over the noise, (star, pixel), with what the good numbers make of bad ones, and `completed`'s spread.
+        r"""Flux over the noise with what the good numbers of a star make of its bad ones.
 
-        The covariance is that along the directions, shape (direction, direction).
+        As `scatter.usable_pixels.completed`, for the covariance :math:`I + B (S - I) B'`: with :math:`M = S^{-1} - I`, the rows
+        :math:`B_b` of the bad numbers and :math:`G = B_b' B_b`, what is filled in has the mean
+        :math:`-B_b (I + M G)^{-1} M B_o' r_o` and the covariance
+        :math:`(I + B_b M B_b')^{-1}`, along the directions :math:`G (I + M G)^{-1}`.
+
+        Parameters
+        ----------
+        flux, bad, model
+            Shape (star, pixel).
+        covariance
+            S, along the directions, shape (direction, direction).
+
+        Returns
+        -------
+        flux
+            Completed, shape (star, pixel).
+        spread
+            Covariance of what was filled in, along the directions, summed over the stars, (direction, direction).
+
         """
-        precision = self.basis @ (np.linalg.inv(covariance) - np.eye(len(covariance))) @ self.basis.T
-        precision[np.diag_indices_from(precision)] += 1
-        residual, spread, _ = completed(flux - model, bad, precision)
-        return np.where(bad, model + residual, flux), spread
+        unit = np.eye(len(covariance))
+        metric = np.linalg.inv(covariance) - unit
+        flux, spread = np.where(bad, model, flux), np.zeros_like(unit)
+        along = (flux - model) @ self.basis @ metric
+        for star in np.flatnonzero(bad.any(axis=1)):
+            rows = self.basis[bad[star]]
+            gram = rows.T @ rows
+            inverse = np.linalg.inv(unit + metric @ gram)
+            flux[star, bad[star]] -= rows @ (inverse @ along[star])
+            spread += gram @ inverse
+        return flux, spread
 
 
 def leading_directions(problem: PixelProblem, share: float) -> Directions:
@@ -237,7 +263,7 @@ def _round(
         tried = list(SHRINKAGES[1:] if few else SHRINKAGES)
     best: tuple[ScaleFit, PerStar, float] | None = None
     for shrinkage in tried:
-        chi_squared, log_det = _held_out(residual, counts, fold, shrinkage)
+        chi_squared, log_det = _held_out(residual, counts, fold, shrinkage, basis)
         unseen = Unseen(chi_squared * c, log_det, share, *stars, z.shape[1])
         tails = fitted_scale(unseen, heavy_tails=scatter.heavy_tails, label_scale=label_scale)
         if best is not None and tails.score < best[0].score:
@@ -245,9 +271,9 @@ def _round(
         best = tails, chi_squared, shrinkage
     assert best is not None
     tails, chi_squared, shrinkage = best
-    covariance = tails.scale * _covariance(residual, counts, shrinkage)
+    covariance = tails.scale * _covariance(residual, counts, shrinkage, basis)
     if spread is not None:
-        covariance += basis.T @ spread @ basis / counts.sum()
+        covariance += spread / counts.sum()
     chi_squared = chi_squared * c / tails.scale / tails.growth.of(*stars)
     new = (tails.nu + z.shape[1]) / (tails.nu + chi_squared) if np.isfinite(tails.nu) else np.ones(len(z))
     return _State(
@@ -318,7 +344,7 @@ def label_variance(
         z = residual @ basis
         rest, n_across = np.sum(residual**2, axis=1) - np.sum(z**2, axis=1), basis.shape[0] - basis.shape[1]
         level = max(1.0, _weighted_median(rest[~out], share[~out]) / max(n_across, 1))
-        covariance = state.scale * _covariance(z[~out], counts[~out], state.shrinkage)
+        covariance = state.scale * _covariance(z[~out], counts[~out], state.shrinkage, basis)
         right = np.concatenate([residual[out][:, None], slopes[out]], axis=1)
         along = right @ basis
         metric = np.linalg.inv(covariance) - np.eye(len(covariance)) / level
@@ -333,19 +359,19 @@ def label_variance(
     return max(1.0, _weighted_median(pull, share) / expected)
 
 
-def _covariance(residual: np.ndarray, counts: PerStar, shrinkage: float) -> np.ndarray:
+def _covariance(residual: np.ndarray, counts: PerStar, shrinkage: float, basis: np.ndarray) -> np.ndarray:
+    """Along the directions, shrunk towards what pixels of the same variances would have without correlations."""
     covariance = (residual * counts[:, None]).T @ residual / counts.sum()
-    shrunk = (1 - shrinkage) * covariance
-    shrunk[np.diag_indices_from(shrunk)] = np.diag(covariance)
-    return shrunk
+    variance = 1 + np.sum((basis @ covariance - basis) * basis, axis=1)
+    return (1 - shrinkage) * covariance + shrinkage * basis.T @ (variance[:, None] * basis)
 
 
-def _held_out(residual: np.ndarray, counts: PerStar, fold: np.ndarray, shrinkage: float) -> tuple[PerStar, PerStar]:
+def _held_out(residual: np.ndarray, counts: PerStar, fold: np.ndarray, shrinkage: float, basis: np.ndarray) -> tuple[PerStar, PerStar]:
     """Squared length of each star by the covariance of the other folds, and that covariance's ``ln det``."""
     chi_squared, log_det = np.zeros(len(residual)), np.zeros(len(residual))
     for part in np.unique(fold):
         out = fold == part
-        root = np.linalg.cholesky(_covariance(residual[~out], counts[~out], shrinkage))
+        root = np.linalg.cholesky(_covariance(residual[~out], counts[~out], shrinkage, basis))
         chi_squared[out] = np.sum(solve_triangular(root, residual[out].T, lower=True) ** 2, axis=0)
         log_det[out] = 2 * np.log(np.diag(root)).sum()
     return chi_squared, log_det

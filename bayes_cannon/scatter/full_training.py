@@ -44,7 +44,7 @@ from bayes_cannon.scatter.star_scale import StarScale, Unseen, fitted_scale, var
 from bayes_cannon.scatter.usable_pixels import completed, noise_levels, solved_pixels, usual_noise
 from bayes_cannon.training.problem import PixelProblem
 
-SHRINKAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
+SHRINKAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 0.9, 0.95)
 """Strengths of shrinkage that are tried where none is given."""
 N_FOLDS = 5
 """Parts of the training stars that are held out in turn."""
