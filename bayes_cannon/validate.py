@@ -187,6 +187,11 @@ def log_scores(inferred: StarLabel, reference: StarLabel, covariance: np.ndarray
     covariance
         Of the inferred labels, shape (star, label, label).
 
+    Raises
+    ------
+    ValueError
+        If shapes differ, or a covariance is not positive definite, naming the star.
+
     Examples
     --------
     >>> inferred, reference = np.array([[4520.0]]), np.array([[4500.0]])
@@ -207,8 +212,12 @@ def log_scores(inferred: StarLabel, reference: StarLabel, covariance: np.ndarray
     # In units of the errors, because those of the labels differ by orders of magnitude.
     scaled = difference[known] / error[known]
     correlation = covariance[known] / (error[known][:, :, None] * error[known][:, None, :])
+    sign, log_det = np.linalg.slogdet(correlation)
+    if not (sign > 0).all():
+        star = int(np.flatnonzero(known)[np.argmin(sign > 0)])
+        raise ValueError(f"covariance of star {star} is not positive definite: {shown(covariance[star])}")
     chi_squared = np.einsum("nk,nk->n", scaled, np.linalg.solve(correlation, scaled[:, :, None])[:, :, 0])
-    log_det = np.linalg.slogdet(correlation)[1] + 2 * np.log(error[known]).sum(axis=1)
+    log_det = log_det + 2 * np.log(error[known]).sum(axis=1)
     scores[known] = -0.5 * (chi_squared + log_det + n_labels * np.log(2 * np.pi))
     return scores
 

@@ -53,6 +53,10 @@ def test_bare_exceptions_are_told_from_errors_in_words(fuzz):
         (lambda: tc.validate.bias(ROWS, 1j), "reference must be real numbers, got values of type complex128"),
         (lambda: tc.validate.pulls(ROWS, ROWS, np.ones((3, 3, 3))), r"covariance must be that of \(4, 3\) labels"),
         (lambda: tc.validate.log_scores(ROWS, ROWS, np.ones((1, 3, 3))), r"covariance must be that of \(4, 3\) labels"),
+        (
+            lambda: tc.validate.log_scores(ROWS, ROWS, np.stack([np.eye(3), *np.ones((3, 3, 3))])),
+            "covariance of star 1 is not positive definite",
+        ),
         (lambda: tc.validate.folds(10, seed="0"), "seed must be an integer of at least 0, got '0'"),
         (lambda: tc.validate.folds(10, k=2.5), "the number of folds must be an integer, got 2.5"),
         (lambda: tc.validate.cross_validate(OBJECT, ROWS, ROWS, ROWS), "fit must be a function of labels"),

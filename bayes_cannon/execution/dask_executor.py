@@ -16,11 +16,9 @@ from bayes_cannon.execution.shards import Outcome, Work, finished_shard
 
 _ANSWER_SECONDS = 5.0
 """How long a scheduler, and then its first worker, may take to answer."""
-_WITHOUT_WORKERS_SECONDS = 120.0
-"""How long a run waits for workers when it has lost all."""
+_WITHOUT_WORKERS_SECONDS = 300.0
+"""How long a run waits for workers when it has lost all: on a busy computer it takes a minute to replace one."""
 _LOOK_SECONDS = 5.0
-_QUEUED = 2
-"""Shards of a worker: one is worked on, and one waits."""
 _ONE_CORE = {"NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """What keeps XLA and BLAS of a process to one core."""
 _THREADS = 2
@@ -108,8 +106,11 @@ class DaskExecutor:
 
     @property
     def capacity(self) -> int:
-        """Shards that may be in progress or wait."""
-        return _QUEUED * max(len(self._threads()), 1)
+        """Shards in progress, one a worker: one that waits would count as tried when its worker dies over another.
+
+        To give out the next takes some milliseconds.
+        """
+        return max(len(self._threads()), 1)
 
     @property
     def memory(self) -> float:

@@ -94,7 +94,12 @@ class StoreTraining:
         _log.info("training from %s: %s", self.rows.store.path, self.plan)
         self._solutions.mkdir(parents=True, exist_ok=True)
         with SerialExecutor() if executor is None else nullcontext(executor) as where:
-            where.check([str(self.rows.store.path), str(self._solutions)], version("bayes-cannon"))
+            try:
+                where.check([str(self.rows.store.path), str(self._solutions)], version("bayes-cannon"))
+            except Exception:
+                with suppress(OSError):  # What was finished before stays.
+                    self._solutions.rmdir()
+                raise
             self.make_blocks(where, listen, progress=progress)
             unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
             with reporter(progress, self.plan.n_pixels, "pixel", "train") as report:

@@ -366,7 +366,9 @@ def _covariance(residual: np.ndarray, counts: PerStar, shrinkage: float, basis: 
     return (1 - shrinkage) * covariance + shrinkage * basis.T @ (variance[:, None] * basis)
 
 
-def _held_out(residual: np.ndarray, counts: PerStar, fold: np.ndarray, shrinkage: float, basis: np.ndarray) -> tuple[PerStar, PerStar]:
+def _held_out(
+    residual: np.ndarray, counts: PerStar, fold: np.ndarray, shrinkage: float, basis: np.ndarray
+) -> tuple[PerStar, PerStar]:
     """Squared length of each star by the covariance of the other folds, and that covariance's ``ln det``."""
     chi_squared, log_det = np.zeros(len(residual)), np.zeros(len(residual))
     for part in np.unique(fold):

@@ -4,9 +4,14 @@ Chi^2 stays one polynomial of the labels. With the Cholesky factor :math:`C = L 
 
 .. math:: (y - \Theta v)^T C^{-1} (y - \Theta v) = |h - H v|^2
 
-H is the same for every complete spectrum, so that such a star costs one product of its flux with L^-1. Where pixels are
-missing the factor is that of the covariance of the others: their rows and columns are those of the identity, so that
-shapes stay fixed, and their flux is that of the model. This is exact, and costs a factorization a star.
+H is the same for every complete spectrum, so that such a star costs one product of its flux with L^-1. Pixels b that are
+missing, or have a variance E of their own beside the covariance, are taken out of that again,
+
+.. math:: (C + E)^{-1} = C^{-1} - C^{-1}_{\cdot b} \left( C^{-1}_{bb} + E_b^{-1} \right)^{-1} C^{-1}_{b \cdot}
+
+where :math:`E_b^{-1}` of a missing one is zero, and its flux that of the model. Where they are many the covariance of
+the others is factored instead, their rows and columns being those of the identity, so that shapes stay fixed. Both are
+exact.
 """
 
 from collections.abc import Iterator
@@ -24,6 +29,8 @@ from bayes_cannon.scatter.usable_pixels import largest_variance, noise_levels
 
 MASKED_TOGETHER = 8
 """Number of spectra with missing pixels that run in one program, whose shapes stay fixed."""
+MANY = 4
+"""All pixels over those that a star misses, up to which the covariance of the others is factored."""
 solve_lower = jax.scipy.linalg.solve_triangular
 
 
@@ -64,6 +71,8 @@ class CovarianceTables(LabelTables):
         ``L^-1``, shape (pixel, pixel).
     whitened
         ``L^-1`` times the coefficients, with zero for the constant, shape (pixel, term).
+    precision, pulled
+        ``C^-1``, shape (pixel, pixel), and that times these coefficients, shape (pixel, term).
     solved
         Whether a pixel has a solution, shape (pixel,).
     n_leading, typical, floor
@@ -78,6 +87,8 @@ class CovarianceTables(LabelTables):
     covariance: Array
     whitening: Array
     whitened: Array
+    precision: Array
+    pulled: Array
     solved: Array
     n_leading: Array | int
     typical: Array | float
@@ -104,15 +115,21 @@ class CovarianceTables(LabelTables):
             ) from error
         whitening = solve_triangular(root, np.eye(len(solved)), lower=True)
         whitened = whitening @ np.asarray(response.theta)
-        return cls(known, whitening, whitened, solved, n_leading, typical, floor, leading_log_det, noise)
+        precision, pulled = whitening.T @ whitening, whitening.T @ whitened
+        return cls(
+            known, whitening, whitened, precision, pulled, solved, n_leading, typical, floor, leading_log_det, noise
+        )  # fmt: skip
 
     def chi_squared(self, response: Response, w: StarPixel, y: StarPixel, growth: PerStar) -> Chi2:
         """As `LabelTables.chi_squared`; of the weights counts what `StarNoise` says, and which are zero."""
         used = np.asarray(w) > 0
         scale, extra = (np.asarray(array) for array in _star_noise(self.noise, w))
         out = np.array(_complete_chi_squared(self, response, y))
-        for rows in self._masked(used, extra):
-            out[rows] = _masked_chi_squared(self, response, used[rows], extra[rows], np.asarray(y)[rows])
+        for rows, taken in self._special(used, extra):
+            if taken is None:
+                out[rows] = _masked_chi_squared(self, response, used[rows], extra[rows], np.asarray(y)[rows])
+            else:
+                out[rows] -= _surplus(self, response, taken, np.asarray(y)[rows])
         factor = scale + np.asarray(growth) - 1
         return Chi2(out / factor[:, None], Grown(scale, factor, extra))
 
@@ -127,8 +144,11 @@ class CovarianceTables(LabelTables):
         used, extra = np.asarray(w) > 0, np.asarray(root.extra)
         residual = np.where(used, residual, 0.0)
         weighted = np.array(_complete_solution(self, residual))
-        for rows in self._masked(used, extra):
-            weighted[rows] = _masked_solution(self, used[rows], extra[rows], residual[rows])
+        for rows, taken in self._special(used, extra):
+            if taken is None:
+                weighted[rows] = _masked_solution(self, used[rows], extra[rows], residual[rows])
+            else:
+                weighted[rows] = np.where(used[rows], _reduced_solution(self, taken, weighted[rows]), 0.0)
         weighted /= np.asarray(root.factor)[:, None]
         return np.einsum("np,np->n", weighted, residual), weighted
 
@@ -152,16 +172,38 @@ class CovarianceTables(LabelTables):
         scale, _ = _star_noise(self.noise, w)
         return jnp.zeros_like(w), self.n_tail(used) / (scale + growth - 1)
 
-    def _masked(self, used: np.ndarray, extra: np.ndarray) -> Iterator[np.ndarray]:
-        """Stars with a covariance of their own, a fixed number at a time, the last repeated.
+    def _special(self, used: np.ndarray, extra: np.ndarray) -> Iterator[tuple[np.ndarray, "Taken | None"]]:
+        """Stars with a covariance of their own, a fixed number at a time, the last repeated, and what is taken out.
 
-        They miss some pixels, but not all, or have numbers with a huge error.
+        They miss some pixels, but not all, or have numbers with a huge error. None where these are many.
         """
-        special = (used != np.asarray(self.solved)).any(axis=1) | (extra > 0).any(axis=1)
-        stars = np.flatnonzero(special & used.any(axis=1))
+        special = (used != np.asarray(self.solved)) | (extra > 0)
+        count = np.where(used.any(axis=1), special.sum(axis=1), 0)
+        stars = np.argsort(count, kind="stable")[np.sum(count == 0) :]
         for first in range(0, len(stars), MASKED_TOGETHER):
             part = stars[first : first + MASKED_TOGETHER]
-            yield np.pad(part, (0, MASKED_TOGETHER - len(part)), mode="edge")
+            rows = np.pad(part, (0, MASKED_TOGETHER - len(part)), mode="edge")
+            most = int(count[part[-1]])
+            yield rows, None if most * MANY > used.shape[1] else Taken.of(special[rows], used[rows], extra[rows], most)
+
+
+class Taken(NamedTuple):
+    """Index of the pixels that are taken out of complete spectra, (star, some), and one over their own variance.
+
+    The index is beyond the last pixel, and the other one, where a star has fewer.
+    """
+
+    at: np.ndarray
+    inverse: np.ndarray
+
+    @classmethod
+    def of(cls, special: np.ndarray, used: np.ndarray, extra: np.ndarray, most: int) -> "Taken":
+        """Of some stars, whose special pixels are at most so many; by powers of two, so that few programs are made."""
+        at = np.argsort(~special, axis=1, kind="stable")[:, : 1 << max(most - 1, 7).bit_length()]
+        here, known = (np.take_along_axis(array, at, axis=1) for array in (special, used))
+        own = np.take_along_axis(extra, at, axis=1)
+        inverse = np.where(known & here, 1 / np.where(own > 0, own, 1.0), 0.0)
+        return cls(np.where(here, at, special.shape[1]), np.where(here, inverse, 1.0))
 
 
 def expected_square(used: Array | int, n_leading: Array | int, typical: Array | float, floor: Array | float) -> Array:
@@ -205,6 +247,44 @@ def _masked_chi_squared(
 
     zero = jnp.zeros((len(y), len(response.products)))
     return with_square(zero, response, *jax.lax.map(one, (used, extra, y)))
+
+
+@jax.jit
+def _surplus(tables: CovarianceTables, response: Response, taken: Taken, y: StarPixel) -> StarMoment:
+    """What the pixels that are taken out have of `_complete_chi_squared`."""
+
+    def one(star: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        at, inverse, pulled = star
+        right = jnp.column_stack([_at(pulled, at), _at(tables.pulled, at)])
+        half = solve_lower(_taken_root(tables, at, inverse), right, lower=True)
+        h, of_terms = half[:, 0], half[:, 1:]
+        return jnp.dot(h, h), h @ of_terms, of_terms.T @ of_terms
+
+    zero = jnp.zeros((len(y), len(response.products)))
+    return with_square(zero, response, *jax.lax.map(one, (*taken, y @ tables.precision)))
+
+
+@jax.jit
+def _reduced_solution(tables: CovarianceTables, taken: Taken, weighted: StarPixel) -> Array:
+    """``C^-1 r`` of complete spectra without the pixels that are taken out."""
+
+    def one(star: tuple[Array, Array, Array]) -> jax.Array:
+        at, inverse, weighted = star
+        root = _taken_root(tables, at, inverse)
+        inner = solve_lower(root, solve_lower(root, _at(weighted, at), lower=True), lower=True, trans=1)
+        return weighted - inner @ _at(tables.precision, at)
+
+    return jax.lax.map(one, (*taken, weighted))
+
+
+def _taken_root(tables: CovarianceTables, at: Array, inverse: Array) -> jax.Array:
+    inner = jnp.asarray(tables.precision).at[at[:, None], at].get(mode="fill", fill_value=0.0)
+    return jnp.linalg.cholesky(inner + jnp.diag(inverse))
+
+
+def _at(array: Array, at: Array) -> jax.Array:
+    """Rows of the array, zero beyond the last."""
+    return jnp.asarray(array).at[at].get(mode="fill", fill_value=0.0)
 
 
 @jax.jit

@@ -15,7 +15,7 @@ from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.labelling.fit import fit_labels
 from bayes_cannon.labelling.theta_errors import variances
 from bayes_cannon.labelling.trained import TrainedModel
-from bayes_cannon.scatter import CommonCovariance, Full, IndependentScatter
+from bayes_cannon.scatter import CommonCovariance, Full, IndependentScatter, covariance_tables
 from bayes_cannon.scatter.full_training import train_full
 from bayes_cannon.training.problem import PixelProblem
 from bayes_cannon.training.train import train
@@ -169,6 +169,22 @@ def test_equals_a_dense_fit_with_missing_pixels(case, heavy, others):
         assert_allclose(fit.covariance[star] / np.outer(error, error), covariance / np.outer(error, error), atol=1e-5)
     pulls = (fit.labels - others.labels) / np.sqrt(np.einsum("nkk->nk", fit.covariance))
     assert_allclose((np.abs(pulls) < 1).mean(axis=0), 0.699, atol=0.05)
+
+
+def test_pixels_taken_out_of_complete_spectra_are_as_good_as_a_factor_of_the_others(case, heavy, others, monkeypatch):
+    rng = np.random.default_rng(4)
+    ivar = np.where(rng.random(others.ivar.shape) < rng.uniform(0, 0.3, (len(others.ivar), 1)), 0.0, others.ivar)
+    ivar = np.where(rng.random(ivar.shape) < 0.05, 1e-4 * ivar, ivar)
+    ivar[0] = 0
+    some = replace_flux(others, np.where(ivar > 0, others.flux, np.nan))
+    found = case.fitted(heavy, some, ivar)
+    monkeypatch.setattr(covariance_tables, "MANY", np.inf)
+    by_factors = case.fitted(heavy, some, ivar)
+    error = np.sqrt(np.einsum("nkk->nk", by_factors.covariance))
+    assert np.isfinite(error[1:]).all()
+    assert_allclose(found.labels / error, by_factors.labels / error, rtol=0, atol=1e-7)
+    assert_allclose(found.covariance, by_factors.covariance, rtol=1e-7)
+    assert_allclose(found.chi_squared, by_factors.chi_squared, rtol=1e-9)
 
 
 def replace_flux(case: Case, flux: np.ndarray) -> Case:
