@@ -23,7 +23,9 @@ same coordinates: those along the leading directions of the residuals of *all* s
 (`leading_directions`), in which alone a part's T differs from the quoted noise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
@@ -83,10 +85,10 @@ class Directions:
     ) -> tuple[np.ndarray, np.ndarray]:
         r"""Flux over the noise with what the good numbers of a star make of its bad ones.
 
-        As `scatter.usable_pixels.completed`, for the covariance :math:`I + B (S - I) B'`: with :math:`M = S^{-1} - I`, the rows
-        :math:`B_b` of the bad numbers and :math:`G = B_b' B_b`, what is filled in has the mean
-        :math:`-B_b (I + M G)^{-1} M B_o' r_o` and the covariance
-        :math:`(I + B_b M B_b')^{-1}`, along the directions :math:`G (I + M G)^{-1}`.
+        As `scatter.usable_pixels.completed`, for the covariance :math:`I + B (S - I) B'`: with
+        :math:`M = S^{-1} - I`, the rows :math:`B_b` of the bad numbers and :math:`G = B_b' B_b`, what is filled in has
+        the mean :math:`-B_b (I + M G)^{-1} M B_o' r_o` and along the directions the covariance
+        :math:`G (I + M G)^{-1}`.
 
         Parameters
         ----------
@@ -261,9 +263,10 @@ def _round(
     else:  # With few stars the covariance of the others has no inverse.
         few = counts.sum() * (N_FOLDS - 1) / N_FOLDS - len(inverse) <= z.shape[1]
         tried = list(SHRINKAGES[1:] if few else SHRINKAGES)
+    others = [_Covariance.of(residual[fold != part], counts[fold != part], basis) for part in range(N_FOLDS)]
     best: tuple[ScaleFit, PerStar, float] | None = None
     for shrinkage in tried:
-        chi_squared, log_det = _held_out(residual, counts, fold, shrinkage, basis)
+        chi_squared, log_det = _held_out(residual, fold, others, shrinkage)
         unseen = Unseen(chi_squared * c, log_det, share, *stars, z.shape[1])
         tails = fitted_scale(unseen, heavy_tails=scatter.heavy_tails, label_scale=label_scale)
         if best is not None and tails.score < best[0].score:
@@ -271,7 +274,7 @@ def _round(
         best = tails, chi_squared, shrinkage
     assert best is not None
     tails, chi_squared, shrinkage = best
-    covariance = tails.scale * _covariance(residual, counts, shrinkage, basis)
+    covariance = tails.scale * _Covariance.of(residual, counts, basis).shrunk(shrinkage)
     if spread is not None:
         covariance += spread / counts.sum()
     chi_squared = chi_squared * c / tails.scale / tails.growth.of(*stars)
@@ -344,7 +347,7 @@ def label_variance(
         z = residual @ basis
         rest, n_across = np.sum(residual**2, axis=1) - np.sum(z**2, axis=1), basis.shape[0] - basis.shape[1]
         level = max(1.0, _weighted_median(rest[~out], share[~out]) / max(n_across, 1))
-        covariance = state.scale * _covariance(z[~out], counts[~out], state.shrinkage, basis)
+        covariance = state.scale * _Covariance.of(z[~out], counts[~out], basis).shrunk(state.shrinkage)
         right = np.concatenate([residual[out][:, None], slopes[out]], axis=1)
         along = right @ basis
         metric = np.linalg.inv(covariance) - np.eye(len(covariance)) / level
@@ -359,21 +362,30 @@ def label_variance(
     return max(1.0, _weighted_median(pull, share) / expected)
 
 
-def _covariance(residual: np.ndarray, counts: PerStar, shrinkage: float, basis: np.ndarray) -> np.ndarray:
-    """Along the directions, shrunk towards what pixels of the same variances would have without correlations."""
-    covariance = (residual * counts[:, None]).T @ residual / counts.sum()
-    variance = 1 + np.sum((basis @ covariance - basis) * basis, axis=1)
-    return (1 - shrinkage) * covariance + shrinkage * basis.T @ (variance[:, None] * basis)
+class _Covariance(NamedTuple):
+    """Along the directions: that of stars, and what pixels of the same variances would have without correlations."""
+
+    found: np.ndarray
+    uncorrelated: np.ndarray
+
+    @classmethod
+    def of(cls, residual: np.ndarray, counts: PerStar, basis: np.ndarray) -> "_Covariance":
+        """From residuals along the directions, shape (star, direction)."""
+        found = (residual * counts[:, None]).T @ residual / counts.sum()
+        variance = 1 + np.sum((basis @ found - basis) * basis, axis=1)
+        return cls(found, basis.T @ (variance[:, None] * basis))
+
+    def shrunk(self, shrinkage: float) -> np.ndarray:
+        return (1 - shrinkage) * self.found + shrinkage * self.uncorrelated
 
 
 def _held_out(
-    residual: np.ndarray, counts: PerStar, fold: np.ndarray, shrinkage: float, basis: np.ndarray
+    residual: np.ndarray, fold: np.ndarray, parts: Sequence[_Covariance], shrinkage: float
 ) -> tuple[PerStar, PerStar]:
     """Squared length of each star by the covariance of the other folds, and that covariance's ``ln det``."""
     chi_squared, log_det = np.zeros(len(residual)), np.zeros(len(residual))
-    for part in np.unique(fold):
-        out = fold == part
-        root = np.linalg.cholesky(_covariance(residual[~out], counts[~out], shrinkage, basis))
+    for number, part in enumerate(parts):
+        out, root = fold == number, np.linalg.cholesky(part.shrunk(shrinkage))
         chi_squared[out] = np.sum(solve_triangular(root, residual[out].T, lower=True) ** 2, axis=0)
         log_det[out] = 2 * np.log(np.diag(root)).sum()
     return chi_squared, log_det

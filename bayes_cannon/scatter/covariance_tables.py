@@ -4,8 +4,8 @@ Chi^2 stays one polynomial of the labels. With the Cholesky factor :math:`C = L 
 
 .. math:: (y - \Theta v)^T C^{-1} (y - \Theta v) = |h - H v|^2
 
-H is the same for every complete spectrum, so that such a star costs one product of its flux with L^-1. Pixels b that are
-missing, or have a variance E of their own beside the covariance, are taken out of that again,
+H is the same for every complete spectrum, so that such a star costs one product of its flux with L^-1. Pixels b that
+are missing, or have a variance E of their own beside the covariance, are taken out of that again,
 
 .. math:: (C + E)^{-1} = C^{-1} - C^{-1}_{\cdot b} \left( C^{-1}_{bb} + E_b^{-1} \right)^{-1} C^{-1}_{b \cdot}
 
