@@ -119,7 +119,8 @@ def calibrate(
     key
         JAX key or an integer seed.
     n_warmup, n_draws
-        Of each of the four chains. Chains that have not mixed are run once more, four times as long.
+        Of each of the four chains. Chains that have not mixed are run once more, four times as long and with the
+        covariance of their draws as the metric.
 
     Returns
     -------
@@ -159,9 +160,11 @@ def calibrate(
     )  # fmt: skip
     with own_jax_settings():
         jax_key: Any = jax.random.key(key) if isinstance(key, int | np.integer) else key
-        draws, divergences = _sampled(density, jax_key, n_warmup, n_draws)
+        density = _whitened(density)
+        draws, divergences, z = _sampled(density, jax_key, n_warmup, n_draws)
         if not _mixed(r_hat := _largest_r_hat(draws), divergences, draws):
-            draws, divergences = _sampled(density, jax_key, LONGER * n_warmup, LONGER * n_draws)
+            density = _whitened_by_draws(density, z)
+            draws, divergences, _ = _sampled(density, jax_key, LONGER * n_warmup, LONGER * n_draws)
             r_hat = _largest_r_hat(draws)
     if not _mixed(r_hat, divergences, draws):
         _warn(r_hat, divergences)
@@ -224,10 +227,11 @@ def _check_definite(covariance: StarLabelLabel, rows: np.ndarray) -> None:
         )
 
 
-def _sampled(density: _Density, key: jax.Array, n_warmup: int, n_draws: int) -> tuple[dict[str, np.ndarray], int]:
-    """Draws of all sites, shape (chain, draw, ...), and the number of divergences."""
+def _sampled(
+    density: _Density, key: jax.Array, n_warmup: int, n_draws: int
+) -> tuple[dict[str, np.ndarray], int, np.ndarray]:
+    """Draws of all sites, shape (chain, draw, ...), the number of divergences, and the whitened coordinates."""
     settings = replace(CHAINS, n_warmup=n_warmup, n_draws=n_draws)
-    density = _whitened(density)
     keys, starts = _keys_and_starts(key, len(density.mean), settings.n_chains)
 
     def draw(chain: tuple[jax.Array, jax.Array]) -> Draws:
@@ -238,7 +242,7 @@ def _sampled(density: _Density, key: jax.Array, n_warmup: int, n_draws: int) -> 
     chains = list(in_parallel(draw, zip(keys, starts, strict=True)))
     z = np.stack([chain.z for chain in chains])
     draws = {name: np.asarray(values) for name, values in _sites(density, z).items()}
-    return draws, int(sum(chain.diverging.sum() for chain in chains))
+    return draws, int(sum(chain.diverging.sum() for chain in chains)), z
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -320,6 +324,13 @@ def _whitened(density: _Density) -> _Density:
     rows = np.array([loss(mode + step)[1] - loss(mode - step)[1] for step in steps]) / (2 * CURVATURE_STEP)
     curvature, directions = np.linalg.eigh((rows + rows.T) / 2)
     return density._replace(mean=mode, root=directions / np.sqrt(np.maximum(curvature, FLATTEST)))
+
+
+def _whitened_by_draws(density: _Density, z: np.ndarray) -> _Density:
+    """The density in coordinates in which draws z, shape (chain, draw, parameter), have unit covariance, mean zero."""
+    flat = z.reshape(-1, z.shape[-1])
+    root = np.linalg.cholesky(np.cov(flat.T))
+    return density._replace(mean=density.mean + density.root @ flat.mean(axis=0), root=density.root @ root)
 
 
 def _monitored(draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
