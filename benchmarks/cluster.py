@@ -9,7 +9,6 @@ run again. The labels must be the same. At the end stands how long 10^7 and 2.2e
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -299,9 +298,7 @@ def memories(found: dict) -> str:
     return ", ".join(number(value / 1e9) for value in found["memories"])
 
 
-def run(
-    survey: Survey, place: Path, workers: int, kills: int, limit: str
-) -> tuple[list[list[str]], list[str], Measured]:
+def run(survey: Survey, place: Path, workers: int, kills: int, limit: str) -> tuple[list[list[str]], str, Measured]:
     """Rows of the table, remarks, and what a star takes."""
     store, model = place / f"{survey.name}.zarr", place / f"{survey.name}.model"
     measured(write_model, survey, model)
@@ -368,21 +365,17 @@ def main() -> None:
         Survey("apogee", given.stars, given.pixels, 5, given.shard, full=False),
         Survey("xp", given.xp_stars, 296, 3, given.xp_shard, full=True),
     )
-    place = Path(tempfile.mkdtemp(dir=given.folder))
-    rows, notes, stars = [], [], []
-    try:
-        for survey in surveys:
-            new, said, star = run(survey, place, given.workers, given.kills, given.memory_limit)
-            rows, notes, stars = rows + new, [*notes, said], [*stars, star]
-            for path in place.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    empty = measured(empty_shards, given.workers)["seconds"]
     header = ["spectra", "by", "stars", "seconds", "spectra a second, warm", "over memory", "peak memory (GB)",
               "projected (GB)"]  # fmt: skip
+    notes, stars = [], []
+    for survey in surveys:
+        with tempfile.TemporaryDirectory(dir=given.folder) as place:
+            rows, note, star = run(survey, Path(place), given.workers, given.kills, given.memory_limit)
+        publish(f"cluster {survey.name}", [about, table(header, rows), note], write=given.write)
+        notes, stars = [*notes, note], [*stars, star]
+    empty = measured(empty_shards, given.workers)["seconds"]
     assumed = f"Assumed: {'; '.join(map(str, MACHINES))}. A shard without work takes {1e3 * empty:.3g} ms."
-    publish("cluster", [about, table(header, rows), *notes, assumed, scaling_table(stars, empty)], write=given.write)
+    publish("cluster scaling", [assumed, scaling_table(stars, empty)], write=given.write)
     sys.exit(1 if any("WRONG" in note for note in notes) else 0)
 
 
