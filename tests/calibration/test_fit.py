@@ -100,7 +100,8 @@ def test_what_is_not_known_is_left_out(stars, monkeypatch):
 
     def noted(density, *_):
         given.append(density)
-        return _draws(np.random.default_rng(0).normal(size=(4, 100, 2))), 0
+        z = np.random.default_rng(0).normal(size=(4, 100, 2))
+        return _draws(z), 0, z
 
     monkeypatch.setattr(module, "_sampled", noted)
     calibrate(**stars)
@@ -177,17 +178,25 @@ def test_leverage():
 
 
 def test_chains_that_have_not_mixed_are_run_again_and_warned_of(stars, monkeypatch):
-    lengths = []
+    lengths, densities, drawn = [], [], []
 
     def stuck(density, key, n_warmup, n_draws):
         lengths.append((n_warmup, n_draws))
-        return _draws(rng.normal(size=(4, n_draws, 2)) + np.arange(4)[:, None, None]), 2
+        densities.append(density)
+        n_parameters = len(density.mean)
+        drawn.append(rng.normal(size=(4, n_draws, n_parameters)) @ rng.normal(size=(n_parameters, n_parameters)))
+        return _draws(rng.normal(size=(4, n_draws, 2)) + np.arange(4)[:, None, None]), 2, drawn[-1]
 
     rng = np.random.default_rng(0)
     monkeypatch.setattr(module, "_sampled", stuck)
     with pytest.warns(CalibrationWarning, match=r"R-hat is [1-9]\.[0-9]*, and 2 draws diverged\. Raise n_warmup"):
         found = calibrate(**stars, n_warmup=10, n_draws=20)
     assert lengths == [(10, 20), (40, 80)]
+    # In the coordinates of the second run the first one's draws have no mean, and unit covariance.
+    (first, second), z = densities, drawn[0].reshape(80, -1)
+    again = np.linalg.solve(second.root, (first.mean + z @ first.root.T - second.mean).T)
+    assert_allclose(again.mean(axis=1), 0, atol=1e-9)
+    assert_allclose(np.cov(again), np.eye(len(again)), atol=1e-9)
     assert found.r_hat > 1.05
     draws = {"tails": np.ones((4, 50))}
     assert module._mixed(1.01, 2, draws)
