@@ -90,7 +90,7 @@ def _gaia(title: str, cuts: dict, partitions: Sequence[tuple[int, int]], names: 
 def miles_stars() -> Stars:
     """MILES, of which neither noise nor errors of the labels are known."""
     row = miles()
-    return Stars(row.title, row.labels, row.flux, row.ivar, np.zeros(row.labels.shape), [(1, 2), (3, 2)])
+    return Stars(row.title, row.labels, row.flux, row.ivar, np.zeros(row.labels.shape), [(1, 2)])
 
 
 def lamost_stars() -> Stars:
