@@ -71,8 +71,11 @@ class DaskExecutor:
 
     def _local(self, workers: int, memory_limit: int | str) -> Any:
         dask: Any = import_module("dask")
-        # A worker that dies is an error of the shard that it had, which the loop counts and tries again.
-        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        # A worker that dies is an error of the shard that it had, which the loop counts and tries again. Dask would set
+        # MALLOC_TRIM_THRESHOLD_, with which each array of a batch is fetched anew from the system: twice the time.
+        with dask.config.set(
+            {"distributed.scheduler.allowed-failures": 0, "distributed.nanny.pre-spawn-environ": _ONE_CORE}
+        ):
             return self._distributed.LocalCluster(
                 n_workers=workers, threads_per_worker=1, processes=True, memory_limit=memory_limit,
                 env=_ONE_CORE, silence_logs="CRITICAL",

@@ -10,7 +10,8 @@ of training star n by all others is :math:`e_n / (1 - w_n h_n)`, of covariance
 :math:`(c_n + h_n / (1 - w_n h_n))\, T`, so that T is learned from stars that had no part in their
 own theta, without training again. Its shrinkage, its scale, nu and c are those of the highest likelihood of stars that
 had no part in T either. It is shrunk towards a T whose pixels have the same variances and no correlations: with few
-stars the directions of little variance have too little, and those are what labels are read from.
+stars the directions of little variance have too little, and those are what labels are read from. Where stars are fewer
+than twice the directions the shrinkage is the one with the smallest errors of labels, if that is a stronger one.
 
 A T that is learned from few stars, n for q directions, is the more certain of labels the less it should be: it weights
 pixels for the stars that it was learned from, so that labels of others scatter by up to :math:`n / (n - q)` times the
@@ -24,7 +25,8 @@ same coordinates: those along the leading directions of the residuals of *all* s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +56,8 @@ COMPLETE = 4
 LABEL_FOLDS, MANY = 20, 10
 """Parts of the stars that are left out in turn to look at their labels: few at a time, because the number matters. And
 stars over the number of directions, from which on a part of them makes no difference to the directions."""
+FEW = 2
+"""Stars over the number of directions up to which the shrinkage is chosen by labels: likelihood wants less of it."""
 LARGEST_LEVERAGE = 0.9
 """Leverage beyond which a star's own residual says nothing of it: more is not made of it."""
 
@@ -217,7 +221,15 @@ def _settled(
             break
     assert state is not None
     c = state.growth.of(levels, x)
-    return _solution(problem, directions, state, share, flux, c, scatter.share), state.wants_labels
+    held_out = partial(held_out_shrinkages, problem.terms, flux, share, basis=basis, least=scatter.share)
+    if scatter.shrinkage is None and len(share) < FEW * basis.shape[1]:
+        tried = [shrinkage for shrinkage in SHRINKAGES if shrinkage >= state.shrinkage]
+        best = tried[int(np.argmax(held_out(c, state, tried=tried).score))]
+        state = replace(state, shrinkage=best, rounds=max(state.rounds, CHOOSING))
+        state = _round(design, flux @ basis, share, (levels, x), scatter, label_scale, state, spread, basis)
+        c = state.growth.of(levels, x)
+    variance = max(1.0, float(held_out(c, state, tried=[state.shrinkage]).variance[0]))
+    return _solution(problem, directions, state, share, flux, c, variance), state.wants_labels
 
 
 def _filled(
@@ -323,10 +335,22 @@ def _of_left_out(design: np.ndarray, inverse: np.ndarray, weight: PerStar, c: Pe
     return left, c + h / left
 
 
-def label_variance(
-    terms: Terms, flux: np.ndarray, share: PerStar, c: PerStar, state: "_State", basis: np.ndarray, least: float
-) -> float:
-    """Variance of labels of stars that had no part in T over what their likelihood says, at least one.
+class HeldOutShrinkages(NamedTuple):
+    """Labels of stars that had no part in T, for each of some shrinkages.
+
+    ``variance`` is that of labels over what their likelihood says, and ``score`` minus the logarithm of the volume of
+    their errors with that variance, the mean of the stars; both have shape (shrinkage,).
+    """
+
+    variance: np.ndarray
+    score: np.ndarray
+
+
+def held_out_shrinkages(
+    terms: Terms, flux: np.ndarray, share: PerStar, c: PerStar, state: "_State", basis: np.ndarray, least: float,
+    tried: Sequence[float],
+) -> HeldOutShrinkages:  # fmt: skip
+    """What labels of stars that had no part in T are by each of the shrinkages.
 
     Takes flux over the usual noise, shape (star, pixel), the stars' shares and c, what the rounds found, the leading
     directions, shape (pixel, direction), and the share of the noise that these have more of: where stars are few they
@@ -339,27 +363,35 @@ def label_variance(
     slopes = term_gradients(terms) @ (gain @ flux) / root[:, None, None]
     n_stars, n_labels, _ = slopes.shape
     spread = flux - design @ np.linalg.lstsq(design, flux, rcond=None)[0]
-    fold, pull = np.random.default_rng(1).permutation(n_stars) % LABEL_FOLDS, np.zeros(n_stars)
+    fold = np.random.default_rng(1).permutation(n_stars) % LABEL_FOLDS
+    pull, volume = np.zeros((2, len(tried), n_stars))
+    few = n_stars < MANY * basis.shape[1]
     for part in np.unique(fold):
         out = fold == part
-        if n_stars < MANY * basis.shape[1]:
+        if few:
             basis = leading(spread[~out] / np.sqrt(max((~out).sum() - design.shape[1], 1)), least)
         z = residual @ basis
         rest, n_across = np.sum(residual**2, axis=1) - np.sum(z**2, axis=1), basis.shape[0] - basis.shape[1]
         level = max(1.0, _weighted_median(rest[~out], share[~out]) / max(n_across, 1))
-        covariance = state.scale * _Covariance.of(z[~out], counts[~out], basis).shrunk(state.shrinkage)
+        covariance = _Covariance.of(z[~out], counts[~out], basis)
         right = np.concatenate([residual[out][:, None], slopes[out]], axis=1)
         along = right @ basis
-        metric = np.linalg.inv(covariance) - np.eye(len(covariance)) / level
-        products = along @ metric @ along.swapaxes(1, 2) + right @ right.swapaxes(1, 2) / level
-        gradient, information = products[:, 1:, 0], products[:, 1:, 1:]
-        pull[out] = np.einsum("nk,nkl,nl->n", gradient, np.linalg.pinv(information, hermitian=True), gradient)
-        if np.isfinite(state.nu):
-            typical = state.nu + basis.shape[1] - n_labels
-            pull[out] *= typical / (state.nu + products[:, 0, 0] - pull[out])
+        across = (right @ right.swapaxes(1, 2) - along @ along.swapaxes(1, 2)) / level
+        for number, shrinkage in enumerate(tried):
+            metric = np.linalg.inv(state.scale * covariance.shrunk(shrinkage))
+            products = along @ metric @ along.swapaxes(1, 2) + across
+            gradient, information = products[:, 1:, 0], products[:, 1:, 1:]
+            square = np.einsum("nk,nkl,nl->n", gradient, np.linalg.pinv(information, hermitian=True), gradient)
+            tails = np.ones(len(square))
+            if np.isfinite(state.nu):
+                tails = (state.nu + products[:, 0, 0] - square) / (state.nu + basis.shape[1] - n_labels)
+            pull[number, out] = square / tails
+            volume[number, out] = 0.5 * (np.linalg.slogdet(information)[1] - n_labels * np.log(tails))
     freedom = state.nu + basis.shape[1] - n_labels
     expected = n_labels * f_law.median(n_labels, freedom) if np.isfinite(freedom) else chi2.median(n_labels)
-    return max(1.0, _weighted_median(pull, share) / expected)
+    variance = np.array([_weighted_median(row, share) for row in pull]) / expected
+    score = volume @ share / share.sum() - 0.5 * n_labels * np.log(np.maximum(variance, np.finfo(float).tiny))
+    return HeldOutShrinkages(variance, score)
 
 
 class _Covariance(NamedTuple):
@@ -393,7 +425,7 @@ def _held_out(
 
 def _solution(
     problem: PixelProblem, directions: Directions, state: _State, share: PerStar, flux: np.ndarray, c: PerStar,
-    least: float,
+    label_variance: float,
 ) -> PartSolution:  # fmt: skip
     """The solution in terms of pixels; ``flux`` is the completed one of the chosen pixels over their noise."""
     pixels, unit, basis = directions.pixels, directions.noise, directions.basis
@@ -414,7 +446,7 @@ def _solution(
     own[pixels] = np.maximum(np.sum(factors[pixels] ** 2, axis=1) + outside - unit**2, 0.0)
     learned = CommonCovariance(
         factors, noise, state.nu, across / level, 1.0, quoted, own, state.growth.constant, state.growth.slope,
-        label_variance=label_variance(problem.terms, flux, share, c, state, basis, least),
+        label_variance=label_variance,
         label_scale=state.growth.beta,
     )  # fmt: skip
     return PartSolution(theta, np.where(np.isfinite(own), own, np.inf), learned, state.inverse)

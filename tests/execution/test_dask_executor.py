@@ -84,6 +84,9 @@ def test_shards_are_done_by_workers(executor: DaskExecutor, tmp_path: Path) -> N
     assert {int(path.name) for path in tmp_path.iterdir()} == set(range(10))
     assert {event.worker for event in events[:-1]} <= set(executor.workers)
     assert executor.capacity == 2
+    # Dask's own setting makes every large array a new piece of memory.
+    assert set(executor._client.run(os.environ.get, "MALLOC_TRIM_THRESHOLD_").values()) == {None}
+    assert set(executor._client.run(os.environ.get, "NPROC").values()) == {"1"}
     assert executor.memory == pytest.approx(0.8 * 2e9)
 
 
