@@ -272,7 +272,7 @@ def _reduced_solution(tables: CovarianceTables, taken: Taken, weighted: StarPixe
         at, inverse, weighted = star
         root = _taken_root(tables, at, inverse)
         inner = solve_lower(root, solve_lower(root, _at(weighted, at), lower=True), lower=True, trans=1)
-        return weighted - inner @ _at(tables.precision, at)
+        return jnp.asarray(weighted - inner @ _at(tables.precision, at))
 
     return jax.lax.map(one, (*taken, weighted))
 
