@@ -97,7 +97,7 @@ class LabelStore:
         """
         try:
             for name in self.arrays:
-                chunk, content = _encoded(name, arrays[name], self.shard_size, number)
+                chunk, content = _encoded(arrays[name], self.shard_size, number)
                 partial = self.path / name / f"{chunk}.{uuid.uuid4().hex}{_PARTIAL}"
                 try:
                     partial.write_bytes(content)
@@ -274,26 +274,33 @@ def _make_array(root: Any, name: str, like: np.ndarray, n_stars: int, shard_size
 
     is_text, more = like.dtype.kind in "OUT", like.shape[1:]
     axes = _AXES.get(name, ("label",))[: len(more)]
-    fill: Any = "" if is_text else np.nan if like.dtype.kind == "f" else -1
     with zarr.config.set({"array.write_empty_chunks": True}):
         return root.create_array(
             name, shape=(n_stars, *more), chunks=(shard_size, *(max(size, 1) for size in more)),
-            dtype="string" if is_text else like.dtype, fill_value=fill, compressors=checked_codecs(),
+            dtype="string" if is_text else like.dtype, fill_value=_fill_value(like.dtype), compressors=checked_codecs(),
             dimension_names=("star", *axes), chunk_key_encoding={"name": "default", "separator": "."},
         )  # fmt: skip
 
 
-def _encoded(name: str, values: np.ndarray, shard_size: int, number: int) -> tuple[str, bytes]:
-    """Name of the file of a shard of an array, and its bytes: those that Zarr would write."""
-    import zarr  # An extra.
+def _encoded(values: np.ndarray, shard_size: int, number: int) -> tuple[str, bytes]:
+    """Name of the file of a shard of an array of `_make_array`, and its bytes: those that Zarr would write.
 
-    memory: dict[str, Any] = {}
-    root = zarr.open_group(zarr.storage.MemoryStore(memory), mode="w", zarr_format=3)
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        array = _make_array(root, name, values, shard_size, shard_size)
-        array[: len(values)] = values.astype(object) if values.dtype.kind in "UT" else values
-    axes = ".0" * (values.ndim - 1)
-    return f"c.{number}{axes}", memory[f"{name}/c.0{axes}"].to_bytes()
+    By the codecs themselves: each step of Zarr's waits for the loop in which another thread reads spectra, all of them
+    together longer than a shard is computed.
+    """
+    from numcodecs import VLenUTF8, Zstd  # It comes with Zarr, an extra.
+    from numcodecs.checksum32 import CRC32C
+
+    is_text = values.dtype.kind in "OUT"
+    dtype = np.dtype(object) if is_text else values.dtype.newbyteorder("<")
+    chunk = np.full((shard_size, *(max(size, 1) for size in values.shape[1:])), _fill_value(values.dtype), dtype)
+    chunk[: len(values), *(slice(size) for size in values.shape[1:])] = values
+    content = Zstd(level=0).encode(VLenUTF8().encode(chunk) if is_text else chunk)
+    return f"c.{number}{'.0' * (values.ndim - 1)}", bytes(CRC32C(location="end").encode(content))
+
+
+def _fill_value(dtype: np.dtype) -> Any:
+    return "" if dtype.kind in "OUT" else np.nan if dtype.kind == "f" else -1
 
 
 def _need_zarr(path: Path) -> None:

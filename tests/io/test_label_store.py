@@ -42,6 +42,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert store.model_file() == b"model"
 
 
+def test_files_are_those_that_zarr_writes(tmp_path: Path) -> None:
+    store, other = make(tmp_path / "a.zarr"), make(tmp_path / "b.zarr")
+    store.write(2, shard(2, 2))
+    root = zarr.open_group(other.path)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        for name, values in shard(2, 2).items():
+            root[name][8:] = values.astype(object) if values.dtype.kind == "U" else values
+    for name, axes in (("labels", ".0"), ("covariance", ".0.0"), ("status", ""), ("star_id", "")):
+        assert (store.path / name / f"c.2{axes}").read_bytes() == (other.path / name / f"c.2{axes}").read_bytes()
+
+
 def test_zarr_reads_it_and_finds_fill_values_where_nothing_is_written(tmp_path: Path) -> None:
     store = make(tmp_path / "a.zarr")
     store.write(0, shard(0, 4))
