@@ -327,9 +327,14 @@ def _whitened(density: _Density) -> _Density:
 
 
 def _whitened_by_draws(density: _Density, z: np.ndarray) -> _Density:
-    """The density in coordinates in which draws z, shape (chain, draw, parameter), have unit covariance, mean zero."""
+    """The density in coordinates in which draws z, shape (chain, draw, parameter), have mean zero and unit covariance.
+
+    Nearly so: as many draws of a standard normal distribution as there are parameters are added.
+    """
     flat = z.reshape(-1, z.shape[-1])
-    root = np.linalg.cholesky(np.cov(flat.T))
+    n_draws, n_parameters = flat.shape
+    covariance = (n_draws * np.cov(flat.T) + n_parameters * np.eye(n_parameters)) / (n_draws + n_parameters)
+    root = np.linalg.cholesky(covariance)
     return density._replace(mean=density.mean + density.root @ flat.mean(axis=0), root=density.root @ root)
 
 

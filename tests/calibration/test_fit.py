@@ -192,16 +192,26 @@ def test_chains_that_have_not_mixed_are_run_again_and_warned_of(stars, monkeypat
     with pytest.warns(CalibrationWarning, match=r"R-hat is [1-9]\.[0-9]*, and 2 draws diverged\. Raise n_warmup"):
         found = calibrate(**stars, n_warmup=10, n_draws=20)
     assert lengths == [(10, 20), (40, 80)]
-    # In the coordinates of the second run the first one's draws have no mean, and unit covariance.
+    # In the coordinates of the second run the first one's draws, and some of unit variance, have unit covariance.
     (first, second), z = densities, drawn[0].reshape(80, -1)
-    again = np.linalg.solve(second.root, (first.mean + z @ first.root.T - second.mean).T)
-    assert_allclose(again.mean(axis=1), 0, atol=1e-9)
-    assert_allclose(np.cov(again), np.eye(len(again)), atol=1e-9)
+    n_parameters = z.shape[1]
+    more = np.sqrt(n_parameters) * np.eye(n_parameters)
+    again, more = (np.linalg.solve(second.root, first.root @ part.T) for part in (z - z.mean(axis=0), more))
+    assert_allclose(first.mean + first.root @ z.mean(axis=0), second.mean)
+    whole = (80 * again @ again.T / 79 + more @ more.T) / (80 + n_parameters)
+    assert_allclose(whole, np.eye(n_parameters), atol=1e-9)
     assert found.r_hat > 1.05
     draws = {"tails": np.ones((4, 50))}
     assert module._mixed(1.01, 2, draws)
     assert not module._mixed(1.01, 3, draws)
     assert not module._mixed(np.nan, 0, draws)
+
+
+def test_draws_that_are_all_the_same_make_a_metric():
+    density = module._Density(*[np.zeros(0)] * 6, mean=np.zeros(5), root=np.eye(5))
+    found = module._whitened_by_draws(density, np.ones((2, 1, 5)))
+    assert_allclose(found.root, np.sqrt(5 / 7) * np.eye(5))
+    assert_array_equal(found.mean, np.ones(5))
 
 
 @pytest.mark.parametrize(
