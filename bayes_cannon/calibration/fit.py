@@ -21,7 +21,7 @@ from bayes_cannon.core.typing import Array, PerLabel, PerStar, StarLabel, StarLa
 from bayes_cannon.core.warnings import BayesCannonWarning, warn_user
 from bayes_cannon.execution.jax_settings import own_jax_settings
 from bayes_cannon.execution.threads import in_parallel
-from bayes_cannon.posterior.chains import Draws, draw_chain
+from bayes_cannon.posterior.chains import Draws, draw_chain, whitened_again
 from bayes_cannon.posterior.settings import ChainSettings
 from bayes_cannon.programs.evaluate import constrained, potential_energy, sites_of
 from bayes_cannon.programs.residuals import residuals
@@ -163,7 +163,9 @@ def calibrate(
         density = _whitened(density)
         draws, divergences, z = _sampled(density, jax_key, n_warmup, n_draws)
         if not _mixed(r_hat := _largest_r_hat(draws), divergences, draws):
-            density = _whitened_by_draws(density, z)
+            before = np.asarray(density.root)
+            mean, root = whitened_again(np.asarray(density.mean) + z @ before.T, before)
+            density = density._replace(mean=mean, root=root)
             draws, divergences, _ = _sampled(density, jax_key, LONGER * n_warmup, LONGER * n_draws)
             r_hat = _largest_r_hat(draws)
     if not _mixed(r_hat, divergences, draws):
@@ -324,18 +326,6 @@ def _whitened(density: _Density) -> _Density:
     rows = np.array([loss(mode + step)[1] - loss(mode - step)[1] for step in steps]) / (2 * CURVATURE_STEP)
     curvature, directions = np.linalg.eigh((rows + rows.T) / 2)
     return density._replace(mean=mode, root=directions / np.sqrt(np.maximum(curvature, FLATTEST)))
-
-
-def _whitened_by_draws(density: _Density, z: np.ndarray) -> _Density:
-    """The density in coordinates in which draws z, shape (chain, draw, parameter), have mean zero and unit covariance.
-
-    Nearly so: as many draws of a standard normal distribution as there are parameters are added.
-    """
-    flat = z.reshape(-1, z.shape[-1])
-    n_draws, n_parameters = flat.shape
-    covariance = (n_draws * np.cov(flat.T) + n_parameters * np.eye(n_parameters)) / (n_draws + n_parameters)
-    root = np.linalg.cholesky(covariance)
-    return density._replace(mean=density.mean + density.root @ flat.mean(axis=0), root=density.root @ root)
 
 
 def _monitored(draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

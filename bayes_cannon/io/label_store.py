@@ -23,7 +23,7 @@ from bayes_cannon.core.arguments import file_path
 from bayes_cannon.io.atomic import atomic_path, recover
 from bayes_cannon.io.damage import reading
 from bayes_cannon.io.spectra_variables import texts
-from bayes_cannon.io.zarr_files import checked_codecs, read_json
+from bayes_cannon.io.zarr_files import checked_bytes, checked_codecs, read_json
 
 _MODEL, _NAMES = "model", "label"
 _ABOUT = "bayes_cannon_labels"
@@ -283,20 +283,11 @@ def _make_array(root: Any, name: str, like: np.ndarray, n_stars: int, shard_size
 
 
 def _encoded(values: np.ndarray, shard_size: int, number: int) -> tuple[str, bytes]:
-    """Name of the file of a shard of an array of `_make_array`, and its bytes: those that Zarr would write.
-
-    By the codecs themselves: each step of Zarr's waits for the loop in which another thread reads spectra, all of them
-    together longer than a shard is computed.
-    """
-    from numcodecs import VLenUTF8, Zstd  # It comes with Zarr, an extra.
-    from numcodecs.checksum32 import CRC32C
-
-    is_text = values.dtype.kind in "OUT"
-    dtype = np.dtype(object) if is_text else values.dtype.newbyteorder("<")
+    """Name of the file of a shard of an array of `_make_array`, and its bytes: those that Zarr would write."""
+    dtype = np.dtype(object) if values.dtype.kind in "OUT" else values.dtype
     chunk = np.full((shard_size, *(max(size, 1) for size in values.shape[1:])), _fill_value(values.dtype), dtype)
     chunk[: len(values), *(slice(size) for size in values.shape[1:])] = values
-    content = Zstd(level=0).encode(VLenUTF8().encode(chunk) if is_text else chunk)
-    return f"c.{number}{'.0' * (values.ndim - 1)}", bytes(CRC32C(location="end").encode(content))
+    return f"c.{number}{'.0' * (values.ndim - 1)}", checked_bytes(chunk)
 
 
 def _fill_value(dtype: np.dtype) -> Any:

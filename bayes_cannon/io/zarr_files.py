@@ -58,6 +58,18 @@ def checked_codecs() -> list[Any]:
     return [ZstdCodec(), Crc32cCodec()]
 
 
+def checked_bytes(chunk: np.ndarray) -> bytes:
+    """What `checked_codecs` make of a chunk, of numbers or of texts as objects; without Zarr's event loop.
+
+    Each step of Zarr's waits for the loop, in which another thread may read spectra.
+    """
+    from numcodecs import VLenUTF8, Zstd  # It comes with Zarr, an extra.
+    from numcodecs.checksum32 import CRC32C
+
+    plain = VLenUTF8().encode(chunk) if chunk.dtype == object else chunk.astype(chunk.dtype.newbyteorder("<"))
+    return bytes(CRC32C(location="end").encode(Zstd(level=0).encode(plain)))
+
+
 def seal_store(store: Path, *, known: Mapping[str, str] | None = None, **about: str) -> None:
     """Write the group of checksums of all files that are there now, with further attributes.
 

@@ -31,7 +31,7 @@ MASKED_TOGETHER = 8
 """Number of spectra with missing pixels that run in one program, whose shapes stay fixed."""
 MANY = 4
 """All pixels over those that a star misses, up to which the covariance of the others is factored."""
-solve_lower = jax.scipy.linalg.solve_triangular
+solve_lower, cho_solve = jax.scipy.linalg.solve_triangular, jax.scipy.linalg.cho_solve
 
 
 @jax.tree_util.register_dataclass
@@ -241,9 +241,7 @@ def _masked_chi_squared(
     def one(star: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         used, extra, y = star
         right = jnp.column_stack([y, jnp.where(used[:, None], response.theta, 0.0)])
-        half = solve_lower(_masked_root(tables, used, extra), right, lower=True)
-        h, of_terms = half[:, 0], half[:, 1:]
-        return jnp.dot(h, h), h @ of_terms, of_terms.T @ of_terms
+        return _products(solve_lower(_masked_root(tables, used, extra), right, lower=True))
 
     zero = jnp.zeros((len(y), len(response.products)))
     return with_square(zero, response, *jax.lax.map(one, (used, extra, y)))
@@ -256,9 +254,7 @@ def _surplus(tables: CovarianceTables, response: Response, taken: Taken, y: Star
     def one(star: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         at, inverse, pulled = star
         right = jnp.column_stack([_at(pulled, at), _at(tables.pulled, at)])
-        half = solve_lower(_taken_root(tables, at, inverse), right, lower=True)
-        h, of_terms = half[:, 0], half[:, 1:]
-        return jnp.dot(h, h), h @ of_terms, of_terms.T @ of_terms
+        return _products(solve_lower(_taken_root(tables, at, inverse), right, lower=True))
 
     zero = jnp.zeros((len(y), len(response.products)))
     return with_square(zero, response, *jax.lax.map(one, (*taken, y @ tables.precision)))
@@ -270,11 +266,16 @@ def _reduced_solution(tables: CovarianceTables, taken: Taken, weighted: StarPixe
 
     def one(star: tuple[Array, Array, Array]) -> jax.Array:
         at, inverse, weighted = star
-        root = _taken_root(tables, at, inverse)
-        inner = solve_lower(root, solve_lower(root, _at(weighted, at), lower=True), lower=True, trans=1)
+        inner = cho_solve((_taken_root(tables, at, inverse), True), _at(weighted, at))
         return jnp.asarray(weighted - inner @ _at(tables.precision, at))
 
     return jax.lax.map(one, (*taken, weighted))
+
+
+def _products(half: Array) -> tuple[Array, Array, Array]:
+    """``|h|^2``, ``H'h`` and ``H'H`` from h and H side by side, shape (pixel, 1 + term)."""
+    h, of_terms = half[:, 0], half[:, 1:]
+    return h @ h, h @ of_terms, of_terms.T @ of_terms
 
 
 def _taken_root(tables: CovarianceTables, at: Array, inverse: Array) -> jax.Array:
@@ -295,8 +296,7 @@ def _complete_solution(tables: CovarianceTables, residual: StarPixel) -> Array:
 @jax.jit
 def _masked_solution(tables: CovarianceTables, used: Array, extra: StarPixel, residual: StarPixel) -> Array:
     def one(star: tuple[Array, Array, Array]) -> jax.Array:
-        root = _masked_root(tables, *star[:2])
-        return solve_lower(root, solve_lower(root, star[2], lower=True), lower=True, trans=1)
+        return jnp.asarray(cho_solve((_masked_root(tables, *star[:2]), True), star[2]))
 
     return jax.lax.map(one, (used, extra, residual))
 

@@ -195,10 +195,10 @@ def test_chains_that_have_not_mixed_are_run_again_and_warned_of(stars, monkeypat
     # In the coordinates of the second run the first one's draws, and some of unit variance, have unit covariance.
     (first, second), z = densities, drawn[0].reshape(80, -1)
     n_parameters = z.shape[1]
-    more = np.sqrt(n_parameters) * np.eye(n_parameters)
+    more = np.sqrt(5 * n_parameters) * np.eye(n_parameters)
     again, more = (np.linalg.solve(second.root, first.root @ part.T) for part in (z - z.mean(axis=0), more))
     assert_allclose(first.mean + first.root @ z.mean(axis=0), second.mean)
-    whole = (80 * again @ again.T / 79 + more @ more.T) / (80 + n_parameters)
+    whole = (80 * again @ again.T / 79 + more @ more.T) / (80 + 5 * n_parameters)
     assert_allclose(whole, np.eye(n_parameters), atol=1e-9)
     assert found.r_hat > 1.05
     draws = {"tails": np.ones((4, 50))}
@@ -207,11 +207,23 @@ def test_chains_that_have_not_mixed_are_run_again_and_warned_of(stars, monkeypat
     assert not module._mixed(np.nan, 0, draws)
 
 
-def test_draws_that_are_all_the_same_make_a_metric():
-    density = module._Density(*[np.zeros(0)] * 6, mean=np.zeros(5), root=np.eye(5))
-    found = module._whitened_by_draws(density, np.ones((2, 1, 5)))
-    assert_allclose(found.root, np.sqrt(5 / 7) * np.eye(5))
-    assert_array_equal(found.mean, np.ones(5))
+def test_draws_that_are_all_the_same_make_a_metric(stars, monkeypatch):
+    """With which chains start anew, to be warned of in the end."""
+    densities = []
+
+    def stuck(density, key, n_warmup, n_draws):
+        densities.append(density)
+        chains = np.ones((4, n_draws, 2)) * np.arange(4)[:, None, None]
+        return _draws(chains), 0, np.ones((4, n_draws, len(density.mean)))
+
+    monkeypatch.setattr(module, "_sampled", stuck)
+    with pytest.warns(CalibrationWarning, match="have not mixed"):
+        calibrate(**stars, n_warmup=1, n_draws=4)
+    first, second = densities
+    assert_allclose(second.mean, first.mean + first.root.sum(axis=1))
+    n_parameters = len(first.mean)
+    kept = 5 * n_parameters / (16 + 5 * n_parameters)
+    assert_allclose(second.root @ second.root.T, kept * first.root @ first.root.T, atol=1e-12)
 
 
 @pytest.mark.parametrize(
