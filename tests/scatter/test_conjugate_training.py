@@ -174,7 +174,7 @@ def test_shrinkage_of_few_stars_keeps_what_labels_are_read_from():
 
 def test_variance_of_labels_by_a_covariance_of_few_stars_is_that_of_others():
     """By least squares with the covariance that was learned, of stars that had no part in it."""
-    case, others = Case(110, 60, n_factors=5), Case(4000, 60, n_factors=5, seed=5)
+    case, others = Case(90, 60, n_factors=3), Case(4000, 60, n_factors=3, seed=5)
     part = case.part(PLAIN)
     precision, slopes = np.linalg.inv(part.learned.covariance), part.theta[:, 1:]
     residual = others.problem.flux - others.terms.design @ part.theta.T
@@ -182,8 +182,8 @@ def test_variance_of_labels_by_a_covariance_of_few_stars_is_that_of_others():
     h = np.sum((others.terms.design @ part.theta_covariance) * others.terms.design, axis=1)
     pull = np.sum(gradient @ np.linalg.inv(information) * gradient, axis=1) / (1 + h)
     expected = np.median(pull) / chi2.median(2)
-    assert expected > 1.5
-    # The median of 110 stars has an error of a sixth, and their spectra are used together.
+    assert expected > 2
+    # The median of 90 stars has an error of a sixth, and their spectra are used together.
     assert_allclose(part.learned.label_variance, expected, rtol=0.4)
     assert_allclose(Case(2000).part(PLAIN).learned.label_variance, 1.0, rtol=0, atol=0.1)
 
