@@ -237,8 +237,8 @@ def _in_unit(y: Values, w: Values, unit: str | None, what: str) -> tuple[np.ndar
 
 
 def _times(array: np.ndarray, factor: float) -> np.ndarray:
-    """The array itself where the factor is one, so that no digit changes."""
-    return array if factor == 1 else array * array.dtype.type(factor)
+    """The array itself where the factor is one, so that no digit changes; else in float64."""
+    return array if factor == 1 else array * np.float64(factor)
 
 
 def _parsed(unit: Any, text: Any) -> Any:

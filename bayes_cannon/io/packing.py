@@ -6,11 +6,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+PACKED = frozenset({"scale_factor", "add_offset"})
+"""Attributes of numbers that are not stored as they are."""
 _DEFAULT_FILLS = {"f": 9.969209968386869e36, "i2": -32767, "i4": -2147483647, "i8": -9223372036854775806}
 """What netCDF puts where nothing was written, by type: it says so in no attribute."""
 
 
-def unpacked(values: np.ndarray, attributes: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+def unpacked(
+    values: np.ndarray, attributes: Mapping[Any, Any], *, as_stored: bool = False
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Numbers ``values * scale_factor + add_offset``, and which of them are missing.
 
     Parameters
@@ -21,11 +25,13 @@ def unpacked(values: np.ndarray, attributes: Mapping[Any, Any]) -> tuple[np.ndar
         Of the variable: ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``, ``valid_range`` or
         ``valid_min`` and ``valid_max``, ``_Unsigned``; all but the first two are about stored values (section 8.1 and
         2.5.1 of the CF conventions 1.11).
+    as_stored
+        Whether float32 that has neither scale nor offset stays float32.
 
     Returns
     -------
     numbers
-        As float64, NaN where missing.
+        NaN where missing; float64 unless they stay as they are stored.
     missing
         Boolean. A NaN is missing only where the attributes say what stands for missing values.
 
@@ -42,20 +48,25 @@ def unpacked(values: np.ndarray, attributes: Mapping[Any, Any]) -> tuple[np.ndar
     missing = np.isin(values, np.concatenate(fills)) if fills else np.zeros(values.shape, dtype=bool)
     low, high = np.ravel(attributes.get("valid_range", (-np.inf, np.inf)))
     low, high = attributes.get("valid_min", low), attributes.get("valid_max", high)
-    missing |= (values < low) | (values > high)
+    # Spectra are large, and each of these passes over all of them.
+    if low > -np.inf or high < np.inf:
+        missing |= (values < low) | (values > high)
     if given:
         missing |= np.isnan(values)
-    numbers = values.astype(float) * float(attributes.get("scale_factor", 1)) + float(attributes.get("add_offset", 0))
-    numbers[missing] = np.nan
-    return numbers, missing
+    is_packed = bool(PACKED & {*attributes})
+    if not (as_stored and values.dtype == np.float32 and not is_packed):
+        values = values.astype(float)
+    if is_packed:
+        values = values * float(attributes.get("scale_factor", 1)) + float(attributes.get("add_offset", 0))
+    return np.where(missing, values.dtype.type(np.nan), values) if missing.any() else values, missing
 
 
-def numbers(variable: xr.Variable) -> tuple[np.ndarray, np.ndarray]:
+def numbers(variable: xr.Variable, *, as_stored: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """What `unpacked` makes of a variable; what holds no numbers stays as it is, and nothing of it is missing."""
     values = variable.to_numpy()
     if values.dtype.kind not in "fiu":
         return values, np.zeros(values.shape, dtype=bool)
-    return unpacked(values, variable.attrs)
+    return unpacked(values, variable.attrs, as_stored=as_stored)
 
 
 def whole_numbers(name: str, variable: xr.Variable) -> np.ndarray:
@@ -66,9 +77,11 @@ def whole_numbers(name: str, variable: xr.Variable) -> np.ndarray:
     return values
 
 
-def masked_flux(flux: xr.Variable, ivar: xr.Variable) -> tuple[np.ndarray, np.ndarray]:
+def masked_flux(
+    flux: xr.Variable, ivar: xr.Variable, *, as_stored: bool = False
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Flux and ivar, with ivar 0 wherever either is missing."""
-    (one, no_flux), (other, no_ivar) = numbers(flux), numbers(ivar)
-    if one.shape == other.shape:
-        other[no_flux | no_ivar] = 0
+    (one, no_flux), (other, no_ivar) = numbers(flux, as_stored=as_stored), numbers(ivar, as_stored=as_stored)
+    if one.shape == other.shape and (missing := no_flux | no_ivar).any():
+        other = np.where(missing, other.dtype.type(0), other)
     return one, other

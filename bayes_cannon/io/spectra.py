@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -88,11 +88,11 @@ class Spectra:
         flux, ivar, unit = flux_and_ivar(self.flux, self.ivar, unit=self.units.get("flux"))
         if unit:
             _set(self, "units", {**self.units, "flux": unit})
-        _set(self, "flux", _numbers("flux", flux))
+        _set(self, "flux", self._pixels("flux", flux))
         if self.flux.ndim != 2:
             raise ValueError(f"flux must have shape (star, pixel), got shape {self.flux.shape}")
         n_stars, n_pixels = self.flux.shape
-        _set(self, "ivar", _of_shape("ivar", _numbers("ivar", ivar), (n_stars, n_pixels)))
+        _set(self, "ivar", _of_shape("ivar", self._pixels("ivar", ivar), (n_stars, n_pixels)))
         if self.wavelength is not None:
             _set(self, "wavelength", _of_shape("wavelength", _numbers("wavelength", self.wavelength), (n_pixels,)))
         if self.noise_correlation is not None:
@@ -135,7 +135,12 @@ class Spectra:
         """Whether the names of the stars were given; without them they are row numbers."""
         return not self.numbered
 
-    def at(self, stars: np.ndarray | slice) -> "Spectra":
+    @staticmethod
+    def _pixels(name: str, values: Any) -> np.ndarray:
+        """Flux or ivar as it is kept."""
+        return _numbers(name, values)
+
+    def at(self, stars: np.ndarray | slice) -> Self:
         """Spectra of some of the stars, by mask, indices or slice."""
         stars = chosen_rows(stars, self.n_stars)
         return replace(
@@ -163,6 +168,16 @@ class Spectra:
             if name not in self.labels:
                 raise ValueError(f"there is no label {name!r}; there are {', '.join(self.labels) or 'none'}")
         return np.stack([self.labels[name] for name in label_names], axis=1)
+
+
+class StoredSpectra(Spectra):
+    """Spectra whose flux and ivar stay in float32 where a file holds them so: half of the memory, the same numbers."""
+
+    @staticmethod
+    def _pixels(name: str, values: Any) -> np.ndarray:
+        if is_plain(values) and np.asarray(values).dtype == np.float32:
+            return np.asarray(values)
+        return _numbers(name, values)
 
 
 def read_spectra_file(path: str | os.PathLike) -> Spectra:

@@ -11,15 +11,17 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 from bayes_cannon.io.atomic import recover
 from bayes_cannon.io.damage import reading
-from bayes_cannon.io.spectra import Spectra, open_dataset
+from bayes_cannon.io.packing import PACKED
+from bayes_cannon.io.shard_files import decoded_shard
+from bayes_cannon.io.spectra import Spectra, StoredSpectra, open_dataset
 from bayes_cannon.io.spectra_variables import RESERVED, from_dataset, plain_attributes
-from bayes_cannon.io.zarr_files import damaged_files, seal_of
+from bayes_cannon.io.zarr_files import damaged_files, missing_chunks, seal_of
 
 _ARRAYS = ("flux", "ivar")
-_PACKED = frozenset({"scale_factor", "add_offset"})
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,15 @@ class SpectraStore:
         with open_dataset(self.path, ".zarr", checked=False) as dataset:
             return plain_attributes(dataset.attrs)
 
-    def shard(self, number: int) -> Spectra:
+    def shard(self, number: int, *, as_stored: bool = False) -> Spectra:
         """The spectra of one shard, in memory.
+
+        Parameters
+        ----------
+        number
+            Of the shard, from 0.
+        as_stored
+            Whether flux and ivar that the store holds in float32, and not packed, stay in float32.
 
         Raises
         ------
@@ -100,8 +109,20 @@ class SpectraStore:
         with reading(self.path, f"shard {number}", "write the store anew"):
             _check(self.path, lambda name: name.startswith(_files_of(number)))
             with open_dataset(self.path, ".zarr", checked=False) as dataset:
-                rows = slice(number * self.shard_size, (number + 1) * self.shard_size)
-                return Spectra(**from_dataset(dataset.isel(star=rows), {}))  # Its checksums tell of lost chunks.
+                first, kind = number * self.shard_size, StoredSpectra if as_stored else Spectra
+                rows = slice(first, min(first + self.shard_size, self.n_stars))
+                absent = missing_chunks(self.path, dataset, rows)
+                return kind(**from_dataset(self._rows(dataset, number, rows), absent, as_stored=as_stored))
+
+    def _rows(self, dataset: xr.Dataset, number: int, rows: slice) -> xr.Dataset:
+        """The rows of a shard, with flux and ivar decoded where that is faster."""
+        found: dict[str, xr.Variable] = {}
+        if seal_of(self.path) is not None:  # So that its files are what they were when they were written.
+            for name in _ARRAYS:
+                values = decoded_shard(self.path, name, number, rows.stop - rows.start)
+                if values is not None:
+                    found[name] = xr.Variable(dataset[name].dims, values, dataset[name].attrs)
+        return dataset.drop_vars(found).isel(star=rows).assign(found)
 
     def __iter__(self) -> Iterator[Spectra]:
         return (self.shard(number) for number in range(self.shards))
@@ -114,7 +135,8 @@ class SpectraStore:
         ):
             of_pixels = [name for name, array in dataset.variables.items() if array.dims == ("pixel",)]
             known = dataset.drop_vars(["mask", "noise_correlation", *of_pixels], errors="ignore")
-            return Spectra(**from_dataset(known.isel(pixel=slice(0)), {}))
+            absent = missing_chunks(self.path, known.drop_vars(_ARRAYS))
+            return Spectra(**from_dataset(known.isel(pixel=slice(0)), absent))
 
     def parts(
         self, stars: np.ndarray, pixels: slice = slice(None), *, size: int, checked: bool = True
@@ -152,7 +174,10 @@ class SpectraStore:
                     if not len(rows):
                         continue
                     with reading(self.path, f"shard {number}", "write the store anew"):
-                        part = Spectra(**from_dataset(dataset.isel(star=slice(rows[0], rows[-1] + 1)), {}))
+                        read = slice(int(rows[0]), int(rows[-1]) + 1)
+                        absent = missing_chunks(self.path, dataset, read)
+                        absent = {name: mask.isel(pixel=pixels, missing_dims="ignore") for name, mask in absent.items()}
+                        part = Spectra(**from_dataset(dataset.isel(star=read), absent))
                     yield part.at(rows - rows[0])
 
 
@@ -192,7 +217,7 @@ def open_store(path: str | os.PathLike) -> SpectraStore:
             size = (encoding.get("shards") or encoding["chunks"])[0]
             chunks = int(encoding["chunks"][0]), int(encoding["chunks"][1])
             arrays = [dataset[name] for name in _ARRAYS]
-            single = all(array.dtype == np.float32 and not _PACKED & {*array.attrs} for array in arrays)
+            single = all(array.dtype == np.float32 and not PACKED & {*array.attrs} for array in arrays)
             names = {
                 str(name) for name, one in dataset.variables.items()
                 if one.dims == ("star",) and (one.dtype.kind in "OSUT" or one.dtype.str[1:] in ("i8", "u8"))

@@ -8,7 +8,7 @@ import xarray as xr
 
 from bayes_cannon.core.intake import as_array, as_mask
 from bayes_cannon.io.damage import check_fits
-from bayes_cannon.io.packing import masked_flux, numbers, whole_numbers
+from bayes_cannon.io.packing import PACKED, masked_flux, numbers, whole_numbers
 
 RESERVED = (
     "flux", "ivar", "wavelength", "dispersion", "star", "star_id", "pixel", "labels", "label_names", "attrs",
@@ -37,8 +37,21 @@ def texts(values: Any) -> np.ndarray:
     return np.array(found, dtype=str).reshape(given.shape)
 
 
-def from_dataset(dataset: xr.Dataset, absent: Mapping[str, xr.Variable]) -> dict[str, Any]:
-    """The fields of `Spectra` that a dataset holds; ``absent`` says by name where an array lacks its chunks."""
+def from_dataset(
+    dataset: xr.Dataset, absent: Mapping[str, xr.Variable], *, as_stored: bool = False
+) -> dict[str, Any]:  # fmt: skip
+    """The fields of `Spectra` that a dataset holds.
+
+    Parameters
+    ----------
+    dataset
+        It, with numbers as they are stored.
+    absent
+        Where an array lacks its chunks, by its name.
+    as_stored
+        Whether flux and ivar in float32 stay so.
+
+    """
     for name in ("flux", "ivar"):
         if name not in dataset:
             raise ValueError(f"there is no variable {name!r} in it, but {', '.join(map(str, dataset.variables))}")
@@ -57,9 +70,10 @@ def from_dataset(dataset: xr.Dataset, absent: Mapping[str, xr.Variable]) -> dict
         if variable.dims == ("star",) and name not in RESERVED
     }
     ids = next((dataset[name].to_numpy() for name in ("star", "star_id") if name in dataset.variables), None)
-    flux, ivar = masked_flux(*(dataset[name].variable.transpose("star", "pixel") for name in ("flux", "ivar")))
+    of_pixels = [dataset[name].variable.transpose("star", "pixel") for name in ("flux", "ivar")]
+    flux, ivar = masked_flux(*of_pixels, as_stored=as_stored)
     for name in {"flux", "ivar"} & set(absent):
-        ivar = np.where(absent[name].transpose("star", "pixel").to_numpy(), 0.0, ivar)
+        ivar = np.where(absent[name].transpose("star", "pixel").to_numpy(), ivar.dtype.type(0), ivar)
     if "mask" in dataset and set(dataset["mask"].dims) == {"star", "pixel"}:
         ivar = _unmasked(ivar, dataset["mask"].transpose("star", "pixel").to_numpy())
     correlation = dataset.get("noise_correlation")
@@ -135,7 +149,7 @@ def from_arrays(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[st
 def _unmasked(ivar: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Ivar with zero where the mask of the same file is True."""
     masked = as_mask(mask, ivar.shape, "flux")
-    return ivar if masked is None else np.where(masked, 0.0, ivar)
+    return ivar if masked is None else np.where(masked, ivar.dtype.type(0), ivar)
 
 
 def _columns(arrays: dict[str, np.ndarray], name: str, suffix: str) -> dict[str, np.ndarray]:
@@ -163,7 +177,7 @@ def _per_star(variable: xr.Variable) -> np.ndarray:
     """Numbers of a variable as float64; as texts, empty where missing, if float64 does not hold these integers."""
     unpacked, missing = numbers(variable)
     values = variable.to_numpy()
-    if {"scale_factor", "add_offset"} & {*variable.attrs} or not beyond_float(values[~missing]):
+    if PACKED & {*variable.attrs} or not beyond_float(values[~missing]):
         return unpacked
     return np.where(missing, "", texts(values))
 

@@ -24,12 +24,14 @@ from bayes_cannon.io.readers.survey_spectra import ANGSTROM
 from bayes_cannon.io.rows import MeanCorrelation, Rows, about, union
 from bayes_cannon.io.spectra import Spectra, read_spectra_file, to_dataset, write_spectra
 from bayes_cannon.io.spectra_store import unfinished
-from bayes_cannon.io.zarr_files import checked_codecs, crc32, seal_store
+from bayes_cannon.io.zarr_files import checked_codecs, crc32, seal_store, spectra_codecs
 
 SHARD = 1024
 """Spectra of a shard."""
-_CHUNK = 64
-"""Spectra that are compressed together within a shard."""
+_CHUNK_NUMBERS = 600_000
+"""Numbers that are compressed together within a shard: more are read no faster, and of fewer there are many."""
+_STARS = 16_384
+"""Stars, or as many as whole shards make, whose names and labels are in one file: those of a shard are read with it."""
 _ARRAYS = ("flux", "ivar")
 _PLAN, _LABEL, _TEXT, _CORRELATION = "plan.npz", "label ", "text ", "noise_correlation"
 
@@ -259,9 +261,11 @@ class UnfinishedStore:
         dataset["wavelength"].attrs["units"] = ANGSTROM
         if (correlation := self.progress.correlation.mean) is not None:
             dataset["noise_correlation"] = ("pixel", "other_pixel"), correlation
+        rows = self.plan.shard_size * -(-_STARS // self.plan.shard_size)
         for variable in dataset.variables.values():
             no_fill = {"_FillValue": None} if variable.dtype == float else {}
-            variable.encoding = {"compressors": checked_codecs(), **no_fill}
+            by_shards = {"chunks": (rows, *variable.shape[1:])} if variable.dims[:1] == ("star",) else {}
+            variable.encoding = {"compressors": checked_codecs(), **no_fill, **by_shards}
         dataset.to_zarr(self._store, mode="a", consolidated=False, zarr_format=3, write_empty_chunks=True)
         for name in _ARRAYS:
             if unit := stars.units.get(name):
@@ -317,8 +321,8 @@ class UnfinishedStore:
         scale = self.plan.scale if name == "flux" else self.plan.scale**-2
         attributes = {} if scale == 1 else {"scale_factor": scale}
         self._root.create_array(
-            name, shape=(self.n_stars, n_pixels), chunks=(_chunk(size), n_pixels), shards=(size, n_pixels),
-            dtype="float32", fill_value=0.0, dimension_names=("star", "pixel"), compressors=checked_codecs(),
+            name, shape=(self.n_stars, n_pixels), chunks=(_chunk(size, n_pixels), n_pixels), shards=(size, n_pixels),
+            dtype="float32", fill_value=0.0, dimension_names=("star", "pixel"), compressors=spectra_codecs(),
             attributes=attributes,
         )  # fmt: skip
 
@@ -337,6 +341,7 @@ class UnfinishedStore:
         return checksums
 
 
-def _chunk(shard_size: int) -> int:
-    """Spectra that are compressed together: the largest divisor of a shard up to `_CHUNK`."""
-    return next(size for size in range(min(_CHUNK, shard_size), 0, -1) if shard_size % size == 0)
+def _chunk(shard_size: int, n_pixels: int) -> int:
+    """Spectra that are compressed together: the largest divisor of a shard that keeps to `_CHUNK_NUMBERS`."""
+    most = min(max(_CHUNK_NUMBERS // n_pixels, 1), shard_size)
+    return next(size for size in range(most, 0, -1) if shard_size % size == 0)

@@ -8,6 +8,8 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from itertools import product
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,18 @@ def checked_codecs() -> list[Any]:
     return [ZstdCodec(), Crc32cCodec()]
 
 
+def spectra_codecs() -> list[Any]:
+    """Compressors of flux and ivar in float32, with a checksum.
+
+    The bytes of the numbers are sorted by their place, so that signs and exponents, which are alike, are compressed,
+    and digits, which are noise, are copied. Of spectra of LAMOST and Gaia it leaves three quarters, less than Zstandard
+    does, and is read four to eight times as fast.
+    """
+    from zarr.codecs import BloscCodec, Crc32cCodec  # An extra.
+
+    return [BloscCodec(typesize=4, cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()]
+
+
 def checked_bytes(chunk: np.ndarray) -> bytes:
     """What `checked_codecs` make of a chunk, of numbers or of texts as objects; without Zarr's event loop.
 
@@ -95,7 +109,16 @@ def seal_of(store: Path) -> Mapping[str, Any] | None:
     path = store / CHECKSUMS / "zarr.json"
     if not (store / CHECKSUMS).exists():
         return None
-    attributes = read_json(path).get("attributes") if path.is_file() else None
+    if not path.is_file():
+        raise ValueError(f"it is damaged: its checksums in {CHECKSUMS} are lost")
+    about = path.stat()
+    return _seal(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(4)
+def _seal(path: Path, _time: int, _size: int) -> Mapping[str, Any]:
+    """What a seal says, read once while it does not change: of ten million spectra it is a megabyte."""
+    attributes = read_json(path).get("attributes")
     if not isinstance(attributes, dict) or not isinstance(attributes.get("crc32"), dict):
         raise ValueError(f"it is damaged: its checksums in {CHECKSUMS} are lost")
     return attributes
@@ -125,8 +148,8 @@ def check_store(store: Path) -> None:
         raise ValueError(f"it is damaged: {', '.join(named[:3])}{more}")
 
 
-def absent_values(store: Path, name: str) -> np.ndarray | None:
-    """Which values of an array have no chunk in the store, and are read as its fill value; None if all have one.
+def absent_values(store: Path, name: str, rows: slice = slice(None)) -> np.ndarray | None:
+    """Which values in some rows of an array have no chunk, and are read as its fill value; None if all have one.
 
     By the specification of Zarr that is what such a chunk means, and writers leave out chunks that hold nothing else;
     but a chunk that was lost looks the same.
@@ -135,22 +158,26 @@ def absent_values(store: Path, name: str) -> np.ndarray | None:
 
     array: Any = zarr.open_group(store, mode="r")[name]
     size = array.shards or array.chunks
-    absent = np.zeros(array.shape, bool)
-    for place in np.ndindex(*(ceil(n / step) for n, step in zip(array.shape, size, strict=True))):
+    first, last, _ = rows.indices(array.shape[0])
+    absent = np.zeros((last - first, *array.shape[1:]), bool)
+    counts = [ceil(n / step) for n, step in zip(array.shape[1:], size[1:], strict=True)]
+    for place in product(range(first // size[0], ceil(last / size[0])), *map(range, counts)):
         if not (store / name / array.metadata.encode_chunk_key(place)).is_file():
-            absent[tuple(slice(k * step, (k + 1) * step) for k, step in zip(place, size, strict=True))] = True
+            starts = [k * step for k, step in zip(place, size, strict=True)]
+            starts[0] -= first
+            absent[tuple(slice(max(at, 0), at + step) for at, step in zip(starts, size, strict=True))] = True
     return absent if absent.any() else None
 
 
-def missing_chunks(path: Path, dataset: xr.Dataset) -> dict[str, xr.Variable]:
-    """Where the numbers of a store have no chunk, True, by name; a warning says what is made of that.
+def missing_chunks(path: Path, dataset: xr.Dataset, rows: slice = slice(None)) -> dict[str, xr.Variable]:
+    """Where the numbers of some stars have no chunk, True, by name; a warning says what is made of that.
 
     A store that this package wrote has them all, which its checksums tell (`check_store`).
     """
     if seal_of(path) is not None:
         return {}
     names = [name for name in map(str, dataset.variables) if name in _CHUNKED or dataset[name].dims == ("star",)]
-    masks = {name: mask for name in names if (mask := absent_values(path, name)) is not None}
+    masks = {name: mask for name in names if (mask := _absent_of(path, dataset[name].variable, name, rows)) is not None}
     for name in masks:
         if name in ("wavelength", "dispersion", "star", "star_id"):
             raise ValueError(f"chunks of {name!r} are not there: copy the store anew, or write it once more")
@@ -162,7 +189,18 @@ def missing_chunks(path: Path, dataset: xr.Dataset) -> dict[str, xr.Variable]:
             "them write with write_empty_chunks=True",
             MissingChunksWarning,
         )
-    return {name: xr.Variable(dataset[name].dims, mask) for name, mask in masks.items()}
+    return masks
+
+
+def _absent_of(path: Path, variable: xr.Variable, name: str, rows: slice) -> xr.Variable | None:
+    """What `absent_values` says of a variable, of some of its stars if it is of stars."""
+    is_of_stars = variable.dims[:1] == ("star",)
+    mask = absent_values(path, name, rows if is_of_stars else slice(None))
+    if mask is None:
+        return None
+    found = xr.Variable(variable.dims, mask)
+    found = found if is_of_stars else found.isel(star=rows, missing_dims="ignore")
+    return found if found.any() else None
 
 
 def _files(store: Path) -> list[Path]:

@@ -12,6 +12,8 @@ from bayes_cannon.model.any_model import AnyModel, tables_size, trained_models
 READING, HELD, PREPARING = 44, 16, 32
 """Bytes a pixel and star: while a shard is read (what is stored, float64, and the copies that unpacking makes), of the
 flux and ivar of one that was read, and more while the spectra of one are prepared."""
+READING_SINGLE, HELD_SINGLE = 16, 8
+"""The same of spectra that stay in the float32 of their store."""
 BATCH_ARRAYS, BATCHES = 10, 3
 """Arrays of the size of a batch that labelling holds, and batches at a time."""
 TEXT = 16
@@ -77,7 +79,7 @@ class LabelPlan:
 
 def label_plan(
     model: AnyModel, n_stars: int, shard_size: int, *, pixel_bytes: int, missing: list[int],
-    empty: Mapping[str, np.ndarray], reads_ahead: bool, prepares: bool,
+    empty: Mapping[str, np.ndarray], reads_ahead: bool, prepares: bool, single: bool,
 ) -> LabelPlan:  # fmt: skip
     """The plan for a store of spectra.
 
@@ -95,6 +97,8 @@ def label_plan(
         Whether a process reads one shard while it computes another.
     prepares
         Whether the spectra are prepared before they are labelled.
+    single
+        Whether the store holds them in float32, in which they stay unless they are prepared.
 
     """
     models = trained_models(model)
@@ -102,8 +106,9 @@ def label_plan(
     sizes = np.minimum(shard_size, n_stars - shard_size * np.arange(-(-n_stars // shard_size)))
     elements = max(ELEMENTS_PER_BATCH, *(one.terms.moments.n_moments * n_pixels // TABLE_PER_BATCH for one in models))
     row = sum(TEXT if one.dtype.kind in "OUT" else one.itemsize * int(np.prod(one.shape[1:])) for one in empty.values())
-    computing = HELD + (PREPARING if prepares else 0)
-    pixel = READING + computing if reads_ahead else max(READING, computing)
+    reading, held = (READING_SINGLE, HELD_SINGLE) if single and not prepares else (READING, HELD)
+    computing = held + (PREPARING if prepares else 0)
+    pixel = reading + computing if reads_ahead else max(reading, computing)
     return LabelPlan(
         n_stars=n_stars, n_pixels=n_pixels, shard_size=shard_size, bytes_read=sizes * n_pixels * pixel_bytes,
         bytes_written=sizes * row, missing=tuple(missing), model_memory=tables,

@@ -68,8 +68,10 @@ class _LabelShards:
     labels: LabelStore
 
     def read(self, number: int) -> Spectra:
-        """Prepared spectra of a shard."""
-        return _preparation(self._model()).apply(self.spectra.shard(number))
+        """Prepared spectra of a shard; those that need no preparation stay in the precision of the store."""
+        preparation = _preparation(self._model())
+        plain = preparation == Preparation() or PREPARED in self.spectra.attributes()
+        return preparation.apply(self.spectra.shard(number, as_stored=plain))
 
     def compute(self, number: int, given: Spectra) -> int:
         """Label them."""
@@ -191,6 +193,7 @@ class _Asked:
         return label_plan(
             model, self.spectra.n_stars, self.spectra.shard_size, pixel_bytes=self.spectra.pixel_bytes,
             missing=missing, empty=self.empty, reads_ahead=reads_ahead, prepares=self.prepares,
+            single=self.spectra.single,
         )  # fmt: skip
 
     def about(self, model: AnyModel, model_name: str, file_hash: str) -> dict[str, Any]:

@@ -43,6 +43,26 @@ def test_what_is_missing():
     assert unpacked(np.array([-32767], "i2"), {})[1].all()
 
 
+def test_what_is_not_packed_may_stay_as_it_is_stored():
+    single = np.array([1.5, -1.0, np.nan], "f4")
+    for values, attributes, dtype in (
+        (single, {}, np.float32), (single, {"_FillValue": np.float32(-1)}, np.float32),
+        (single, {"scale_factor": 2.0}, float), (single, {"add_offset": 2.0}, float),
+        (single.astype(float), {}, float), (np.array([1, 2, 3], "i2"), {}, float),
+    ):  # fmt: skip
+        before = values.copy()
+        stored, missing = unpacked(values, attributes, as_stored=True)
+        wanted, also = unpacked(values, attributes)
+        assert stored.dtype == dtype
+        assert_array_equal(stored, wanted)
+        assert_array_equal(missing, also)
+        assert_array_equal(values, before)
+    flux, ivar = (xr.Variable(("star", "pixel"), single[None], {"_FillValue": np.float32(-1)}) for _ in range(2))
+    assert masked_flux(flux, ivar, as_stored=True)[1].dtype == np.float32
+    assert_array_equal(masked_flux(flux, ivar, as_stored=True)[1], [[1.5, 0, 0]])
+    assert_array_equal(ivar.to_numpy(), single[None])
+
+
 def test_ivar_is_0_where_either_is_missing():
     flux = xr.Variable(("star", "pixel"), np.array([[1.0, -1.0, np.nan]]), {"_FillValue": -1.0})
     ivar = xr.Variable(("star", "pixel"), np.array([[9, 9, 9]], "i2"), {"_FillValue": 0})

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import zarr
 
 from bayes_cannon.io import read_spectra
 from bayes_cannon.io.spectra import Spectra, write_spectra
+from bayes_cannon.io.spectra_store import open_store
 from bayes_cannon.io.zarr_files import CHECKSUMS, MissingChunksWarning, absent_values, refused_arrays
 
 
@@ -135,6 +137,29 @@ def test_a_label_whose_chunk_is_not_there_is_not_known(name, tmp_path):
     assert (spectra.ivar == 5).all()
 
 
+@pytest.mark.parametrize("name", ["flux", "ivar", "TEFF"])
+def test_what_is_not_there_is_not_known_to_those_who_read_a_part(name, tmp_path):
+    """A training or labelling that reads shards must not take a lost chunk for zeros."""
+    missing(tmp_path / "s.zarr", name)
+    store, lost = open_store(tmp_path / "s.zarr"), [0.0] * 3 if name != "TEFF" else [5.0] * 3
+    assert store.shard_size == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert store.shard(0).ivar.tolist() == [[5.0] * 3] * 2
+        assert next(store.parts(np.array([0, 1]), slice(1, 3), size=4)).ivar.tolist() == [[5.0] * 2] * 2
+    with pytest.warns(MissingChunksWarning, match=f"'{name}'"):
+        shard = store.shard(1)
+    assert shard.ivar.tolist() == [lost] * 2
+    assert np.isnan(shard.labels["TEFF"]).all() == (name == "TEFF")
+    if name == "TEFF":
+        with pytest.warns(MissingChunksWarning, match="2 of 4 values of 'TEFF'"):
+            assert np.isnan(store.stars().labels["TEFF"]).tolist() == [False, False, True, True]
+        return
+    with pytest.warns(MissingChunksWarning, match=f"'{name}'"):
+        (first, second) = store.parts(np.array([1, 3]), slice(1, 3), size=4)
+    assert (first.ivar.tolist(), second.ivar.tolist()) == ([[5.0] * 2], [lost[1:]])
+
+
 @pytest.mark.parametrize("name", ["wavelength", "star"])
 def test_wavelengths_and_names_whose_chunk_is_not_there_are_refused(name, tmp_path):
     missing(tmp_path / "s.zarr", name)
@@ -147,5 +172,7 @@ def test_chunks_within_shards_are_looked_for_by_shard(tmp_path):
     array = zarr.create_group(store).create_array("flux", shape=(4, 8), chunks=(2, 2), shards=(2, 4), dtype="f8")
     array[:2] = 1.0
     assert absent_values(store, "flux").tolist() == [[False] * 8] * 2 + [[True] * 8] * 2
+    assert absent_values(store, "flux", slice(1, 3)).tolist() == [[False] * 8, [True] * 8]
+    assert absent_values(store, "flux", slice(0, 2)) is None
     array[2:] = 1.0
     assert absent_values(store, "flux") is None

@@ -176,10 +176,10 @@ def test_the_plan_by_hand(trained: tc.CannonModel, spectra: Path, tmp_path: Path
     assert plan.bytes_written.tolist() == [64 * row] * 3 + [8 * row]
     assert plan.missing == (0, 1, 2, 3)
     assert plan.model_memory == tables_size(trained)
-    assert plan.memory_per_star == 60 * (44 + 16) + 2 * row
+    assert plan.memory_per_star == 60 * (16 + 8) + 2 * row
     assert plan.fixed_memory == PROCESS + 2 * plan.model_memory + 8 * 10 * 3 * 500_000
     assert plan.memory == plan.fixed_memory + 64 * plan.memory_per_star
-    assert trained.label_plan(spectra, reads_ahead=False).memory_per_star == 60 * 44 + 2 * row
+    assert trained.label_plan(spectra, reads_ahead=False).memory_per_star == 60 * 16 + 2 * row
     done = trained.label_store(spectra, tmp_path / "out.zarr").plan
     assert {field.name: str(getattr(done, field.name)) for field in fields(plan)} == {
         field.name: str(getattr(plan, field.name)) for field in fields(plan)
