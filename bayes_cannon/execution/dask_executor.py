@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError
 from importlib import import_module
 from importlib.metadata import version as version_of
+from itertools import takewhile
 from typing import Any, Self
 
 from bayes_cannon.execution.shards import Outcome, Work, finished_shard
@@ -62,7 +63,7 @@ class DaskExecutor:
             raise ImportError("workers need the package distributed: install bayes-cannon[cluster]") from None
         self._cluster: Any = None if workers is None else self._local(workers, memory_limit)
         self._where = address or "this computer"
-        self._running = dict[Any, int]()
+        self._running = dict[Any, tuple[Work, int]]()  # In the order in which they were submitted.
         try:
             self._client = self._connected(address)
         except BaseException:
@@ -109,11 +110,8 @@ class DaskExecutor:
 
     @property
     def capacity(self) -> int:
-        """Shards in progress, one a worker: one that waits would count as tried when its worker dies over another.
-
-        To give out the next takes some milliseconds.
-        """
-        return max(len(self._threads()), 1)
+        """Shards in progress: two a worker, so that it need not wait for the next, which takes some 40 milliseconds."""
+        return 2 * max(len(self._threads()), 1)
 
     @property
     def memory(self) -> float:
@@ -150,10 +148,11 @@ class DaskExecutor:
     def submit(self, work: Work, number: int) -> None:
         """Give a shard to the scheduler."""
         try:
-            future = self._client.submit(_in_worker, work, number, pure=False)
+            # Without the timeout those that come soon after each other are worked on in any order.
+            future = self._client.submit(_in_worker, work, number, pure=False, fifo_timeout="0 ms")
         except (OSError, RuntimeError, CancelledError) as error:
             raise self._lost from error
-        self._running[future] = number
+        self._running[future] = work, number
 
     def collect(self) -> Outcome:
         """Wait for any of the shards.
@@ -167,6 +166,9 @@ class DaskExecutor:
         alone = time.monotonic()
         while True:
             future = next((future for future in self._running if future.done()), None)
+            if future is not None and self._only_waited(future):
+                self.submit(*self._running.pop(future))
+                continue
             if future is not None:
                 break
             try:
@@ -176,7 +178,7 @@ class DaskExecutor:
                     )  # fmt: skip
             except (TimeoutError, CancelledError):
                 alone = self._still_there(alone)
-        number = self._running.pop(future)
+        _, number = self._running.pop(future)
         if future.status == "cancelled":
             self._still_there(alone)
             return Outcome(number, error=RuntimeError(f"the scheduler at {self._where} gave it up"))
@@ -186,6 +188,17 @@ class DaskExecutor:
         if isinstance(error, self._distributed.KilledWorker):
             error = RuntimeError(f"the worker {error.last_worker.address} died while it had shard {number}")
         return Outcome(number, error=error)
+
+    def _only_waited(self, future: Any) -> bool:
+        """Whether the worker of a shard died while it had another one, which was submitted before."""
+        place = self._death(future)
+        others = takewhile(lambda other: other is not future, self._running)
+        return place is not None and any(self._death(other) == place for other in others)
+
+    def _death(self, future: Any) -> str | None:
+        """Address of the worker that died with a shard; None where none did."""
+        error = future.exception() if future.status == "error" else None
+        return error.last_worker.address if isinstance(error, self._distributed.KilledWorker) else None
 
     @property
     def _lost(self) -> ConnectionError:
