@@ -1,8 +1,8 @@
-"""One catalogue from all shards of a store of labels, written piece by piece: its memory is that of one shard."""
+"""One catalogue from all shards of a store of labels, written piece by piece: its memory is that of a piece."""
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,8 @@ from bayes_cannon.io.tables import careful
 from bayes_cannon.validate import label_errors
 
 Pieces = Iterator[Table]
+_ROWS = 16_384
+"""Rows of a piece at least, but for the last: to begin a table costs as much time as some thousand rows."""
 _BLOCK = 2880
 """Bytes that the parts of a FITS file are multiples of."""
 
@@ -31,7 +33,8 @@ def export_labels(
 ) -> int:  # fmt: skip
     """Write the table of labels of a store as FITS (``.fits``), ECSV (``.ecsv``) or Parquet (``.parquet``).
 
-    It has the columns, units and metadata of `label_table`. The memory that it takes is that of one shard.
+    It has the columns, units and metadata of `label_table`. It is written some shards at a time, and takes the memory
+    of these.
 
     Parameters
     ----------
@@ -95,8 +98,8 @@ def export_labels(
 
         def pieces() -> Pieces:
             widths = _widths(labels, numbers) if path.suffix.lower() != ".ecsv" else {}
-            for number in numbers:
-                table = shard_table(labels, number)
+            for some in _grouped(labels, numbers):
+                table = shards_table(labels, some)
                 for name, width in widths.items():
                     if name in table.colnames:
                         table[name] = table[name].astype(f"U{width}")
@@ -110,9 +113,23 @@ def export_labels(
     return n_stars
 
 
-def shard_table(labels: LabelStore, number: int) -> Table:
-    """The table of the labels of one shard."""
-    arrays, about = labels.read(number), labels.about
+def _grouped(labels: LabelStore, numbers: Iterable[int]) -> Iterator[list[int]]:
+    """Shards that are a piece together."""
+    some, rows = list[int](), 0
+    for number in numbers:
+        some.append(number)
+        rows += labels.rows(number).stop - labels.rows(number).start
+        if rows >= _ROWS:
+            yield some
+            some, rows = [], 0
+    if some:
+        yield some
+
+
+def shards_table(labels: LabelStore, numbers: Sequence[int]) -> Table:
+    """The table of the labels of some shards."""
+    parts, about = [labels.read(number) for number in numbers], labels.about
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in labels.arrays}
     names = tuple(about["label_names"])
     of_labels = {name: {**likelihood, **_budget(labels, arrays, k, name)}
                  for k, (name, likelihood) in enumerate(likelihood_columns(arrays, names).items())}  # fmt: skip

@@ -124,7 +124,7 @@ def label_table(
         ("snr", fit.snr),
         *([("misfit", fit.misfit)] if hasattr(fit, "misfit") else []),
         ("status", status),
-        ("status_text", np.array([StarStatus(number).message for number in status], dtype=str)),
+        ("status_text", _messages(status)),
         *mapping(extra, "extra", "names to columns").items(),
     ]
     taken = {STAR_ID, *(name.lower() for name, _ in columns)}
@@ -143,6 +143,12 @@ def label_table(
         if unit := label_units.get(name):
             table[name].unit = table[f"{name}_ERR"].unit = u.Unit(unit, parse_strict="silent")
     return table
+
+
+def _messages(status: np.ndarray) -> np.ndarray:
+    """Each status in words."""
+    found, places = np.unique(status, return_inverse=True)
+    return np.array([StarStatus(number).message for number in found], dtype=str)[places]
 
 
 def _correlation(covariance: np.ndarray, errors: np.ndarray, i: int, j: int) -> np.ndarray:

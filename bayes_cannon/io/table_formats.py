@@ -46,7 +46,7 @@ def fits_table(table: Table) -> fits.BinTableHDU:
                 f"FITS does not tell the columns {seen[name.lower()]!r} and {name!r} apart: rename one, or write .ecsv"
             )
         seen[name.lower()] = name
-        if table[name].dtype.kind == "U" and not all(str(text).isascii() for text in table[name].ravel()):
+        if table[name].dtype.kind == "U" and not _is_ascii(np.asarray(table[name])):
             raise UnwritableError(
                 f"FITS holds ASCII only, and the column {name!r} has other letters: write .ecsv or .vot"
             )
@@ -60,6 +60,11 @@ def fits_table(table: Table) -> fits.BinTableHDU:
     for name, unit in foreign.items():
         hdu.columns[name].unit = unit
     return hdu
+
+
+def _is_ascii(texts: np.ndarray) -> bool:
+    """Whether texts of a fixed width have ASCII letters only."""
+    return texts.size == 0 or texts.dtype.itemsize == 0 or bool(np.ascontiguousarray(texts).view("u4").max() < 128)
 
 
 def read_ecsv(source: Source, which: str | None) -> Table:

@@ -84,6 +84,15 @@ def checked_bytes(chunk: np.ndarray) -> bytes:
     return bytes(CRC32C(location="end").encode(Zstd(level=0).encode(plain)))
 
 
+def checked_chunk(content: bytes, dtype: np.dtype) -> np.ndarray:
+    """The numbers, or texts as objects, that `checked_bytes` made this of, one after the other."""
+    from numcodecs import VLenUTF8, Zstd  # It comes with Zarr, an extra.
+    from numcodecs.checksum32 import CRC32C
+
+    plain = Zstd().decode(CRC32C(location="end").decode(content))
+    return VLenUTF8().decode(plain) if dtype.kind == "O" else np.frombuffer(plain, dtype.newbyteorder("<"))
+
+
 def seal_store(store: Path, *, known: Mapping[str, str] | None = None, **about: str) -> None:
     """Write the group of checksums of all files that are there now, with further attributes.
 

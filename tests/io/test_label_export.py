@@ -8,7 +8,8 @@ import pytest
 from astropy.table import Table, vstack
 
 import bayes_cannon as tc
-from bayes_cannon.io.label_export import export_labels, shard_table
+from bayes_cannon.io import label_export
+from bayes_cannon.io.label_export import export_labels, shards_table
 from bayes_cannon.io.label_store import open_labels
 
 SUFFIXES = (".fits", ".ecsv", ".parquet")
@@ -51,13 +52,18 @@ def check_same(found: Table, expected: Table, but: tuple[str, ...] = ()) -> None
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-8, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.parametrize(("least", "pieces"), [(1, [64, 64, 64, 8]), (65, [128, 72]), (16_384, [200])])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_the_catalogue_is_the_label_table(labels: Path, expected: Table, tmp_path: Path, suffix: str) -> None:
+def test_the_catalogue_is_the_label_table(
+    labels: Path, expected: Table, tmp_path: Path, suffix: str, least: int, pieces: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
+    monkeypatch.setattr(label_export, "_ROWS", least)
     path, rows = tmp_path / f"labels{suffix}", []
     assert export_labels(labels, path, progress=rows.append) == 200
-    assert rows == [64, 64, 64, 8]
+    assert rows == pieces
     found = tc.io.read_table(path)
     check_same(found, expected, ("covariance",) if suffix == ".parquet" else ())
     about = open_labels(labels).about["meta"]
@@ -65,11 +71,14 @@ def test_the_catalogue_is_the_label_table(labels: Path, expected: Table, tmp_pat
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_pieces_are_as_one_file(labels: Path, tmp_path: Path, suffix: str) -> None:
+def test_pieces_are_as_one_file(
+    labels: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(label_export, "_ROWS", 1)
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     store = open_labels(labels)
-    whole = vstack([shard_table(store, number) for number in range(store.shards)], metadata_conflicts="silent")
+    whole = vstack([shards_table(store, [number]) for number in range(store.shards)], metadata_conflicts="silent")
     export_labels(labels, tmp_path / f"pieces{suffix}")
     tc.io.write_table(tmp_path / f"whole{suffix}", whole)
     check_same(

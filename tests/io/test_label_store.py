@@ -53,6 +53,17 @@ def test_files_are_those_that_zarr_writes(tmp_path: Path) -> None:
         assert (store.path / name / f"c.2{axes}").read_bytes() == (other.path / name / f"c.2{axes}").read_bytes()
 
 
+def test_what_zarr_reads_is_read(tmp_path: Path) -> None:
+    store = make(tmp_path / "a.zarr")
+    store.write(2, shard(2, 2))
+    root = zarr.open_group(store.path, mode="r")
+    for name, values in store.read(2).items():
+        np.testing.assert_array_equal(values, root[name][8:].astype(values.dtype))
+        assert values.flags.writeable
+    with pytest.raises(ValueError, match=r"shard 1 of the labels .*No such file"):
+        store.read(1)
+
+
 def test_zarr_reads_it_and_finds_fill_values_where_nothing_is_written(tmp_path: Path) -> None:
     store = make(tmp_path / "a.zarr")
     store.write(0, shard(0, 4))
