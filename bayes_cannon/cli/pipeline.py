@@ -15,7 +15,7 @@ from bayes_cannon.cli.figures import FIGURES, write_figures
 from bayes_cannon.cli.local_run import train_local
 from bayes_cannon.cli.printing import decided, label_summary, print_run, print_statuses
 from bayes_cannon.cli.store_training import large_store, train_from_store
-from bayes_cannon.cli.training_stars import complete_labels, read_stars
+from bayes_cannon.cli.training_stars import complete_labels, fold_of_each, order_of_folds, read_stars, star_groups
 from bayes_cannon.cli.worker_options import check_workers, executor_of
 from bayes_cannon.core.grids import grid_of
 from bayes_cannon.io.atomic import check_output_path
@@ -40,7 +40,6 @@ from bayes_cannon.model.calibrating import CalibratedFit
 from bayes_cannon.model.local import LocalCannonModel
 from bayes_cannon.model.order_selection import OrderPath
 from bayes_cannon.model.posterior_fit import PosteriorFit
-from bayes_cannon.validate import folds
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,8 @@ class TrainingRun:
         for them.
     path
         The polynomials that were tried, where the recipe asks for a choice.
+    spectra_hash
+        SHA-256 of the spectra where they are in a store, and ``spectra`` are without pixels.
 
     """
 
@@ -78,6 +79,7 @@ class TrainingRun:
     local: LocalCannonModel | None = None
     local_fit: LabelFit | None = None
     path: OrderPath | None = None
+    spectra_hash: str | None = None
 
     @property
     def reference(self) -> np.ndarray:
@@ -116,9 +118,8 @@ def run_recipe(
     else:
         options: dict[str, Any] = {"by_row": by_row, "memory": memory, "scratch": scratch, "quiet": quiet}
         with executor_of(workers, scheduler) as executor:
-            preparation, model, stars = train_from_store(parsed, store, executor=executor, **options)
-        none = np.zeros(stars.n_stars, dtype=bool)
-        run = TrainingRun(parsed, preparation, model, stars, ~none, none, None)
+            found = train_from_store(parsed, store, executor=executor, **options)
+        run = TrainingRun(parsed, *found, spectra_hash=store.sha256)
     summary = _write_run(run, outputs, with_spectra=with_spectra, overwrite=overwrite)
     if not quiet:
         print_run(run, summary)
@@ -204,12 +205,11 @@ def train_recipe(recipe: Recipe, *, by_row: bool = False, quiet: bool = True) ->
     none = np.zeros(spectra.n_stars, dtype=bool)
     if recipe.validation is None:
         return _trained(recipe, preparation, spectra, none, progress)
-    section = recipe.validation
-    fold = folds(spectra.n_stars, section.folds, recipe.seed, _groups(spectra, section.group))
-    if section.held_out != "all":
-        return _trained(recipe, preparation, spectra, fold == section.held_out, progress)
+    fold = fold_of_each(recipe, spectra)
+    if recipe.validation.held_out != "all":
+        return _trained(recipe, preparation, spectra, fold == recipe.validation.held_out, progress)
     parts = [_trained(recipe, preparation, spectra, fold == number, progress) for number in np.unique(fold)]
-    order = np.argsort(np.argsort(fold, kind="stable"), kind="stable")
+    order = order_of_folds(fold)
     names = ("fit", "independent", "local_fit")
     fits = {name: _concatenated([getattr(part, name) for part in parts], order) for name in names}
     whole = _trained(recipe, preparation, spectra, none, progress)
@@ -226,7 +226,7 @@ def _trained(
         options = {} if threshold is None else {"threshold": threshold}
         training[training] = ~colour_outliers(spectra.at(training), **options)
     group = None if recipe.validation is None else recipe.validation.group
-    model, path = chosen_model(recipe, spectra.at(training), _groups(spectra, group)[training], progress)
+    model, path = chosen_model(recipe, spectra.at(training), star_groups(spectra, group)[training], progress)
     stars, fit, independent = spectra.at(held_out), None, None
     if recipe.scatter is not None and held_out.any():
         model.train(op_method=recipe.model.op_method, progress=progress)
@@ -254,16 +254,6 @@ def _concatenated(fits: Sequence[LabelFit | None], order: np.ndarray) -> LabelFi
         for fit in known
     ]
     return type(known[0]).concatenated(known).at(order)
-
-
-def _groups(spectra: Spectra, column: str | None) -> np.ndarray:
-    """What tells one star from another, shape (star,): a column of the data, or the names of the stars."""
-    if column is None:
-        return spectra.ids
-    if column not in spectra.labels:
-        known = ", ".join(spectra.labels) or "none"
-        raise ValueError(f"[validation] group names {column!r}, which the data do not have; they have {known}")
-    return spectra.labels[column]
 
 
 def _outputs(recipe: Recipe, folder: Path) -> dict[str, Path]:
@@ -298,7 +288,7 @@ def _write_run(
     stars = run.spectra.at(run.held_out)
     reference = {name: {f"{name}_REFERENCE": run.reference[:, k]} for k, name in enumerate(model.label_names)}
     source = ", ".join(path.name for path in run.recipe.spectra) or run.recipe.data.source
-    table = _table(model, run.fit, stars, outputs["model"], source, reference)
+    table = _table(model, run.fit, stars, outputs["model"], source, reference, spectra_hash=run.spectra_hash)
     write_table(outputs["labels"], table, overwrite=overwrite)
     if run.local is not None and run.local_fit is not None:
         both = {
@@ -333,11 +323,12 @@ def _table(
     source: str,
     of_labels: Mapping[str, Mapping[str, np.ndarray]],
     prior: str | None = None,
+    spectra_hash: str | None = None,
 ) -> Table:
     """The label table; ``of_labels`` has further columns by label name and column name, in the unit of the label."""
     with model_file.open("rb") as file:
         model_hash = file_digest(file, "sha256").hexdigest()
-    spectra_hash = array_hash(np.asarray(stars.flux), np.asarray(stars.ivar))
+    spectra_hash = spectra_hash or array_hash(np.asarray(stars.flux), np.asarray(stars.ivar))
     meta = table_meta(model, model_file.name, model_hash, source, spectra_hash, stars.attrs, prior)
     units = model.label_units
     extra = {column: values for columns in of_labels.values() for column, values in columns.items()}

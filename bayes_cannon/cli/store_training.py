@@ -8,18 +8,22 @@ import click
 import numpy as np
 
 from bayes_cannon.cli.building import build_model
-from bayes_cannon.cli.training_stars import chosen_stars, complete_labels
+from bayes_cannon.cli.training_stars import chosen_stars, complete_labels, fold_of_each, order_of_folds
 from bayes_cannon.core.arguments import byte_count
 from bayes_cannon.execution.shards import Executor
 from bayes_cannon.io.preparation import Preparation
+from bayes_cannon.io.quantities import with_units
 from bayes_cannon.io.recipe import Recipe
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.io.spectra_store import SpectraStore, open_store
+from bayes_cannon.labelling.fit import LabelFit
 from bayes_cannon.model import CannonModel
 from bayes_cannon.model.store_plan import usable_memory
 
 ROW = "row of the store"
 """Label by which the stars that are left know their place in the store."""
+_STARS_AT_ONCE = 256
+"""Held-out stars whose spectra are read at a time."""
 _BYTES_IN_MEMORY = 64
 """For each number of flux and ivar while spectra are read, joined, prepared and trained in memory."""
 
@@ -40,7 +44,7 @@ def large_store(recipe: Recipe, memory: str | None) -> SpectraStore | None:
     needed = store.n_stars * store.n_pixels * _BYTES_IN_MEMORY
     if needed <= limit:
         return None
-    asked = {"scatter": recipe.scatter, "local": recipe.local, "validation": recipe.validation}
+    asked = {"scatter": recipe.scatter, "local": recipe.local}
     sections = [f"[{name}]" for name, section in asked.items() if section is not None]
     if recipe.model.chooses:
         sections.append("a choice of the order or the regularization in [model]")
@@ -69,20 +73,58 @@ def first_star(store: SpectraStore, stars: Spectra, preparation: Preparation) ->
 def train_from_store(
     recipe: Recipe, store: SpectraStore, *, by_row: bool, memory: str | None, scratch: Path | None, quiet: bool,
     executor: Executor | None,
-) -> tuple[Preparation, CannonModel, Spectra]:  # fmt: skip
-    """Train a recipe from a store that does not fit the memory, and say how; the stars have no pixels."""
+) -> tuple[Preparation, CannonModel, Spectra, np.ndarray, np.ndarray, LabelFit | None]:  # fmt: skip
+    """Train a recipe from a store that does not fit the memory, and say how.
+
+    Returns
+    -------
+    preparation, model, stars
+        What is done to the spectra, the model, and the stars, which have no pixels.
+    training, held_out
+        Which of the stars were trained on and held out, boolean, shape (star,).
+    fit
+        Labels of those that were held out, if some were.
+
+    """
     stars = complete_labels(chosen_stars(recipe, stars_of(store), by_row), recipe.model.label_names, quiet=quiet)
     first, preparation = first_star(store, stars, Preparation.of_recipe(recipe))
-    model = build_model(recipe, stars, first)
     options: dict[str, Any] = {
-        "stars": _rows(stars), "preparation": preparation, "op_method": recipe.model.op_method,
-        "dof_correction": recipe.model.dof_correction, "memory": memory,
-        "executor": executor,
+        "preparation": preparation, "op_method": recipe.model.op_method,
+        "dof_correction": recipe.model.dof_correction, "memory": memory, "executor": executor,
     }  # fmt: skip
-    if not quiet:
-        click.echo(f"the store is larger than the memory: {model.plan_store(store, **options)}", err=True)
-    model.train_store(store, scratch=scratch, progress=not quiet, **options)
-    return preparation, model, stars
+
+    def trained(some: np.ndarray, folder: Path | None) -> CannonModel:
+        chosen = stars.at(some)
+        model, asked = build_model(recipe, chosen, first), {"stars": _rows(chosen), **options}
+        if not quiet:
+            click.echo(f"the store is larger than the memory: {model.plan_store(store, **asked)}", err=True)
+        model.train_store(store, scratch=folder, progress=not quiet, **asked)
+        return model
+
+    none = np.zeros(stars.n_stars, dtype=bool)
+    if recipe.validation is None:
+        return preparation, trained(~none, scratch), stars, ~none, none, None
+    fold, wanted = fold_of_each(recipe, stars), recipe.validation.held_out
+    if wanted != "all":
+        model = trained(fold != wanted, scratch)
+        return preparation, model, stars, fold != wanted, fold == wanted, _labelled(
+            model, store, preparation, stars.at(fold == wanted)
+        )  # fmt: skip
+    fits = []
+    for number in np.unique(fold):
+        # Each fold has blocks of its own.
+        model = trained(fold != number, None if scratch is None else scratch / f"fold-{number}")
+        fits.append(_labelled(model, store, preparation, stars.at(fold == number)))
+    fit = type(fits[0]).concatenated(fits).at(order_of_folds(fold))
+    return preparation, trained(~none, scratch), stars, ~none, ~none, fit
+
+
+def _labelled(model: CannonModel, store: SpectraStore, preparation: Preparation, stars: Spectra) -> LabelFit:
+    """Labels of stars of the store, some of which are in memory at a time."""
+    parts = store.parts(_rows(stars), size=_STARS_AT_ONCE)
+    pairs = (with_units(preparation.apply(part))[:2] for part in parts)
+    fits = list(model.fit_label_stream(pairs))
+    return type(fits[0]).concatenated(fits)
 
 
 def _rows(stars: Spectra) -> np.ndarray:

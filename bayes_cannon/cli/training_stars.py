@@ -12,6 +12,7 @@ from bayes_cannon.io.recipe import Recipe
 from bayes_cannon.io.spectra import Spectra
 from bayes_cannon.io.survey_files import read_spectra
 from bayes_cannon.io.tables import read_table
+from bayes_cannon.validate import folds
 
 
 def read_stars(recipe: Recipe, by_row: bool) -> Spectra:
@@ -35,6 +36,28 @@ def chosen_stars(recipe: Recipe, spectra: Spectra, by_row: bool) -> Spectra:
         )  # fmt: skip
     passed, said = passing(spectra, data.cuts)
     return replace(spectra.at(passed), attrs={**spectra.attrs, "cuts": said}) if said else spectra
+
+
+def star_groups(spectra: Spectra, column: str | None) -> np.ndarray:
+    """What tells one star from another, shape (star,): a column of the data, or the names of the stars."""
+    if column is None:
+        return spectra.ids
+    if column not in spectra.labels:
+        known = ", ".join(spectra.labels) or "none"
+        raise ValueError(f"[validation] group names {column!r}, which the data do not have; they have {known}")
+    return spectra.labels[column]
+
+
+def fold_of_each(recipe: Recipe, spectra: Spectra) -> np.ndarray:
+    """The fold of each star by the section ``[validation]``, shape (star,)."""
+    section = recipe.validation
+    assert section is not None
+    return folds(spectra.n_stars, section.folds, recipe.seed, star_groups(spectra, section.group))
+
+
+def order_of_folds(fold: np.ndarray) -> np.ndarray:
+    """Place of each star where the stars of all folds stand one fold after the other, shape (star,)."""
+    return np.argsort(np.argsort(fold, kind="stable"), kind="stable")
 
 
 def complete_labels(spectra: Spectra, label_names: tuple[str, ...], *, quiet: bool) -> Spectra:

@@ -48,12 +48,21 @@ class DamagedStoreWarning(BayesCannonWarning):
 class StoredPosterior:
     """A tree in a Zarr store."""
 
-    def __init__(self, path: Path, subject: Subject, keep_draws: bool):
+    def __init__(self, path: Path, subject: Subject, keep_draws: bool, run: str | None = None):
         import zarr  # An extra.
 
-        self._path, self._subject, self._keep_draws = path, subject, keep_draws
+        self._path, self._subject, self._keep_draws = path.absolute(), subject, keep_draws
         self._root = zarr.open_group(path, mode="r+", zarr_format=3)
-        self._run = _run_of(path)
+        self._run = run or _run_of(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process that writes to it, too; it stops, as this one, if another run replaces the store."""
+        return type(self), (self._path, self._subject, self._keep_draws, self._run)
+
+    @property
+    def path(self) -> Path:
+        """Folder of the store."""
+        return self._path
 
     @classmethod
     def open(

@@ -1150,6 +1150,8 @@ class CannonModel:
         memory: float | str | None = None,
         scratch: str | os.PathLike[str] | None = None,
         out: str | os.PathLike[str] | None = None,
+        executor: "Executor | None" = None,
+        listen: "Callable[[Event], object] | None" = None,
         key: Any = 0,
         method: str = "nuts",
         pixels: Any = None,
@@ -1174,6 +1176,9 @@ class CannonModel:
             As for `train_store`, and the same: with the ``scratch`` of the training its store of blocks is used again.
         out
             Zarr store to write to, as ``store`` of `sample`.
+        executor, listen
+            As for `train_store`. Processes need ``out``; rounding differs between one core and several, and chains make
+            it large, so that their draws are others of the same posterior.
         key, method, pixels, n_chains, n_warmup, n_draws, theta_0, s_scale, keep_draws, overwrite, progress
             As for `sample`.
 
@@ -1195,13 +1200,13 @@ class CannonModel:
 
         result = self._trained()
         work, _ = self._store_work(
-            store, stars, preparation, memory, scratch, None, op_method=result.op_method,
+            store, stars, preparation, memory, scratch, executor, op_method=result.op_method,
             dof_correction=result.dof_correction,
         )  # fmt: skip
         tree, posterior = sample_from_store(
             work, result, self._hashes(), self._provenance.get("training_set_sha256"), out=out, key=key, method=method,
             pixels=pixels, n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws, theta_0=theta_0, s_scale=s_scale,
-            keep_draws=keep_draws, overwrite=overwrite, progress=progress,
+            keep_draws=keep_draws, overwrite=overwrite, progress=progress, executor=executor, listen=listen,
         )  # fmt: skip
         work.tidy_blocks(keep=scratch is not None)
         self._keep_posterior(posterior)

@@ -104,7 +104,7 @@ class StoreTraining:
             unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
             with reporter(progress, self.plan.n_pixels, "pixel", "train") as report:
                 report(self.plan.n_pixels - sum(self._size(number) for number in unfinished))
-                self._finish(_Blocks(self), unfinished, where, report, listen)
+                self.finish(_Blocks(self), unfinished, where, report, listen)
         found = [read_npz(self._path(number)) for number in range(self.plan.n_blocks)]
         names = [field.name for field in fields(PixelSolution)]
         solution = {name: np.concatenate([arrays[name] for arrays, _ in found]) for name in names}
@@ -156,7 +156,7 @@ class StoreTraining:
             SerialExecutor() if executor is None else nullcontext(executor) as where,
             reporter(bar, left, "star", "put the pixels of all stars together") as report,
         ):
-            self._finish(_Batches(self), missing, where, report, listen)
+            self.finish(_Batches(self), missing, where, report, listen)
 
     def copy(self, batch: int, spectra: tuple[np.ndarray, np.ndarray]) -> int:
         """Write a batch of stars into the scratch store; returns how many they are."""
@@ -251,27 +251,23 @@ class StoreTraining:
             )
         return missing
 
-    def _finish(
-        self,
-        work: Work,
-        numbers: Sequence[int],
-        where: Executor,
-        report: Callable[[int], object],
-        listen: Listener,
-    ) -> None:
+    def finish(
+        self, work: Work, numbers: Sequence[int], where: Executor, report: Callable[[int], object], listen: Listener,
+        what: str = "training",
+    ) -> None:  # fmt: skip
         """Do these, and raise the first error that stayed."""
         if not numbers:
             return
         for number, error in run_shards(work, numbers, where, listen=listen, report=report).failed.items():
             if isinstance(error, OSError) and error.errno and error.filename is None:  # Of writing, as on a full disk.
                 raise OSError(
-                    error.errno, f"cannot write part {number} of the training: {error.strerror}; what is finished "
+                    error.errno, f"cannot write part {number} of the {what}: {error.strerror}; what is finished "
                     "stays, and the same call goes on", str(self.scratch),
                 ) from error  # fmt: skip
             if isinstance(error, OSError | ValueError | TypeError):
                 raise error
             raise ValueError(
-                f"part {number} of the training from {self.rows.store.path} could not be done: {error}. What is "
+                f"part {number} of the {what} from {self.rows.store.path} could not be done: {error}. What is "
                 f"finished stays in {self.scratch}; the same call tries the rest again"
             ) from error
 

@@ -42,6 +42,11 @@ LEAST_WEIGHTED = 25
 """Draws of importance sampling, of which a fifth, and five at least, tell the tail of the weights."""
 _LAPLACE = "laplace"
 
+Kept = MemoryPosterior | StoredPosterior
+"""Where draws are kept."""
+Fill = Callable[[Kept, np.ndarray, Callable[[int], object]], None]
+"""Samples into the first what the second, a mask (pixel,), does not say is finished, and reports how many pixels."""
+
 
 class SamplingWarning(BayesCannonWarning):
     """Some pixels have no posterior, or draws that cannot be trusted."""
@@ -144,7 +149,7 @@ def sample_theta(
     keep_draws: bool | None,
     overwrite: bool,
     progress: ProgressOption,
-    blocks: Callable[[np.ndarray], Iterable[ThetaBlock]] | None = None,
+    fill: Fill | None = None,
 ) -> tuple[xr.DataTree, ThetaPosterior]:
     """Sample the run, in memory or in a store that holds a part of it already.
 
@@ -156,8 +161,8 @@ def sample_theta(
         Those of the model (`hashes_of`).
     store, keep_draws, overwrite, progress
         As for `CannonModel.sample`.
-    blocks
-        Gives the finished blocks, from the mask of those that need not be sampled; by default `sample_pixels` of all.
+    fill
+        Samples what is not finished; by default by `sample_pixels`.
 
     Returns
     -------
@@ -169,7 +174,7 @@ def sample_theta(
     """
     subject, n_pixels = run.subject(hashes, PIXELS_AT_ONCE), run.setup.problem.n_pixels
     keep = subject.draws_size < DRAWS_LIMIT if keep_draws is None else flag(keep_draws, "keep_draws")
-    kept: MemoryPosterior | StoredPosterior
+    kept: Kept
     if store is None:
         kept = MemoryPosterior(subject, keep)
     else:
@@ -179,13 +184,21 @@ def sample_theta(
     finished = np.zeros(n_pixels, dtype=bool)
     finished[run.pixels] = kept.resumable
     with reporter(progress, int((~finished[run.pixels]).sum()), "pixel", "sample theta") as report:
-        for block in blocks(finished) if blocks else sample_pixels(run.setup, run.pixels, finished):
-            kept.write(block)
-            report(len(block.pixels))
+        if fill is None:
+            write_blocks(kept, sample_pixels(run.setup, run.pixels, finished), report)
+        else:
+            fill(kept, finished, report)
     tree = kept.tree()
     posterior = theta_posterior(tree, n_pixels)
     _warn_of_statuses(posterior.status[run.pixels], run.pixels)
     return tree, posterior
+
+
+def write_blocks(kept: Kept, blocks: Iterable[ThetaBlock], report: Callable[[int], object]) -> None:
+    """Keep blocks as they are finished."""
+    for block in blocks:
+        kept.write(block)
+        report(len(block.pixels))
 
 
 def read_theta_posterior(

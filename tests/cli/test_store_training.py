@@ -82,7 +82,36 @@ def test_what_needs_all_spectra_at_once_is_refused(recipe):
     said = run(recipe, "--memory", MEMORY)
     assert said.exit_code == 1
     assert "0.000768 GB of memory, more than 0.0003 GB" in said.stderr
-    assert "does not go with [scatter], [validation]: leave it out" in said.stderr
+    assert "does not go with [scatter]: leave it out" in said.stderr
+
+
+@pytest.mark.parametrize("held_out", ["1", '"all"'])
+@pytest.mark.parametrize("keep", [False, True])
+def test_held_out_stars_of_a_large_store_are_labelled(recipe, held_out, keep):
+    (recipe / "recipe.toml").write_text(f"{RECIPE}[validation]\nfolds = 3\nheld_out = {held_out}\n")
+    scratch = ("--scratch", str(recipe / "scratch")) if keep else ()
+    for folder, options in (("memory", ()), ("blocks", ("--memory", "210kB", *scratch))):
+        said = run(recipe, "--output", str(recipe / folder), *options)
+        assert said.exit_code == 0, said.output
+        assert "held-out stars, labelled" in said.stdout
+        assert ("through a scratch store" in said.stderr) == (folder == "blocks")
+    one, other = (tc.io.read_table(recipe / folder / "sim-labels.ecsv") for folder in ("memory", "blocks"))
+    assert other.colnames == one.colnames
+    assert len(one) > 40
+    for name in one.colnames:
+        if one[name].dtype.kind == "f":
+            np.testing.assert_allclose(other[name], one[name], rtol=1e-9, atol=1e-9, err_msg=name)
+        else:
+            assert other[name].tolist() == one[name].tolist()
+    assert other.meta["SPECSHA"] != one.meta["SPECSHA"]
+    ours, theirs = (tc.io.read_table(recipe / folder / "sim-validation.ecsv") for folder in ("blocks", "memory"))
+    for name in ours.colnames:
+        if ours[name].dtype.kind == "f":
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-8, err_msg=name)
+    np.testing.assert_array_equal(
+        tc.load_model(recipe / "blocks/sim.model").theta, tc.load_model(recipe / "memory/sim.model").theta
+    )
+    assert (recipe / "scratch").exists() == keep
 
 
 def test_workers_are_for_a_store_that_does_not_fit(recipe):

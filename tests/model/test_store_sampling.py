@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bayes_cannon as tc
 from bayes_cannon.core.status import PosteriorStatus
+from bayes_cannon.execution import DaskExecutor, SerialExecutor
 from bayes_cannon.execution.memory import PROCESS
 from bayes_cannon.model import store_plan, store_sampling
 from bayes_cannon.model.store_training import StoreTraining
@@ -84,3 +85,62 @@ def test_other_spectra_are_refused(case, tmp_path):
         model.sample_store(tc.io.open_store(tmp_path / "other.zarr"), memory=options["memory"], **ASKED)
     with pytest.raises(ValueError, match="pixels names pixel 10; the model has the pixels 0 to 9"):
         model.sample_store(tc.io.open_store(tmp_path / "s.zarr"), pixels=[10], **options, **ASKED)
+
+
+def test_draws_by_an_executor_are_written_by_it(case, tmp_path):
+    _, model, options = case
+    store, events = tc.io.open_store(tmp_path / "s.zarr"), []
+    wanted = model.sample_store(store, out=tmp_path / "one.zarr", **options, **ASKED)
+    with pytest.raises(ValueError, match=r"processes write their draws into a store: say which with out="):
+        model.sample_store(store, executor=SerialExecutor(), **options, **ASKED)
+    with SerialExecutor() as executor:
+        asked = {"executor": executor, "listen": events.append, "progress": None, **options, **ASKED}
+        tree = model.sample_store(store, out=tmp_path / "two.zarr", **asked)
+        assert [event.size for event in events[:-1]] == [4, 4, 2]
+        for name in ("posterior/theta", "posterior/s", "summary/theta_mean", "summary/status", "constant_data/s_scale"):
+            assert_array_equal(tree[name].to_numpy(), wanted[name].to_numpy(), err_msg=name)
+        events.clear()
+        model.sample_store(store, out=tmp_path / "two.zarr", **asked)
+        assert len(events) == 0
+    assert not list(options["scratch"].glob("sampling-*"))
+
+
+def test_an_executor_goes_on_with_what_is_there(case, tmp_path):
+    _, model, options = case
+    store, counted = tc.io.open_store(tmp_path / "s.zarr"), []
+    some = {**options, **ASKED, "pixels": [1, 2, 5, 9]}
+    wanted = model.sample_store(store, out=tmp_path / "one.zarr", **some)
+
+    class Ends(SerialExecutor):
+        """It loses what runs after the first part."""
+
+        def collect(self):
+            if counted:
+                raise ConnectionError("the scheduler was lost")
+            counted.append(1)
+            return super().collect()
+
+    with pytest.raises(ConnectionError, match="was lost"), Ends() as executor:
+        model.sample_store(store, out=tmp_path / "two.zarr", executor=executor, **some)
+    sizes = []
+    with SerialExecutor() as executor:
+        tree = model.sample_store(store, out=tmp_path / "two.zarr", executor=executor, progress=sizes.append, **some)
+    assert sizes == [1, 1]
+    assert_array_equal(tree["posterior/theta"].to_numpy(), wanted["posterior/theta"].to_numpy())
+
+
+@pytest.mark.slow
+def test_draws_by_two_processes(case, tmp_path):
+    pytest.importorskip("distributed")
+    _, model, options = case
+    store = tc.io.open_store(tmp_path / "s.zarr")
+    here = model.sample_store(store, out=tmp_path / "one.zarr", **options, **ASKED)
+    del options["memory"]
+    with DaskExecutor(workers=2, memory_limit="2 GB") as executor:
+        tree = model.sample_store(store, out=tmp_path / "two.zarr", executor=executor, **options, **ASKED)
+    assert (tree["summary/finished"].to_numpy() == 1).all()
+    assert np.isin(tree["summary/status"].to_numpy(), [PosteriorStatus.CONVERGED, PosteriorStatus.RETRIED]).all()
+    spread = here["posterior/theta"].std(("chain", "draw")).to_numpy()
+    mean = [one["posterior/theta"].mean(("chain", "draw")).to_numpy() for one in (here, tree)]
+    assert (np.abs(mean[1] - mean[0]) < 0.3 * spread + 1e-12).all()
+    assert not list(options["scratch"].glob("sampling-*"))
