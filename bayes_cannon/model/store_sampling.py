@@ -147,8 +147,8 @@ class _PixelRanges:
 
 @lru_cache(maxsize=1)
 def _opened(file: Path) -> _PixelRanges:
-    given = pickle.loads(file.read_bytes())  # noqa: S301 - the process that sent the work wrote it
-    return _PixelRanges(*given, read_from=file)
+    training, run, kept, ranges = pickle.loads(file.read_bytes())  # noqa: S301 - the process that sent the work wrote it
+    return _PixelRanges(training, run, kept, ranges, file)
 
 
 def _wanted(run: ThetaSampling, pixels: slice, finished: np.ndarray) -> np.ndarray:
