@@ -378,8 +378,8 @@ def main() -> None:
         Survey("apogee", given.stars, given.pixels, 5, given.shard, full=False),
         Survey("xp", given.xp_stars, 296, 3, given.xp_shard, full=True),
     )
-    header = ["spectra", "by", "stars", "seconds", "spectra a second, warm", "over memory, each time", "peak memory (GB)",
-              "projected (GB)"]  # fmt: skip
+    header = ["spectra", "by", "stars", "seconds", "spectra a second, warm", "over memory, each time",
+              "peak memory (GB)", "projected (GB)"]  # fmt: skip
     notes, stars = [], []
     for survey in surveys:
         with tempfile.TemporaryDirectory(dir=given.folder) as place:

@@ -110,7 +110,7 @@ class DaskExecutor:
 
     @property
     def capacity(self) -> int:
-        """Shards in progress: two a worker, so that it need not wait for the next, which takes some 40 milliseconds."""
+        """Shards in progress: two a worker, so that it need not wait for the next, which takes tens of milliseconds."""
         return 2 * max(len(self._threads()), 1)
 
     @property
