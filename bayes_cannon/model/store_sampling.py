@@ -29,8 +29,9 @@ from bayes_cannon.posterior.theta.sample import PIXELS_AT_ONCE, ThetaBlock, samp
 from bayes_cannon.posterior.theta.summary import ThetaPosterior
 from bayes_cannon.training.problem import PixelProblem
 
-_PARTS_EACH = 4
-"""Parts that each of the processes has of the pixels, if these are so many, so that none waits long for the last."""
+_PARTS_EACH = 2
+"""Parts of the pixels for each that an executor has in progress, if there are so many, so that none waits long for
+the last."""
 
 
 def sample_from_store(
