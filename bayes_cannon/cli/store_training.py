@@ -106,10 +106,9 @@ def train_from_store(
         return preparation, trained(~none, scratch), stars, ~none, none, None
     fold, wanted = fold_of_each(recipe, stars), recipe.validation.held_out
     if wanted != "all":
-        model = trained(fold != wanted, scratch)
-        return preparation, model, stars, fold != wanted, fold == wanted, _labelled(
-            model, store, preparation, stars.at(fold == wanted)
-        )  # fmt: skip
+        model, held_out = trained(fold != wanted, scratch), fold == wanted
+        fit = _labelled(model, store, preparation, stars.at(held_out)) if held_out.any() else None
+        return preparation, model, stars, ~held_out, held_out, fit
     fits = []
     for number in np.unique(fold):
         # Each fold has blocks of its own.

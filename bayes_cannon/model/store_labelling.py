@@ -66,12 +66,11 @@ class _LabelShards:
 
     spectra: SpectraStore
     labels: LabelStore
+    prepares: bool
 
     def read(self, number: int) -> Spectra:
         """Prepared spectra of a shard; those that need no preparation stay in the precision of the store."""
-        preparation = _preparation(self._model())
-        plain = preparation == Preparation() or PREPARED in self.spectra.attributes()
-        return preparation.apply(self.spectra.shard(number, as_stored=plain))
+        return _preparation(self._model()).apply(self.spectra.shard(number, as_stored=not self.prepares))
 
     def compute(self, number: int, given: Spectra) -> int:
         """Label them."""
@@ -136,7 +135,7 @@ def label_store(
             model=_written(model),
         )  # fmt: skip
         plan = replace(plan, missing=tuple(labels.missing()))
-        return _run(_LabelShards(asked.spectra, labels), plan, where, progress, listen)
+        return _run(_LabelShards(asked.spectra, labels, asked.prepares), plan, where, progress, listen)
     finally:
         if own is not None:
             own.close()

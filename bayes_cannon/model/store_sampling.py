@@ -6,11 +6,9 @@ the draws by themselves.
 """
 
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
-from hashlib import sha256
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from bayes_cannon.core.progress import ProgressOption
 from bayes_cannon.execution.shards import Executor
 from bayes_cannon.io.posterior_store import StoredPosterior
 from bayes_cannon.model.result import TrainingResult
-from bayes_cannon.model.store_training import Listener, StoreTraining
+from bayes_cannon.model.store_training import Listener, StoreTraining, read_work, work_file
 from bayes_cannon.model.theta_sampling import Kept, ThetaSampling, sample_theta, write_blocks
 from bayes_cannon.posterior.theta.priors import flux_moments
 from bayes_cannon.posterior.theta.sample import PIXELS_AT_ONCE, ThetaBlock, sample_pixels
@@ -123,12 +121,7 @@ class _PixelRanges:
         """The file, in the scratch folder of the training. Where this came from it, it is not written again."""
         if self.read_from is not None:
             return self.read_from
-        content = pickle.dumps((self.training, self.run, self.kept, self.ranges))
-        path = self.training.scratch / f"sampling-{sha256(content).hexdigest()[:16]}.pickle"
-        whole = path.with_suffix(".partial")
-        whole.write_bytes(content)
-        whole.replace(path)
-        return path
+        return work_file(self.training.scratch, "sampling", (self.training, self.run, self.kept, self.ranges))
 
     def read(self, number: int) -> PixelProblem:
         """The pixels of a range with their spectra."""
@@ -146,15 +139,19 @@ class _PixelRanges:
         return _opened, (self.file,)
 
 
-@lru_cache(maxsize=1)
 def _opened(file: Path) -> _PixelRanges:
-    training, run, kept, ranges = pickle.loads(file.read_bytes())  # noqa: S301 - the process that sent the work wrote it
+    training, run, kept, ranges = read_work(file)
     return _PixelRanges(training, run, kept, ranges, file)
+
+
+def _asked(run: ThetaSampling, pixels: slice) -> np.ndarray:
+    """Those of a range that are asked for."""
+    return run.pixels[(run.pixels >= pixels.start) & (run.pixels < pixels.stop)]
 
 
 def _wanted(run: ThetaSampling, pixels: slice, finished: np.ndarray) -> np.ndarray:
     """Those of a range that are asked for and not finished."""
-    some = run.pixels[(run.pixels >= pixels.start) & (run.pixels < pixels.stop)]
+    some = _asked(run, pixels)
     return some[~finished[some]]
 
 
@@ -162,9 +159,8 @@ def _blocks(
     run: ThetaSampling, pixels: slice, finished: np.ndarray, problem: PixelProblem
 ) -> Iterator[ThetaBlock]:  # fmt: skip
     """Draws of the pixels of a range that are not finished."""
-    asked = run.pixels[(run.pixels >= pixels.start) & (run.pixels < pixels.stop)]
     part = run.setup.part(problem, pixels.start)
-    for block in sample_pixels(part, asked - pixels.start, finished[pixels]):
+    for block in sample_pixels(part, _asked(run, pixels) - pixels.start, finished[pixels]):
         yield replace(block, pixels=block.pixels + pixels.start)
 
 

@@ -230,12 +230,7 @@ class StoreTraining:
     @cached_property
     def file(self) -> Path:
         """A file in the scratch folder that has all of this, from which the processes that do a part of it read it."""
-        content = pickle.dumps(self)
-        path = self._solutions / f"training-{sha256(content).hexdigest()[:16]}.pickle"
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.replace(path)
-        return path
+        return work_file(self._solutions, "training", self)
 
     def _missing_batches(self) -> list[int]:
         """What is missing of the scratch store, for which there is room."""
@@ -317,13 +312,23 @@ class _Batches(_Blocks):
 
 
 def _opened(kind: type[_Blocks], file: Path) -> _Blocks:
-    return kind(_training_of(file))
+    return kind(read_work(file))
+
+
+def work_file(folder: Path, name: str, content: object) -> Path:
+    """A file with what other processes need of some work, which is known by its content."""
+    written = pickle.dumps(content)
+    path = folder / f"{name}-{sha256(written).hexdigest()[:16]}.pickle"
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(written)
+    partial.replace(path)
+    return path
 
 
 @lru_cache(maxsize=1)
-def _training_of(file: Path) -> StoreTraining:
-    training: StoreTraining = pickle.loads(file.read_bytes())  # noqa: S301 - the process that sent the work wrote it
-    return training
+def read_work(file: Path) -> Any:
+    """What `work_file` wrote, read once in a process."""
+    return pickle.loads(file.read_bytes())  # noqa: S301 - the process that sent the work wrote it
 
 
 def _digest(content: object) -> str:

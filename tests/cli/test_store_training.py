@@ -114,6 +114,16 @@ def test_held_out_stars_of_a_large_store_are_labelled(recipe, held_out, keep):
     assert (recipe / "scratch").exists() == keep
 
 
+def test_a_fold_of_a_large_store_without_stars_is_none_as_in_memory(recipe):
+    n = 184  # Stars that pass the cut.
+    empty = np.setdiff1d(np.arange(n), np.random.default_rng(0).integers(0, n, n))[0]
+    (recipe / "recipe.toml").write_text(f"{RECIPE}[validation]\nfolds = {n}\nheld_out = {empty}\n")
+    for folder, options in (("memory", ()), ("blocks", ("--memory", MEMORY))):
+        said = run(recipe, "--output", str(recipe / folder), *options)
+        assert said.exit_code == 0, said.output
+        assert [path.name for path in (recipe / folder).iterdir()] == ["sim.model"]
+
+
 def test_workers_are_for_a_store_that_does_not_fit(recipe):
     said = run(recipe, "--workers", "2")
     assert said.exit_code == 1
