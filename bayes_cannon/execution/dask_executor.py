@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError
 from importlib import import_module
 from importlib.metadata import version as version_of
-from itertools import takewhile
 from typing import Any, Self
 
 from bayes_cannon.execution.shards import Outcome, Work, finished_shard
@@ -63,7 +62,10 @@ class DaskExecutor:
             raise ImportError("workers need the package distributed: install bayes-cannon[cluster]") from None
         self._cluster: Any = None if workers is None else self._local(workers, memory_limit)
         self._where = address or "this computer"
-        self._running = dict[Any, tuple[Work, int]]()  # In the order in which they were submitted.
+        self._submitted = 0
+        self._running = dict[Any, tuple[Work, int, int]]()  # With its place in the order of submission, which this has.
+        self._deaths = dict[str, int]()
+        """How many had been submitted when the death of a worker was counted against a shard, by address."""
         try:
             self._client = self._connected(address)
         except BaseException:
@@ -152,7 +154,8 @@ class DaskExecutor:
             future = self._client.submit(_in_worker, work, number, pure=False, fifo_timeout="0 ms")
         except (OSError, RuntimeError, CancelledError) as error:
             raise self._lost from error
-        self._running[future] = work, number
+        self._running[future] = work, number, self._submitted
+        self._submitted += 1
 
     def collect(self) -> Outcome:
         """Wait for any of the shards.
@@ -167,7 +170,8 @@ class DaskExecutor:
         while True:
             future = next((future for future in self._running if future.done()), None)
             if future is not None and self._only_waited(future):
-                self.submit(*self._running.pop(future))
+                work, number, _ = self._running.pop(future)
+                self.submit(work, number)
                 continue
             if future is not None:
                 break
@@ -178,22 +182,23 @@ class DaskExecutor:
                     )  # fmt: skip
             except (TimeoutError, CancelledError):
                 alone = self._still_there(alone)
-        _, number = self._running.pop(future)
+        _, number, _ = self._running.pop(future)
         if future.status == "cancelled":
             self._still_there(alone)
             return Outcome(number, error=RuntimeError(f"the scheduler at {self._where} gave it up"))
         error = future.exception()
         if error is None:
             return Outcome(number, future.result())
-        if isinstance(error, self._distributed.KilledWorker):
-            error = RuntimeError(f"the worker {error.last_worker.address} died while it had shard {number}")
+        place = self._death(future)
+        if place is not None:
+            self._deaths[place] = self._submitted
+            error = RuntimeError(f"the worker {place} died while it had shard {number}")
         return Outcome(number, error=error)
 
     def _only_waited(self, future: Any) -> bool:
-        """Whether the worker of a shard died while it had another one, which was submitted before."""
-        place = self._death(future)
-        others = takewhile(lambda other: other is not future, self._running)
-        return place is not None and any(self._death(other) == place for other in others)
+        """Whether the death that a shard met was counted against another one, which its worker had first."""
+        place, (*_, order) = self._death(future), self._running[future]
+        return place is not None and order < self._deaths.get(place, 0)
 
     def _death(self, future: Any) -> str | None:
         """Address of the worker that died with a shard; None where none did."""

@@ -101,6 +101,61 @@ def test_a_worker_that_dies_is_replaced_and_its_shard_done(executor: DaskExecuto
     assert "died while it had shard 3" in died.error
 
 
+class _Future:
+    """A shard's future which a test ends."""
+
+    status = "pending"
+
+    def done(self) -> bool:
+        return self.status != "pending"
+
+    def dies_with(self, worker: str) -> None:
+        self.status, self.worker = "error", worker
+
+    def exception(self) -> Exception:
+        from distributed.scheduler import KilledWorker, WorkerState
+
+        state = WorkerState(address=self.worker, status=None, pid=1, name="w", memory_limit=0, nthreads=1,
+                            local_directory="", nanny="", server_id="w")  # fmt: skip
+        return KilledWorker("task", state, 0)
+
+
+def test_a_death_counts_against_one_shard_in_any_order_of_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed
+
+    class Client:
+        def __init__(self) -> None:
+            self.given = list[_Future]()
+
+        def submit(self, *_: Any, **__: Any) -> _Future:
+            self.given.append(_Future())
+            return self.given[-1]
+
+    client, executor = Client(), object.__new__(DaskExecutor)  # Without its processes: their order is chance.
+    for name, value in {
+        "_client": client, "_distributed": distributed, "_running": {}, "_deaths": {}, "_submitted": 0,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(executor, name, value, raising=False)
+
+    def submit(number: int) -> _Future:
+        executor.submit(Work("folder"), number)
+        return client.given[-1]
+
+    first, other, second = submit(0), submit(1), submit(2)
+    first.dies_with("tcp://a:1")
+    assert "died while it had shard 0" in str(executor.collect().error)
+    again = submit(0)
+    second.dies_with("tcp://a:1")  # Told only after the first one was collected; it is given to a worker anew.
+    other.dies_with("tcp://b:1")
+    assert executor.collect().shard == 1
+    again.dies_with("tcp://a:1")  # A worker that was begun again at its address, and dies again.
+    assert executor.collect().shard == 0
+    client.given[-1].dies_with("tcp://a:1")  # It waited for this worker too.
+    submit(3).dies_with("tcp://a:1")
+    assert executor.collect().shard == 3
+    assert [number for _, number, _ in executor._running.values()] == [2]
+
+
 @pytest.mark.slow
 def test_workers_are_asked_for_their_version_and_files(executor: DaskExecutor, tmp_path: Path) -> None:
     executor.check([str(tmp_path)], version("bayes-cannon"))
