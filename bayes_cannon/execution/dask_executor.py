@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from importlib import import_module
 from importlib.metadata import version as version_of
 from typing import Any, Self
@@ -19,6 +20,9 @@ _ANSWER_SECONDS = 5.0
 _WITHOUT_WORKERS_SECONDS = 300.0
 """How long a run waits for workers when it has lost all: on a busy computer it takes a minute to replace one."""
 _LOOK_SECONDS = 5.0
+_NEVER_GIVEN_UP = {"distributed.deploy.lost-worker-timeout": "10000 days"}
+"""Dask looks once, 15 s after a worker was lost, and ends for good what replaces it if that has not begun by then: a
+process that takes longer to start, or was lost again. It reads the setting anew each time."""
 _ONE_CORE = {"NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """What keeps XLA and BLAS of a process to one core."""
 _THREADS = 2
@@ -60,13 +64,16 @@ class DaskExecutor:
             self._distributed: Any = import_module("distributed")
         except ImportError:
             raise ImportError("workers need the package distributed: install bayes-cannon[cluster]") from None
-        self._cluster: Any = None if workers is None else self._local(workers, memory_limit)
+        self._settings = ExitStack()
+        self._cluster: Any = None
         self._where = address or "this computer"
         self._submitted = 0
         self._running = dict[Any, tuple[Work, int, int]]()  # With its place in the order of submission, which this has.
         self._deaths = dict[str, int]()
         """How many had been submitted when the death of a worker was counted against a shard, by address."""
         try:
+            if workers is not None:
+                self._cluster = self._local(workers, memory_limit)
             self._client = self._connected(address)
         except BaseException:
             self._close_cluster()
@@ -74,6 +81,7 @@ class DaskExecutor:
 
     def _local(self, workers: int, memory_limit: int | str) -> Any:
         dask: Any = import_module("dask")
+        self._settings.enter_context(dask.config.set(_NEVER_GIVEN_UP))
         # A worker that dies is an error of the shard that it had, which the loop counts and tries again. Dask would set
         # MALLOC_TRIM_THRESHOLD_, with which each array of a batch is fetched anew from the system: twice the time.
         with dask.config.set(
@@ -238,6 +246,7 @@ class DaskExecutor:
     def _close_cluster(self) -> None:
         if self._cluster is not None:
             self._cluster.close()
+        self._settings.close()
 
     def __enter__(self) -> Self:
         return self
