@@ -18,7 +18,7 @@ from bayes_cannon.execution.shards import Outcome, Work, finished_shard
 _ANSWER_SECONDS = 5.0
 """How long a scheduler, and then its first worker, may take to answer."""
 _WITHOUT_WORKERS_SECONDS = 300.0
-"""How long a run waits for workers when it has lost all: on a busy computer it takes a minute to replace one."""
+"""How long a run waits for workers when it has none: on a busy computer it takes a minute to replace one."""
 _LOOK_SECONDS = 5.0
 _NEVER_GIVEN_UP = {"distributed.deploy.lost-worker-timeout": "10000 days"}
 """Dask looks once, 15 s after a worker was lost, and ends for good what replaces it if that has not begun by then: a
@@ -171,7 +171,7 @@ class DaskExecutor:
         Raises
         ------
         ConnectionError
-            If the scheduler, or for long all workers, are lost.
+            If the scheduler is lost, or for long all workers are, or have paused because their memory is full.
 
         """
         alone = time.monotonic()
@@ -226,14 +226,34 @@ class DaskExecutor:
         return found
 
     def _still_there(self, alone: float) -> float:
-        """Since when there has been no worker; ConnectionError if that is long ago, or the scheduler is lost."""
+        """Since when no worker has worked; ConnectionError if that is long ago, or the scheduler is lost."""
         if self._client.status != "running":
             raise self._lost
-        if self._threads():
+        full = self._full()
+        if self._threads() and not full:
             return time.monotonic()
         if time.monotonic() - alone > _WITHOUT_WORKERS_SECONDS:
-            raise ConnectionError(f"the Dask scheduler at {self._where} has lost all its workers")
+            raise ConnectionError(
+                f"the workers of {self._where} have paused for want of memory, {full}: give each more"
+                if full
+                else f"the Dask scheduler at {self._where} has lost all its workers"
+            )
         return alone
+
+    def _full(self) -> str:
+        """What the workers have in use, if Dask lets none of them begin anything because that is too much."""
+        try:
+            workers = self.workers
+        except (OSError, RuntimeError, CancelledError) as error:
+            raise self._lost from error
+        used = list[str]()
+        for address, about in workers.items():
+            if about["status"] != "paused" or about["metrics"]["task_counts"].get("executing"):
+                return ""
+            used.append(
+                f"{address} with {about['metrics']['memory'] / 1e9:.2g} of {about['memory_limit'] / 1e9:.2g} GB"
+            )
+        return ", ".join(used)
 
     def close(self) -> None:
         """Give up what is running, and end the processes that were made here; those of a scheduler stay."""

@@ -333,7 +333,7 @@ class CannonModel:
         Raises
         ------
         ConnectionError
-            If a scheduler is lost.
+            If a scheduler is lost, or for five minutes all its workers are, or have no memory left.
         FileNotFoundError
             If the store is removed meanwhile, or a worker does not see it or the scratch folder.
         ImportError
@@ -818,7 +818,7 @@ class CannonModel:
         Raises
         ------
         ConnectionError
-            If a scheduler is lost.
+            If a scheduler is lost, or for five minutes all its workers are, or have no memory left.
         FileNotFoundError
             If there is no such store, it is removed meanwhile, or a worker does not see it.
         ImportError

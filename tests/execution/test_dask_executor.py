@@ -15,21 +15,26 @@ from typing import Any
 
 import pytest
 
-from bayes_cannon.execution import DaskExecutor, ShardFailed
+from bayes_cannon.execution import DaskExecutor, ShardFailed, dask_executor
 from bayes_cannon.execution.shards import run_shards
 
 pytest.importorskip("distributed")
 dask: Any = pytest.importorskip("dask")
 
+_KEPT = list[bytes]()
 _LOST = "distributed.deploy.lost-worker-timeout"
 
 
 @dataclass(frozen=True)
 class Work:
-    """Work that leaves a file for each shard; a worker that gets a shard of ``deadly`` kills itself once."""
+    """Work that leaves a file for each shard; a worker that gets a shard of ``deadly`` kills itself once.
+
+    With each it keeps so many bytes more.
+    """
 
     folder: str
     deadly: tuple[int, ...] = ()
+    kept: int = 0
 
     def read(self, number: int) -> Any:
         return number
@@ -41,6 +46,7 @@ class Work:
             time.sleep(0.5)  # The scheduler hears of the shard done before: one whose end was not told counts as begun.
             os.kill(os.getpid(), signal.SIGKILL)
         Path(self.folder, str(number)).touch()
+        _KEPT.append(b"1" * self.kept)
         return 2
 
 
@@ -107,6 +113,18 @@ def test_a_worker_that_dies_is_replaced_and_its_shard_done(executor: DaskExecuto
     (died,) = [event for event in events if isinstance(event, ShardFailed)]
     assert died.shard == 3  # And no other counts as tried.
     assert "died while it had shard 3" in died.error
+
+
+@pytest.mark.slow
+def test_workers_without_memory_end_the_run(findable: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executor, "_WITHOUT_WORKERS_SECONDS", 12)
+    work = _work(tmp_path, kept=900_000_000)
+    with (
+        DaskExecutor(workers=1, memory_limit="1.3 GB") as executor,
+        pytest.raises(ConnectionError, match=r"paused for want of memory, tcp://.* with 1\.\d+ of 1\.3 GB: give"),
+    ):
+        run_shards(work, range(4), executor)
+    assert len(list(tmp_path.iterdir())) == 1  # That is done, and stays.
 
 
 class _Future:
