@@ -200,7 +200,7 @@ class DaskExecutor:
         place = self._death(future)
         if place is not None:
             self._deaths[place] = self._submitted
-            error = RuntimeError(f"the worker {place} died while it had shard {number}")
+            error = RuntimeError(f"the worker {place} died while it had shard {number}: out of memory, perhaps")
         return Outcome(number, error=error)
 
     def _only_waited(self, future: Any) -> bool:
