@@ -255,8 +255,7 @@ def _fill(begun: UnfinishedStore, work: Work, workers: int, progress: ProgressOp
     place, skipped, refused = done.file, done.row, dict(done.refused)
     groups = grouped([Path(file) for file in plan.files[place:]], work.settings)
     pieces = list[Rows]()
-    with reporter(progress, len(plan.files), "file", "ingest") as report:
-        report(place)
+    with reporter(progress, len(plan.files), "file", "ingest", before=place) as report:
         for group, found in in_order(groups, work, workers):
             if isinstance(found, str):
                 refused |= {str(path): found for path in group}

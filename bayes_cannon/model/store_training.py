@@ -102,8 +102,8 @@ class StoreTraining:
                 raise
             self.make_blocks(where, listen, progress=progress)
             unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
-            with reporter(progress, self.plan.n_pixels, "pixel", "train") as report:
-                report(self.plan.n_pixels - sum(self._size(number) for number in unfinished))
+            before = self.plan.n_pixels - sum(self._size(number) for number in unfinished)
+            with reporter(progress, self.plan.n_pixels, "pixel", "train", before=before) as report:
                 self.finish(_Blocks(self), unfinished, where, report, listen)
         found = [read_npz(self._path(number)) for number in range(self.plan.n_blocks)]
         names = [field.name for field in fields(PixelSolution)]

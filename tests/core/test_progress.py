@@ -30,6 +30,20 @@ def test_once_a_minute_the_log_says_how_long_it_will_take(caplog, monkeypatch):
     assert caplog.messages[1:] == ["train, 300 pixels: 100 done, 03:20 left", "train, 300 pixels: done in 02:00"]
 
 
+def test_what_was_finished_before_is_told_and_does_not_shorten_the_time_left(caplog, monkeypatch, capsys):
+    now, heard = iter([0.0, 100.0, 100.0, 110.0]), []
+    monkeypatch.setattr(progress, "monotonic", lambda: next(now))
+    with caplog.at_level(logging.INFO, "bayes_cannon"):
+        with reporter(heard.append, 300, "pixel", "train", before=100) as report:
+            report(50)  # In 100 seconds, so that the other 150 take 300.
+        assert caplog.messages[1] == "train, 300 pixels: 150 done, 05:00 left"
+    assert heard == [100, 50]
+    monkeypatch.undo()
+    with reporter(True, 4, "pixel", "train", before=3):
+        pass
+    assert "75%" in capsys.readouterr().err
+
+
 def test_a_bar_is_on_the_standard_error(capsys):
     with reporter(True, 4, "pixel", "train") as report:
         report(4)
