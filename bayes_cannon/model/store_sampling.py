@@ -119,9 +119,8 @@ class _PixelRanges:
     @cached_property
     def file(self) -> Path:
         """The file, in the scratch folder of the training. Where this came from it, it is not written again."""
-        if self.read_from is not None:
-            return self.read_from
-        return work_file(self.training.scratch, "sampling", (self.training, self.run, self.kept, self.ranges))
+        content = self.training, self.run, self.kept, self.ranges
+        return self.read_from or work_file(self.training.scratch, "sampling", content)
 
     def read(self, number: int) -> PixelProblem:
         """The pixels of a range with their spectra."""

@@ -92,13 +92,13 @@ class StoreTraining:
         that stays undone, and the error of such a block if it is one of the spectra or of the disk.
         """
         _log.info("training from %s: %s", self.rows.store.path, self.plan)
-        self._solutions.mkdir(parents=True, exist_ok=True)
+        self.solutions.mkdir(parents=True, exist_ok=True)
         with SerialExecutor() if executor is None else nullcontext(executor) as where:
             try:
-                where.check([str(self.rows.store.path), str(self._solutions)], version("bayes-cannon"))
+                where.check([str(self.rows.store.path), str(self.solutions)], version("bayes-cannon"))
             except Exception:
                 with suppress(OSError):  # What was finished before stays.
-                    self._solutions.rmdir()
+                    self.solutions.rmdir()
                 raise
             self.make_blocks(where, listen, progress=progress)
             unfinished = [number for number in range(self.plan.n_blocks) if not self._is_finished(number)]
@@ -177,7 +177,7 @@ class StoreTraining:
 
     def tidy(self, *, keep_blocks: bool) -> None:
         """Remove what is finished, and, unless it is to be kept, the scratch store with its folder."""
-        shutil.rmtree(self._solutions)
+        shutil.rmtree(self.solutions)
         self.tidy_blocks(keep=keep_blocks)
 
     def tidy_blocks(self, *, keep: bool) -> None:
@@ -204,7 +204,7 @@ class StoreTraining:
         }
 
     @cached_property
-    def _solutions(self) -> Path:
+    def solutions(self) -> Path:
         """Folder of the finished blocks, with a name of what they depend on."""
         arrays = array_hash(
             self.terms.x, self.terms.exponents, self.regularization, self.lower, self.upper, *self.start.values()
@@ -213,7 +213,7 @@ class StoreTraining:
         return self.scratch / f"solution-{_digest([self._made_of, arrays, list(self.start), repr(options)])}"
 
     def _path(self, number: int) -> Path:
-        return self._solutions / f"{number:06d}.npz"
+        return self.solutions / f"{number:06d}.npz"
 
     def _size(self, number: int) -> int:
         pixels = self.plan.pixels(number)
@@ -226,11 +226,6 @@ class StoreTraining:
         except UNREADABLE:
             return False
         return True
-
-    @cached_property
-    def file(self) -> Path:
-        """A file in the scratch folder that has all of this, from which the processes that do a part of it read it."""
-        return work_file(self._solutions, "training", self)
 
     def _missing_batches(self) -> list[int]:
         """What is missing of the scratch store, for which there is room."""
@@ -282,10 +277,16 @@ class StoreTraining:
 class _Blocks:
     """The work on blocks of pixels, one of which is what `execution.shards` calls a shard.
 
-    Another process gets the name of the file of the training, which it reads once.
+    Another process gets the name of a file with the training, which it reads once.
     """
 
     training: StoreTraining
+    read_from: Path | None = None
+
+    @cached_property
+    def file(self) -> Path:
+        """The file, beside the solutions. Where this came from it, it is not written again."""
+        return self.read_from or work_file(self.training.solutions, "training", self.training)
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Flux and ivar of a block."""
@@ -296,7 +297,7 @@ class _Blocks:
         return self.training.solve(number, given)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, (type(self), self.training.file)
+        return _opened, (type(self), self.file)
 
 
 class _Batches(_Blocks):
@@ -312,7 +313,7 @@ class _Batches(_Blocks):
 
 
 def _opened(kind: type[_Blocks], file: Path) -> _Blocks:
-    return kind(read_work(file))
+    return kind(read_work(file), file)
 
 
 def work_file(folder: Path, name: str, content: object) -> Path:

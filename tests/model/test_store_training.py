@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from bayes_cannon.io.preparation import Preparation
 from bayes_cannon.io.spectra import to_dataset
 from bayes_cannon.io.spectra_store import SpectraStore, open_store
 from bayes_cannon.io.zarr_files import checked_codecs, seal_store
-from bayes_cannon.model import store_plan
+from bayes_cannon.model import store_plan, store_training
 from bayes_cannon.model.store_training import StoreTraining
 from bayes_cannon.training.profile import solver
 
@@ -254,7 +255,10 @@ class Elsewhere(tc.execution.SerialExecutor):
     def submit(self, work, number):
         content = pickle.dumps(work)
         assert len(content) < 1000  # The name of a file, not the labels.
-        super().submit(pickle.loads(content), number)
+        there = pickle.loads(content)
+        with patch.object(store_training, "work_file", None):  # Which is not written anew there.
+            assert pickle.dumps(there) == content
+        super().submit(there, number)
 
 
 def test_an_executor_works_on_blocks_and_tells_of_them(tmp_path, training, spectra, store, small, monkeypatch):
@@ -390,7 +394,7 @@ KILLED = """
 import sys, time
 import numpy as np
 import bayes_cannon as tc
-from bayes_cannon.model import store_plan
+from bayes_cannon.model import store_plan, store_training
 from bayes_cannon.model.store_training import StoreTraining
 from bayes_cannon.training.profile import solver
 store_plan.PROCESS, solver.block_size, store_plan.block_size = 0, lambda *_: 8, lambda *_: 8
