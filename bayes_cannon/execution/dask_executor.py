@@ -35,7 +35,7 @@ class DaskExecutor:
     Parameters
     ----------
     workers
-        Make so many processes on this computer, with one thread each. A script that does so must begin with
+        Make so many processes on this computer, with one thread each. A script must do so below the line
         ``if __name__ == "__main__":``.
     address
         In place of that, the address of a scheduler that runs, such as ``"tcp://login:8786"``. Its workers should have
@@ -50,6 +50,8 @@ class DaskExecutor:
         If no scheduler answers at the address, or it has no workers.
     ImportError
         If the extra ``bayes-cannon[cluster]`` is not installed.
+    RuntimeError
+        If the processes cannot be started, as by a script without that line.
     ValueError
         Unless one of ``workers`` and ``address`` is given.
 
@@ -87,11 +89,17 @@ class DaskExecutor:
         with dask.config.set(
             {"distributed.scheduler.allowed-failures": 0, "distributed.nanny.pre-spawn-environ": _ONE_CORE}
         ):
-            return self._distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, memory_limit=memory_limit,
-                env=_ONE_CORE, silence_logs="CRITICAL",
-                scheduler_kwargs={"dashboard": False, "dashboard_address": ":0"},  # Any port that is free.
-            )  # fmt: skip
+            try:
+                return self._distributed.LocalCluster(
+                    n_workers=workers, threads_per_worker=1, processes=True, memory_limit=memory_limit,
+                    env=_ONE_CORE, silence_logs="CRITICAL",
+                    scheduler_kwargs={"dashboard": False, "dashboard_address": ":0"},  # Any port that is free.
+                )  # fmt: skip
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"processes could not be started on this computer: {error} A script that makes some must do so below "
+                    'the line if __name__ == "__main__":'
+                ) from error
 
     def _connected(self, address: str | None) -> Any:
         try:

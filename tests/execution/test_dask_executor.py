@@ -116,6 +116,16 @@ def test_a_worker_that_dies_is_replaced_and_its_shard_done(executor: DaskExecuto
 
 
 @pytest.mark.slow
+def test_a_script_that_its_processes_would_run_again_is_told(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from bayes_cannon.execution import DaskExecutor\nDaskExecutor(workers=1)\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("RuntimeError: processes could not be started on this")
+    assert 'below the line if __name__ == "__main__":' in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
 def test_workers_without_memory_end_the_run(findable: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_executor, "_WITHOUT_WORKERS_SECONDS", 12)
     work = _work(tmp_path, kept=900_000_000)
