@@ -97,8 +97,8 @@ class DaskExecutor:
                 )  # fmt: skip
             except RuntimeError as error:
                 raise RuntimeError(
-                    f"processes could not be started on this computer: {error} A script that makes some must do so below "
-                    'the line if __name__ == "__main__":'
+                    f"processes could not be started on this computer: {error} A script that makes some must do so "
+                    'below the line if __name__ == "__main__":'
                 ) from error
 
     def _connected(self, address: str | None) -> Any:
