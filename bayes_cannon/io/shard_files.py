@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.io.zarr_files import read_json
+from bayes_cannon.io.zarr_files import read_json, sealed_content
 
 _INDEX_CODECS = ["bytes", "crc32c"]
 _CODECS = ["bytes", "blosc", "crc32c"]
@@ -18,7 +18,9 @@ _CHECKSUM = 4
 """Bytes of a CRC-32C."""
 
 
-def decoded_shard(store: Path, name: str, number: int, n_rows: int) -> np.ndarray | None:
+def decoded_shard(
+    store: Path, name: str, number: int, n_rows: int, *, sealed: bool = False
+) -> np.ndarray | None:  # fmt: skip
     """Numbers of a shard as they are stored, shape (row, pixel); None if the array is not written as ours are.
 
     Parameters
@@ -31,6 +33,8 @@ def decoded_shard(store: Path, name: str, number: int, n_rows: int) -> np.ndarra
         Of the shard, from 0.
     n_rows
         Rows that it has, of those for which there is place.
+    sealed
+        Whether the store has a checksum of the file, which stands for those of its chunks.
 
     Raises
     ------
@@ -50,15 +54,17 @@ def decoded_shard(store: Path, name: str, number: int, n_rows: int) -> np.ndarra
     if layout is None:
         return None
     rows, chunk, n_pixels = layout
-    content = memoryview((store / name / "c" / str(number) / "0").read_bytes())
+    file = f"{name}/c/{number}/0"
+    content = memoryview(sealed_content(store, file) if sealed else (store / file).read_bytes())
     checked = CRC32C(location="end")
     n_chunks = rows // chunk
     index = np.frombuffer(checked.decode(content[-16 * n_chunks - _CHECKSUM :]), dtype="<u8").reshape(n_chunks, 2)
     values = np.empty((-(-n_rows // chunk) * chunk, n_pixels), dtype=np.float32)
     for place, (offset, length) in enumerate(index[: len(values) // chunk].tolist()):
         if offset + length > len(content):
-            raise ValueError(f"it is damaged: chunk {place} of its file {name}/c/{number}/0 is not there")
-        decompress(checked.decode(content[offset : offset + length]), values[place * chunk : (place + 1) * chunk])
+            raise ValueError(f"it is damaged: chunk {place} of its file {file} is not there")
+        one = content[offset : offset + length]
+        decompress(one[:-_CHECKSUM] if sealed else checked.decode(one), values[place * chunk : (place + 1) * chunk])
     return values[:n_rows]
 
 

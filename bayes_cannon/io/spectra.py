@@ -303,12 +303,12 @@ def known_suffix(path: Path) -> str:
     return suffix
 
 
-def open_dataset(path: Path, suffix: str, *, checked: bool = True) -> xr.Dataset:
-    """A dataset whose arrays are read when they are used; ``checked`` for damage before."""
+def open_dataset(path: Path, suffix: str, *, checked: bool = True, cache: bool = True) -> xr.Dataset:
+    """A dataset whose arrays are read when they are used, and kept if ``cache``; ``checked`` for damage before."""
     plain: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
     if suffix != ".zarr":
         check(path, hdf5=True)
-        return xr.open_dataset(path, engine="h5netcdf", phony_dims="sort", **plain)
+        return xr.open_dataset(path, engine="h5netcdf", phony_dims="sort", cache=cache, **plain)
     if checked:
         check_store(path)
     refused = refused_arrays(path)
@@ -316,7 +316,13 @@ def open_dataset(path: Path, suffix: str, *, checked: bool = True) -> xr.Dataset
         if name in refused:
             raise ValueError(f"{name!r} is not read: {refused[name]}")
     return xr.open_dataset(
-        path, engine="zarr", consolidated=False, drop_variables=list(refused), create_default_indexes=False, **plain
+        path,
+        engine="zarr",
+        consolidated=False,
+        drop_variables=list(refused),
+        create_default_indexes=False,
+        cache=cache,
+        **plain,
     )  # An index would read the names of all stars.
 
 

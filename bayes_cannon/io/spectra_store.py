@@ -6,7 +6,9 @@ A shard is one file for the flux and one for the ivar of some thousand stars (`i
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,9 +21,11 @@ from bayes_cannon.io.packing import PACKED
 from bayes_cannon.io.shard_files import decoded_shard
 from bayes_cannon.io.spectra import Spectra, StoredSpectra, open_dataset
 from bayes_cannon.io.spectra_variables import RESERVED, from_dataset, plain_attributes
-from bayes_cannon.io.zarr_files import damaged_files, missing_chunks, seal_of
+from bayes_cannon.io.zarr_files import damaged_files, missing_chunks, seal_of, seal_stamp
 
 _ARRAYS = ("flux", "ivar")
+_STARS_KEPT = 65_536
+"""Largest chunk of names and labels that is kept decoded: some megabytes."""
 
 
 @dataclass(frozen=True)
@@ -106,23 +110,42 @@ class SpectraStore:
             raise IndexError(f"{self.path} has the shards 0 to {self.shards - 1}, and no shard {number}")
         if not self.path.exists():
             raise FileNotFoundError(f"the store {self.path} is not there any more: it was removed or moved")
-        with reading(self.path, f"shard {number}", "write the store anew"):
-            _check(self.path, lambda name: name.startswith(_files_of(number)))
-            with open_dataset(self.path, ".zarr", checked=False) as dataset:
-                first, kind = number * self.shard_size, StoredSpectra if as_stored else Spectra
-                rows = slice(first, min(first + self.shard_size, self.n_stars))
-                absent = missing_chunks(self.path, dataset, rows)
-                return kind(**from_dataset(self._rows(dataset, number, rows), absent, as_stored=as_stored))
+        with reading(self.path, f"shard {number}", "write the store anew"), self._opened() as dataset:
+            first, kind = number * self.shard_size, StoredSpectra if as_stored else Spectra
+            rows = slice(first, min(first + self.shard_size, self.n_stars))
+            absent = missing_chunks(self.path, dataset, rows)
+            return kind(**from_dataset(self._rows(dataset, number, rows), absent, as_stored=as_stored))
 
     def _rows(self, dataset: xr.Dataset, number: int, rows: slice) -> xr.Dataset:
         """The rows of a shard, with flux and ivar decoded where that is faster."""
         found: dict[str, xr.Variable] = {}
-        if seal_of(self.path) is not None:  # So that its files are what they were when they were written.
+        stamp = seal_stamp(self.path)
+        if stamp is not None:  # So that its files are what they were when they were written.
+            found |= self._of_stars(dataset, rows, stamp)
             for name in _ARRAYS:
-                values = decoded_shard(self.path, name, number, rows.stop - rows.start)
-                if values is not None:
+                values = decoded_shard(self.path, name, number, rows.stop - rows.start, sealed=True)
+                if values is None:
+                    _check(self.path, lambda file, name=name: file.startswith(f"{name}/c/{number}/"))  # type: ignore[misc]
+                else:
                     found[name] = xr.Variable(dataset[name].dims, values, dataset[name].attrs)
-        return dataset.drop_vars(found).isel(star=rows).assign(found)
+        return dataset.drop_vars(found).isel(star=rows, missing_dims="ignore").assign(found)
+
+    def _of_stars(self, dataset: xr.Dataset, rows: slice, stamp: tuple[int, int]) -> dict[str, xr.Variable]:
+        """Names and labels of some stars, from chunks that many shards share and that are decoded once for them."""
+        given = {str(name): one for name, one in dataset.variables.items() if one.dims == ("star",)}
+        size = max((one.encoding["chunks"][0] for one in given.values()), default=0)
+        first = rows.start // size * size if size else 0
+        if rows.stop > first + size or size > _STARS_KEPT:
+            return {}
+        kept = _kept_stars(self.path, *stamp, tuple(given), first, min(first + size, self.n_stars))
+        return {name: one.isel(star=slice(rows.start - first, rows.stop - first)) for name, one in kept.items()}
+
+    def _opened(self) -> AbstractContextManager[xr.Dataset]:
+        """What the store holds, with arrays that are read when they are used, each time anew."""
+        stamp = seal_stamp(self.path)
+        if stamp is None:
+            return open_dataset(self.path, ".zarr", checked=False)
+        return nullcontext(_kept_open(self.path, *stamp))
 
     def __iter__(self) -> Iterator[Spectra]:
         return (self.shard(number) for number in range(self.shards))
@@ -179,6 +202,25 @@ class SpectraStore:
                         absent = {name: mask.isel(pixel=pixels, missing_dims="ignore") for name, mask in absent.items()}
                         part = Spectra(**from_dataset(dataset.isel(star=read), absent))
                     yield part.at(rows - rows[0])
+
+
+@lru_cache(1)
+def _kept_open(path: Path, _time: int, _size: int) -> xr.Dataset:
+    """A store that does not change, opened once: it takes a third as long as to decode a shard."""
+    dataset = open_dataset(path, ".zarr", checked=False, cache=False)
+    for name in ("wavelength", "dispersion"):
+        if name in dataset.variables:
+            dataset.variables[name].load()
+    return dataset
+
+
+@lru_cache(1)
+def _kept_stars(
+    path: Path, time: int, size: int, names: tuple[str, ...], first: int, last: int
+) -> dict[str, xr.Variable]:  # fmt: skip
+    """Names and labels of some stars of such a store, decoded."""
+    dataset = _kept_open(path, time, size)
+    return {name: dataset.variables[name].isel(star=slice(first, last)).load() for name in names}
 
 
 def open_store(path: str | os.PathLike) -> SpectraStore:

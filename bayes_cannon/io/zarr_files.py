@@ -23,6 +23,7 @@ _CHUNKED = ("flux", "ivar", "mask", "wavelength", "dispersion", "star", "star_id
 CHECKSUMS = "bayes_cannon_checksums"
 _DESCRIPTIONS = ("zarr.json", ".zarray")
 _DEEPEST = 8
+_LOST, _CHANGED = "is lost", "is not as it was written (CRC-32 differs)"
 _NUMCODECS = frozenset({
     "adler32", "astype", "bitround", "blosc", "bz2", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32",
     "gzip", "jenkins_lookup3", "lz4", "lzma", "packbits", "pcodec", "quantize", "shuffle", "zfpy", "zlib", "zstd",
@@ -115,13 +116,26 @@ def seal_of(store: Path) -> Mapping[str, Any] | None:
         If it cannot be read.
 
     """
-    path = store / CHECKSUMS / "zarr.json"
+    stamp = seal_stamp(store)
+    return None if stamp is None else _seal(_seal_file(store), *stamp)
+
+
+def seal_stamp(store: Path) -> tuple[int, int] | None:
+    """When a store was sealed, and the size of its seal, which are others if it is written anew; None without a seal.
+
+    Raises ValueError as `seal_of`.
+    """
     if not (store / CHECKSUMS).exists():
         return None
+    path = _seal_file(store)
     if not path.is_file():
         raise ValueError(f"it is damaged: its checksums in {CHECKSUMS} are lost")
     about = path.stat()
-    return _seal(path, about.st_mtime_ns, about.st_size)
+    return about.st_mtime_ns, about.st_size
+
+
+def _seal_file(store: Path) -> Path:
+    return store / CHECKSUMS / "zarr.json"
 
 
 @lru_cache(4)
@@ -143,10 +157,22 @@ def damaged_files(store: Path, wanted: Callable[[str], bool] = lambda _: True) -
         if not wanted(name):
             continue
         if not (store / name).is_file():
-            found[name] = "is lost"
+            found[name] = _LOST
         elif crc32(store / name) != checksum:
-            found[name] = "is not as it was written (CRC-32 differs)"
+            found[name] = _CHANGED
     return found
+
+
+def sealed_content(store: Path, name: str) -> bytes:
+    """A file of a sealed store; ValueError if it is lost or not as it was written."""
+    seal = seal_of(store) or {"crc32": {}}
+    try:
+        content = (store / name).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"it is damaged: its file {name} {_LOST}") from None
+    if seal["crc32"].get(name) != _hexadecimal(zlib.crc32(content)):
+        raise ValueError(f"it is damaged: its file {name} {_CHANGED}")
+    return content
 
 
 def check_store(store: Path) -> None:
@@ -222,7 +248,11 @@ def crc32(path: Path) -> str:
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
             value = zlib.crc32(piece, value)
-    return f"{value:08x}"
+    return _hexadecimal(value)
+
+
+def _hexadecimal(crc: int) -> str:
+    return f"{crc:08x}"
 
 
 def read_json(path: Path) -> dict[str, Any]:

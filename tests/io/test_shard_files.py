@@ -62,7 +62,7 @@ def test_several_chunks_in_a_shard(tmp_path: Path) -> None:
 def test_spectra_are_the_same_by_either(store: Path, as_stored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = tc.io.open_store(store)
     fast = [opened.shard(k, as_stored=as_stored) for k in range(opened.shards)]
-    monkeypatch.setattr(spectra_store, "decoded_shard", lambda *_: None)
+    monkeypatch.setattr(spectra_store, "decoded_shard", lambda *_, **__: None)
     for one, slow in zip(fast, (opened.shard(k, as_stored=as_stored) for k in range(opened.shards)), strict=True):
         assert one.flux.dtype == slow.flux.dtype == one.ivar.dtype == (np.float32 if as_stored else float)
         assert_array_equal(one.flux, slow.flux)
@@ -71,6 +71,26 @@ def test_spectra_are_the_same_by_either(store: Path, as_stored: bool, monkeypatc
         assert one.identifiers["SOURCE"].tolist() == slow.identifiers["SOURCE"].tolist()
         assert one.at(slice(0, 2)).flux.dtype == one.flux.dtype
     assert sum(one.n_stars for one in fast) == N
+
+
+def test_what_is_kept_between_shards_is_neither_shared_nor_of_another_store(tmp_path: Path) -> None:
+    path, n = tmp_path / "stars.zarr", 10
+    for temperature in (5000.0, 6000.0):
+        one = tc.io.Spectra(
+            np.ones((n, PIXELS)), np.ones((n, PIXELS)), wavelength=np.linspace(1, 2, PIXELS) * temperature,
+            labels={"TEFF": temperature + np.arange(n)}, star_id=[f"{temperature:g}-{k}" for k in range(n)],
+        )  # fmt: skip
+        tc.io.write_spectra(tmp_path / "stars.nc", one, overwrite=True)
+        tc.io.ingest(tmp_path / "stars.nc", path, shard_size=4, overwrite=True)
+        store = tc.io.open_store(path)
+        for _ in range(2):
+            for number in (0, 2, 1):
+                found, rows = store.shard(number), np.arange(n)[4 * number : 4 * number + 4]
+                assert_array_equal(found.labels["TEFF"], temperature + rows)
+                assert found.ids.tolist() == [f"{temperature:g}-{k}" for k in rows]
+                assert_array_equal(found.wavelength, one.wavelength)
+                for values in (found.labels["TEFF"], found.wavelength, found.ids, found.flux, found.ivar):
+                    values[:] = values[::-1]  # Which the next one does not see.
 
 
 @pytest.mark.parametrize(
