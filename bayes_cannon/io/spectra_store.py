@@ -133,7 +133,8 @@ class SpectraStore:
     def _of_stars(self, dataset: xr.Dataset, rows: slice, stamp: tuple[int, int]) -> dict[str, xr.Variable]:
         """Names and labels of some stars, from chunks that many shards share and that are decoded once for them."""
         given = {str(name): one for name, one in dataset.variables.items() if one.dims == ("star",)}
-        size = max((one.encoding["chunks"][0] for one in given.values()), default=0)
+        chunks = [one.encoding.get("chunks") for one in given.values()]  # Old versions of xarray forget those of names.
+        size = max((lengths[0] for lengths in chunks if lengths), default=0)
         first = rows.start // size * size if size else 0
         if rows.stop > first + size or size > _STARS_KEPT:
             return {}
