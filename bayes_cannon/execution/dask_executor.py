@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from importlib import import_module
 from importlib.metadata import version as version_of
+from multiprocessing import current_process
 from typing import Any, Self
 
 from bayes_cannon.execution.shards import Outcome, Work, finished_shard
@@ -23,6 +24,7 @@ _LOOK_SECONDS = 5.0
 _NEVER_GIVEN_UP = {"distributed.deploy.lost-worker-timeout": "10000 days"}
 """Dask looks once, 15 s after a worker was lost, and ends for good what replaces it if that has not begun by then: a
 process that takes longer to start, or was lost again. It reads the setting anew each time."""
+_BELOW = 'A script that makes processes must do so below the line if __name__ == "__main__":'
 _ONE_CORE = {"NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """What keeps XLA and BLAS of a process to one core."""
 _THREADS = 2
@@ -82,6 +84,8 @@ class DaskExecutor:
             raise
 
     def _local(self, workers: int, memory_limit: int | str) -> Any:
+        if getattr(current_process(), "_inheriting", False):  # Begun by one of Dask, which imports the script.
+            raise RuntimeError(f"a process that was started on this computer cannot start others. {_BELOW}")
         dask: Any = import_module("dask")
         self._settings.enter_context(dask.config.set(_NEVER_GIVEN_UP))
         # A worker that dies is an error of the shard that it had, which the loop counts and tries again. Dask would set
@@ -96,10 +100,7 @@ class DaskExecutor:
                     scheduler_kwargs={"dashboard": False, "dashboard_address": ":0"},  # Any port that is free.
                 )  # fmt: skip
             except RuntimeError as error:
-                raise RuntimeError(
-                    f"processes could not be started on this computer: {error} A script that makes some must do so "
-                    'below the line if __name__ == "__main__":'
-                ) from error
+                raise RuntimeError(f"processes could not be started on this computer: {error} {_BELOW}") from error
 
     def _connected(self, address: str | None) -> Any:
         try:
