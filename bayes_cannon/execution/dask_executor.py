@@ -6,9 +6,9 @@ Only futures are used, no arrays and no graphs. Nothing of Dask is imported befo
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.metadata import version as version_of
 from multiprocessing import current_process
@@ -72,7 +72,7 @@ class DaskExecutor:
         self._cluster: Any = None
         self._where = address or "this computer"
         self._submitted = 0
-        self._running = dict[Any, tuple[Work, int, int]]()  # With its place in the order of submission, which this has.
+        self._running = dict[Any, tuple[Work, int, int]]()  # In the order of submission, and with their place.
         self._deaths = dict[str, int]()
         """How many had been submitted when the death of a worker was counted against a shard, by address."""
         try:
@@ -166,11 +166,9 @@ class DaskExecutor:
 
     def submit(self, work: Work, number: int) -> None:
         """Give a shard to the scheduler."""
-        try:
+        with self._asking():
             # Without the timeout those that come soon after each other are worked on in any order.
             future = self._client.submit(_in_worker, work, number, pure=False, fifo_timeout="0 ms")
-        except (OSError, RuntimeError, CancelledError) as error:
-            raise self._lost from error
         self._running[future] = work, number, self._submitted
         self._submitted += 1
 
@@ -226,12 +224,18 @@ class DaskExecutor:
     def _lost(self) -> ConnectionError:
         return ConnectionError(f"the Dask scheduler at {self._where} was lost")
 
-    def _threads(self) -> Mapping[str, int]:
-        """Threads of each worker by its address."""
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Make of what Dask raises where the scheduler cannot be asked the error that it was lost."""
         try:
-            found: Mapping[str, int] = self._client.nthreads()
+            yield
         except (OSError, RuntimeError, CancelledError) as error:
             raise self._lost from error
+
+    def _threads(self) -> Mapping[str, int]:
+        """Threads of each worker by its address."""
+        with self._asking():
+            found: Mapping[str, int] = self._client.nthreads()
         return found
 
     def _still_there(self, alone: float) -> float:
@@ -251,10 +255,8 @@ class DaskExecutor:
 
     def _full(self) -> str:
         """What the workers have in use, if Dask lets none of them begin anything because that is too much."""
-        try:
+        with self._asking():
             workers = self.workers
-        except (OSError, RuntimeError, CancelledError) as error:
-            raise self._lost from error
         used = list[str]()
         for address, about in workers.items():
             if about["status"] != "paused" or about["metrics"]["task_counts"].get("executing"):

@@ -305,10 +305,12 @@ def known_suffix(path: Path) -> str:
 
 def open_dataset(path: Path, suffix: str, *, checked: bool = True, cache: bool = True) -> xr.Dataset:
     """A dataset whose arrays are read when they are used, and kept if ``cache``; ``checked`` for damage before."""
-    plain: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
+    plain: dict[str, Any] = {
+        "mask_and_scale": False, "decode_times": False, "decode_timedelta": False, "cache": cache,
+    }  # fmt: skip
     if suffix != ".zarr":
         check(path, hdf5=True)
-        return xr.open_dataset(path, engine="h5netcdf", phony_dims="sort", cache=cache, **plain)
+        return xr.open_dataset(path, engine="h5netcdf", phony_dims="sort", **plain)
     if checked:
         check_store(path)
     refused = refused_arrays(path)
@@ -316,13 +318,7 @@ def open_dataset(path: Path, suffix: str, *, checked: bool = True, cache: bool =
         if name in refused:
             raise ValueError(f"{name!r} is not read: {refused[name]}")
     return xr.open_dataset(
-        path,
-        engine="zarr",
-        consolidated=False,
-        drop_variables=list(refused),
-        create_default_indexes=False,
-        cache=cache,
-        **plain,
+        path, engine="zarr", consolidated=False, drop_variables=list(refused), create_default_indexes=False, **plain
     )  # An index would read the names of all stars.
 
 

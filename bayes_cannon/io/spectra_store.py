@@ -5,7 +5,7 @@ A shard is one file for the flux and one for the ivar of some thousand stars (`i
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,10 +124,11 @@ class SpectraStore:
             found |= self._of_stars(dataset, rows, stamp)
             for name in _ARRAYS:
                 values = decoded_shard(self.path, name, number, rows.stop - rows.start, sealed=True)
-                if values is None:
-                    _check(self.path, lambda file, name=name: file.startswith(f"{name}/c/{number}/"))  # type: ignore[misc]
-                else:
+                if values is not None:
                     found[name] = xr.Variable(dataset[name].dims, values, dataset[name].attrs)
+            left = [name for name in _ARRAYS if name not in found]
+            if left:
+                _check(self.path, lambda file: file.startswith(_files_of(number, left)))
         return dataset.drop_vars(found).isel(star=rows, missing_dims="ignore").assign(found)
 
     def _of_stars(self, dataset: xr.Dataset, rows: slice, stamp: tuple[int, int]) -> dict[str, xr.Variable]:
@@ -270,9 +271,9 @@ def open_store(path: str | os.PathLike) -> SpectraStore:
             return SpectraStore(path, len(flux), flux.shape[1], int(size), pixel_bytes, identifiers, chunks, single)
 
 
-def _files_of(shard: int) -> tuple[str, ...]:
+def _files_of(shard: int, arrays: Iterable[str] = _ARRAYS) -> tuple[str, ...]:
     """How the names of the files of a shard begin."""
-    return tuple(f"{array}/c/{shard}/" for array in _ARRAYS)
+    return tuple(f"{array}/c/{shard}/" for array in arrays)
 
 
 def _check(path: Path, wanted: Callable[[str], bool]) -> None:

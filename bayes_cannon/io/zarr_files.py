@@ -147,13 +147,19 @@ def _seal(path: Path, _time: int, _size: int) -> Mapping[str, Any]:
     return attributes
 
 
+def _checksums(store: Path) -> Mapping[str, str]:
+    """CRC-32 of the files of a sealed store, by their path in it; of another store none."""
+    seal = seal_of(store)
+    return {} if seal is None else seal["crc32"]
+
+
 def damaged_files(store: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
     """What is wrong with files of a sealed store that are not as they were written, by their path in it.
 
     Only those are looked at whose path is ``wanted``.
     """
-    found, seal = {}, seal_of(store)
-    for name, checksum in (seal or {"crc32": {}})["crc32"].items():
+    found = {}
+    for name, checksum in _checksums(store).items():
         if not wanted(name):
             continue
         if not (store / name).is_file():
@@ -165,12 +171,11 @@ def damaged_files(store: Path, wanted: Callable[[str], bool] = lambda _: True) -
 
 def sealed_content(store: Path, name: str) -> bytes:
     """A file of a sealed store; ValueError if it is lost or not as it was written."""
-    seal = seal_of(store) or {"crc32": {}}
     try:
         content = (store / name).read_bytes()
     except FileNotFoundError:
         raise ValueError(f"it is damaged: its file {name} {_LOST}") from None
-    if seal["crc32"].get(name) != _hexadecimal(zlib.crc32(content)):
+    if _checksums(store).get(name) != _hexadecimal(zlib.crc32(content)):
         raise ValueError(f"it is damaged: its file {name} {_CHANGED}")
     return content
 

@@ -394,7 +394,7 @@ KILLED = """
 import sys, time
 import numpy as np
 import bayes_cannon as tc
-from bayes_cannon.model import store_plan, store_training
+from bayes_cannon.model import store_plan
 from bayes_cannon.model.store_training import StoreTraining
 from bayes_cannon.training.profile import solver
 store_plan.PROCESS, solver.block_size, store_plan.block_size = 0, lambda *_: 8, lambda *_: 8
